@@ -1,0 +1,176 @@
+"""What is a demonstration, a prompt, a ranking, and how is a mistake in somebody's data told?
+
+Every other file of this room speaks in these types. They are frozen dataclasses; `to_json` gives the dictionary that is
+written as one JSON line and `from_json` takes it back. Checking what a user wrote is the work of `formats.py`.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+PromptText = str | list[dict[str, str]]
+"""A plain text, or messages with the keys `role` and `content`."""
+
+SHOWN = 20
+
+
+def prompt_key(prompt: PromptText) -> str:
+    """The string under which a prompt is grouped and split: NFC, runs of white space count as one space.
+
+    A text and a conversation never share a key, whatever they say.
+    """
+    if isinstance(prompt, str):
+        return json.dumps(_folded(prompt), ensure_ascii=False)
+    return json.dumps([[turn["role"], _folded(turn["content"])] for turn in prompt], ensure_ascii=False)
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One example of a good answer, to be imitated."""
+
+    id: str
+    prompt: PromptText
+    completion: str
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "prompt": self.prompt, "completion": self.completion, "source": self.source}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Demonstration":
+        return cls(id=row["id"], prompt=row["prompt"], completion=row["completion"], source=row["source"])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to answer."""
+
+    id: str
+    prompt: PromptText
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id, "prompt": self.prompt, "source": self.source}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Prompt":
+        return cls(id=row["id"], prompt=row["prompt"], source=row["source"])
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer inside a ranking; `ratings` are single people's ratings, where the data has them."""
+
+    id: str
+    text: str
+    model: str | None = None
+    ratings: tuple[float, ...] | None = None
+
+    @property
+    def rating(self) -> float | None:
+        """Mean of `ratings`, None without any."""
+        return sum(self.ratings) / len(self.ratings) if self.ratings else None
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"id": self.id, "text": self.text}
+        if self.model is not None:
+            row["model"] = self.model
+        if self.ratings is not None:
+            row["ratings"] = list(self.ratings)
+        return row
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Completion":
+        ratings = row.get("ratings")
+        return cls(
+            id=row["id"],
+            text=row["text"],
+            model=row.get("model"),
+            ratings=None if ratings is None else tuple(float(rating) for rating in ratings),
+        )
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K answers to one prompt and the order in which somebody put them.
+
+    `ranking` holds completion ids, best tier first; ids in one inner tuple are tied. A preference is a ranking of two.
+    """
+
+    id: str
+    prompt: PromptText
+    completions: tuple[Completion, ...]
+    ranking: tuple[tuple[str, ...], ...]
+    source: str
+    annotator: str | None = None
+
+    def ranks(self) -> list[int]:
+        """Rank of each completion in the order of `completions`: 0 is best, tied completions have equal ranks."""
+        rank = {name: place for place, tier in enumerate(self.ranking) for name in tier}
+        return [rank[completion.id] for completion in self.completions]
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "id": self.id,
+            "prompt": self.prompt,
+            "completions": [completion.to_json() for completion in self.completions],
+            "ranking": [list(tier) for tier in self.ranking],
+        }
+        if self.annotator is not None:
+            row["annotator"] = self.annotator
+        return row | {"source": self.source}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Ranking":
+        return cls(
+            id=row["id"],
+            prompt=row["prompt"],
+            completions=tuple(Completion.from_json(completion) for completion in row["completions"]),
+            ranking=tuple(tuple(tier) for tier in row["ranking"]),
+            source=row["source"],
+            annotator=row.get("annotator"),
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in the data: where it is, what it is, what to do. `line` is None where no line can be named."""
+
+    file: str
+    line: int | None
+    field: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.field}: {self.problem}; {self.fix}"
+
+    @property
+    def kind(self) -> str:
+        """What problems of one sort have in common: the sentence without the row's own words and numbers."""
+        return re.sub(r'"[^"]*"|\d+', "…", f"{self.field}: {self.problem}")
+
+
+class DataError(Exception):
+    """All that is wrong with a user's data, in one error. Its text is meant for the user as it stands."""
+
+    def __init__(self, problems: Iterable[Problem]):
+        self.problems = list(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        lines = [str(problem) for problem in self.problems[:SHOWN]]
+        rest = Counter(problem.kind for problem in self.problems[SHOWN:])
+        if rest:
+            lines.append(f"and {rest.total()} more:")
+            lines += [f"  {count} × {kind}" for kind, count in rest.most_common()]
+        return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""The command line: python -m pipeline STAGE RECIPE [key=value …]. Imports a stage only when it runs."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.artifacts import ArtifactError, Run
+from pipeline.config import Config, ConfigError, fields, load
+
+MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
+SINGLE = ("data", "compare")  # stages that one process does
+app = typer.Typer(
+    help="RLHF in stages: data, sft, reward, ppo, compare. Each takes a recipe and key=value settings, and hands its result to the next through runs/NAME/.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)
+Recipe = Annotated[Path, typer.Argument(help="a YAML recipe, such as recipes/film_reviews.yaml", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, such as ppo.kl_coef=0.1", show_default=False)]
+Name = Annotated[str | None, typer.Option("--run", help="folder under runs/; default: the recipe's name")]
+Processes = Annotated[int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")]
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend: shown as one sentence each, exit code 2. Anything else keeps its traceback."""
+    found: list[type[Exception]] = [ArtifactError, ConfigError]
+    for module, name in (
+        ("data.schema", "DataError"), ("pipeline.embedded", "FetchError"), ("pipeline.judges", "JudgeError"), ("policies.backbone", "BackboneError"),
+        ("reward.functions", "RewardError"), ("reward.model", "ScoringError"),
+    ):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def guarded(work: Any) -> None:
+    """Run `work` and turn a user's mistakes into sentences and exit code 2, an interruption into 130."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last state", file=sys.stderr)
+        os._exit(130) if "RANK" in os.environ else sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, user_errors()):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run_stage(stage: str, config: Config, name: str) -> None:
+    """Make one stage, unless it is up to date."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
+    if world != expected:
+        raise ConfigError(f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings")
+    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world)
+    if (done := run.finished(stage, config)) is not None:
+        if run.main_process:
+            print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+        return
+    module = importlib.import_module(f"pipeline.{MODULES[stage]}")
+    importlib.import_module("pipeline.context").quiet()
+    manifest = module.run(config, run)
+    if run.main_process:
+        print(module.summary(manifest, run), flush=True)
+
+
+def command(stage: str, text: str) -> None:
+    def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
+        def work() -> None:
+            config = load(recipe, overrides or [])
+            if nproc > 1 and stage not in SINGLE:
+                from pipeline.launch import launch
+
+                launch(stage, recipe, overrides or [], run or recipe.stem, nproc)
+            else:
+                run_stage(stage, config, run or recipe.stem)
+
+        guarded(work)
+
+    app.command(stage, help=text)(entry)
+
+
+command("data", "Read, check, clean and split demonstrations, rankings and prompts.")
+command("sft", "Supervised fine-tuning on demonstrations.")
+command("reward", "Train a reward model from rankings.")
+command("ppo", "Align the sft model with PPO against the reward model.")
+command("compare", "Compare base, sft and ppo on held-out prompts; writes report.html.")
+
+
+@app.command("all", help="All stages, one after another; those up to date are passed over.")
+def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
+    def work() -> None:
+        from pipeline.launch import chain
+
+        load(recipe, overrides or [])
+        chain(recipe, overrides or [], run or recipe.stem, nproc)
+
+    guarded(work)
+
+
+@app.command("settings", help="Every setting with its default and meaning.")
+def settings() -> None:
+    for name, info in fields().items():
+        default = info.get_default(call_default_factory=True)
+        print(f"{name} = {'(required)' if info.is_required() else default}" + (f"    # {info.description}" if info.description else ""))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m pipeline")

@@ -1,0 +1,314 @@
+"""What do the stages hand to each other? Folders that are complete or absent, each with a manifest written last.
+
+`runs/<name>/<stage>/` is published by one rename; while a stage works, its resume state lies in `runs/<name>/<stage>.partial/`.
+A stage opens its parents with `require()`, which checks every hash, and closes with `publish()`.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+
+CONTRACT = 1
+PARENTS = {"data": (), "sft": ("data",), "reward": ("data", "sft"), "ppo": ("data", "sft", "reward"), "compare": ("data", "sft", "reward", "ppo")}
+# What else than its own section decides what a stage makes.
+READS = {
+    "data": ("model", "revision", "seed", "data"),
+    "sft": ("model", "revision", "dtype", "seed", "sft"),
+    "reward": ("model", "revision", "dtype", "seed", "reward", "ppo.temperature"),
+    "ppo": ("model", "revision", "dtype", "seed", "ppo"),
+    "compare": ("model", "revision", "dtype", "seed", "compare", "ppo.response_length", "ppo.temperature", "ppo.reward_funcs"),
+}
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+
+
+class ArtifactError(Exception):
+    """A parent that is missing, damaged, made for something else, or failed its gate; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a gate: a figure held against a threshold."""
+
+    name: str
+    result: str  # pass, warn or fail
+    figure: float | None
+    threshold: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The checks that close a stage; as good as the worst of them."""
+
+    checks: list[Check]
+
+    @property
+    def result(self) -> str:
+        results = {check.result for check in self.checks}
+        return next((r for r in ("fail", "warn") if r in results), "pass")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"result": self.result, "checks": [asdict(check) for check in self.checks]}
+
+
+def check(name: str, figure: float | None, threshold: str, *, fail: bool = False, warn: bool = False, why: str = "") -> Check:
+    """A gate's line: `fail` and `warn` say whether `figure` is past the threshold that fails or that warns."""
+    return Check(name, "fail" if fail else "warn" if warn else "pass", figure, threshold, why)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a published folder says of itself (manifest.json)."""
+
+    contract: int
+    stage: str
+    run: str
+    inputs: str
+    parents: list[dict[str, str]]
+    files: list[dict[str, Any]]
+    config: dict[str, Any]
+    tokenizer: str
+    model: dict[str, Any]
+    seed: int
+    dtype: str
+    world_size: int
+    libraries: dict[str, str]
+    machine: str
+    git_commit: str | None
+    data: dict[str, Any]
+    metrics: dict[str, float]
+    gate: dict[str, Any]
+    started: str
+    finished: str
+    forced: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines that a stage of ours wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def section_values(config: Config, stage: str) -> dict[str, Any]:
+    """The settings that a stage reads, resolved, as plain JSON."""
+    whole = config.model_dump(mode="json")
+    out: dict[str, Any] = {}
+    for name in READS[stage]:
+        value: Any = whole
+        for part in name.split("."):
+            value = value[part]
+        out[name] = value
+    return out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, and the rules for what may enter it."""
+
+    name: str
+    root: Path = Path("runs")
+    main_process: bool = True
+    world_size: int = 1
+
+    def folder(self, stage: str) -> Path:
+        return self.root / self.name / stage
+
+    def partial(self, stage: str) -> Path:
+        return self.root / self.name / f"{stage}.partial"
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
+        path = self.folder(stage) / "manifest.json"
+        if not path.is_file():
+            return None
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw["contract"] != CONTRACT:
+                raise ArtifactError(f'{path}: contract {raw["contract"]}, this version reads {CONTRACT}; run "make {stage} RUN={self.name}" again')
+            return Manifest(**raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {stage} RUN={self.name}"') from None
+
+    def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
+        """Open a finished stage: every file is there with its hash, its gate did not fail, its tokenizer is the one in use.
+
+        `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
+        """
+        folder, again = self.folder(stage), f'run "make {stage} RUN={self.name}"'
+        found = self.manifest(stage)
+        if found is None:
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {again}")
+        for item in found.files:
+            path = folder / item["path"]
+            if not path.is_file():
+                raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {again}")
+            if sha256(path) != item["sha256"]:
+                raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {again}")
+        if tokenizer is not None and found.tokenizer != tokenizer:
+            raise ArtifactError(
+                f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "
+                f"use the model it was made with, or remove {folder} and {again}"
+            )
+        if found.gate["result"] == "fail" and not force:
+            failed = "; ".join(f"{c['name']} {c['figure']} ({c['threshold']})" for c in found.gate["checks"] if c["result"] == "fail")
+            raise ArtifactError(f"{stage} failed its gate: {failed}; mend {stage} first, or go on with force=true")
+        return found
+
+    def inputs(self, stage: str, config: Config) -> str:
+        """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
+        local = []
+        for source in (config.data.source, config.data.demonstrations, config.data.prompts) if stage == "data" else ():
+            if source and Path(source).is_file():
+                local.append(sha256(Path(source)))
+        parents = {parent: self.identity(parent) for parent in PARENTS[stage]}
+        return digest({"contract": CONTRACT, "stage": stage, "settings": section_values(config, stage), "parents": parents, "local": local})
+
+    def identity(self, stage: str) -> str:
+        """One hash over the contents of a finished stage."""
+        found = self.manifest(stage)
+        if found is None:
+            raise ArtifactError(f'no finished {stage} in {self.root / self.name}: run "make {stage} RUN={self.name}"')
+        return digest([[item["path"], item["sha256"]] for item in found.files])
+
+    def finished(self, stage: str, config: Config) -> Manifest | None:
+        """The manifest, if the stage is already made from these very inputs and settings and all its files are there."""
+        found = self.manifest(stage)
+        if found is None or found.inputs != self.inputs(stage, config):
+            return None
+        present = all((self.folder(stage) / f["path"]).is_file() and (self.folder(stage) / f["path"]).stat().st_size == f["size"] for f in found.files)
+        return found if present else None
+
+    def start(self, stage: str, config: Config) -> Path:
+        """The partial folder to work in. State of an interrupted attempt stays if it came from the same inputs, else it goes."""
+        partial, inputs = self.partial(stage), self.inputs(stage, config)
+        if self.main_process:
+            mark = partial / "inputs.json"
+            same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == inputs
+            if partial.exists() and not same:
+                shutil.rmtree(partial)
+            partial.mkdir(parents=True, exist_ok=True)
+            if not same:
+                write_json(mark, {"inputs": inputs, "started": now()})
+        return partial
+
+    def publish(
+        self,
+        stage: str,
+        config: Config,
+        made: Path,
+        *,
+        tokenizer: str,
+        model: dict[str, Any],
+        dtype: str,
+        metrics: dict[str, float],
+        gate: Gate,
+        data: dict[str, Any] | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> Manifest:
+        """Publish the folder `made` (inside the partial folder) as the finished stage, by one rename, manifest written last.
+
+        `metrics` must be finite. An older result of the stage is replaced only once the new one is complete. To be called by the
+        main process alone.
+        """
+        bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        if bad:
+            raise ArtifactError(f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {self.partial(stage)}")
+        mark = self.partial(stage) / "inputs.json"
+        started = json.loads(mark.read_text())["started"] if mark.is_file() else now()
+        files = [
+            {"path": str(path.relative_to(made)), "size": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(made.rglob("*"))
+            if path.is_file() and path.name != "manifest.json"
+        ]
+        settings = section_values(config, stage)
+        manifest = Manifest(
+            contract=CONTRACT,
+            stage=stage,
+            run=self.name,
+            inputs=self.inputs(stage, config),
+            parents=[{"role": p, "path": os.path.relpath(self.folder(p), self.folder(stage)), "sha256": self.identity(p)} for p in PARENTS[stage]],
+            files=files,
+            config={"settings": settings, "sha256": digest(settings)},
+            tokenizer=tokenizer,
+            model=model,
+            seed=config.seed,
+            dtype=dtype,
+            world_size=self.world_size,
+            libraries={name: metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+            machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            git_commit=_git_commit(),
+            data=data or {},
+            metrics=metrics,
+            gate=gate.to_json(),
+            started=started,
+            finished=now(),
+            forced=config.force,
+            notes=notes or {},
+        )
+        for item in files:
+            with (made / item["path"]).open("rb") as file:
+                os.fsync(file.fileno())
+        write_json(made / "manifest.json", asdict(manifest))
+        folder = self.folder(stage)
+        old = folder.with_name(f"{stage}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        made.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.partial(stage), ignore_errors=True)
+        return manifest

@@ -1,0 +1,330 @@
+"""What can be set? Every setting of every stage, as a documented field with its default; no torch import.
+
+    config = load("recipes/film_reviews.yaml", ["ppo.kl_coef=0.1"])
+
+A recipe is one YAML file with a section a stage. Everything wrong with it is reported at once, each with its file and line.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STAGES = ("data", "sft", "reward", "ppo", "compare")
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
+TINY_MODEL = "tiny-random"
+EMBEDDED_REVIEWS = "film_reviews"
+
+
+class ConfigError(Exception):
+    """A user's mistakes in a recipe or an override, all of them, one a line."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class Reviews(Section):
+    """How the embedded film reviews become demonstrations, prompts and rankings."""
+
+    k: int = Field(4, ge=2, description="completions in a ranking")
+    tie_gap: float = Field(0.5, ge=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)")
+    opening_words: int = Field(1, ge=1, description="reviews that share so many opening words are ranked against each other")
+    prompt_words: int = Field(3, ge=1, description="opening words of a review that make the prompt of a demonstration")
+    max_words: int | None = Field(None, ge=4, description="leave out reviews longer than this")
+
+
+class Data(Section):
+    """Stage data: raw files to validated, split, fingerprinted rows."""
+
+    source: str = Field(EMBEDDED_REVIEWS, description="rankings: film_reviews, a file or folder, a Hub id, or module:function")
+    format: str | None = Field(None, description="row format of source; default: detected")
+    demonstrations: str | None = Field(None, description="demonstrations; default: the best-ranked completions of source")
+    prompts: str | None = Field(None, description="prompts for PPO; default: the prompts of source")
+    skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
+    max_length: int = Field(512, ge=8, description="tokens of prompt + completion + EOS that any stage may see")
+    min_completion_tokens: int = Field(1, ge=1, description="room for the completion that a prompt must leave within max_length")
+    reviews: Reviews = Reviews()
+
+
+class Lora(Section):
+    """A low-rank adapter (peft.LoraConfig)."""
+
+    r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    target_modules: str | list[str] = Field("all-linear", description="as peft has it")
+    layers: str | None = Field(None, pattern=r"^last \d+$", description='adapt only these layers, such as "last 10"; default: all')
+
+
+class Training(Section):
+    """What every training stage has."""
+
+    tuning: Literal["lora", "full"] = Field("lora", description="train an adapter, or all weights")
+    lora: Lora = Lora()
+    learning_rate: float = Field(gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    batch_size: int = Field(ge=1, description="rows of one optimizer step, over all processes and micro-batches")
+    per_device_train_batch_size: int = Field(ge=1, description="rows of one micro-batch on one device")
+    logging_steps: int = Field(5, ge=1)
+    save_steps: int = Field(50, ge=1, description="optimizer steps between resume states")
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches a process sees in one optimizer step."""
+        each = self.per_device_train_batch_size * world_size
+        if self.batch_size % each:
+            raise ConfigError(
+                f"batch_size: {self.batch_size} rows cannot be shared by {world_size} process(es) in micro-batches of "
+                f"{self.per_device_train_batch_size}; make it a multiple of {each}"
+            )
+        return self.batch_size // each
+
+
+class Supervised(Training):
+    """Training for a number of passes over a data set, with transformers' Trainer."""
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: num_train_epochs decides")
+    warmup_steps: int = Field(0, ge=0)
+
+
+class SFT(Supervised):
+    """Stage sft: the base model learns the format and when to stop."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    batch_size: int = Field(16, ge=1)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    eval_rows: int = Field(256, ge=1, description="held-out demonstrations used for the loss before and after")
+    max_new_tokens: int = Field(32, ge=1, description="length limit when EOS is checked")
+
+
+class Reward(Supervised):
+    """Stage reward: a scalar model of what people prefer, from rankings."""
+
+    model: str | None = Field(None, description="another base: a path or Hub id; default: the sft stage's model")
+    learning_rate: float = Field(3e-4, gt=0)
+    batch_size: int = Field(8, ge=1, description="rankings of one optimizer step")
+    per_device_train_batch_size: int = Field(4, ge=1, description="rankings of one micro-batch on one device")
+    loss: Literal["k_wise", "plackett_luce"] = Field("k_wise", description="all pairs (InstructGPT), or the whole order")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (k_wise only)")
+    margin: float = Field(0.0, ge=0, description="margin a unit of rating difference, where ratings are known (k_wise only)")
+    eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
+    normalise_samples: int = Field(64, ge=2, description="samples of the sft model that fix mean 0 and std 1")
+    max_new_tokens: int = Field(32, ge=1, description="length limit of those samples")
+
+    @model_validator(mode="after")
+    def _only_k_wise(self) -> "Reward":
+        if self.loss == "plackett_luce" and (self.label_smoothing or self.margin):
+            raise ValueError("label_smoothing and margin belong to loss k_wise; set them to 0 or choose loss: k_wise")
+        return self
+
+
+class PPO(Training):
+    """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
+
+    reward_funcs: list[str] = Field(["reward"], min_length=1, description='"reward" (the stage), a path or Hub id, or module:function')
+    reward_weights: list[float] | None = Field(None, description="one a function; default: all 1")
+    total_episodes: int = Field(2048, ge=1, description="completions sampled in the whole run")
+    learning_rate: float = Field(1e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    batch_size: int = Field(64, ge=1, description="episodes of one iteration, over all processes")
+    per_device_train_batch_size: int = Field(16, ge=1, description="episodes of one micro-batch on one device")
+    num_ppo_epochs: int = Field(4, ge=1)
+    num_mini_batches: int = Field(1, ge=1, description="optimizer steps an epoch")
+    response_length: int = Field(32, ge=1, description="most new tokens of a completion")
+    temperature: float = Field(1.0, gt=0)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0, description="nats a sequence for the adaptive controller; default: kl_coef is fixed")
+    kl_horizon: int = Field(10_000, ge=1, description="episodes over which the controller acts")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    cliprange: float = Field(0.2, gt=0)
+    cliprange_value: float = Field(0.2, gt=0)
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss of tokens with a negative advantage; 3 is usual")
+    vf_coef: float = Field(0.1, ge=0)
+    value: Literal["adapter", "shared"] = Field("adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy")
+    whiten_rewards: bool = Field(False, description="scale rewards to unit variance, their mean kept")
+    whiten_advantages: bool = True
+    missing_eos_score: float | None = Field(-1.0, description="replaces the score of a completion without EOS; null: keep the score")
+    missing_eos_penalty: float | None = Field(None, ge=0, description="subtracted from the score of a completion without EOS (TRL's rule)")
+    ptx_coef: float = Field(0.0, ge=0, description="weight of the sft loss on demonstrations (InstructGPT's PPO-ptx)")
+    adam_epsilon: float = Field(1e-5, gt=0)
+    eval_steps: int = Field(10, ge=1, description="iterations between evaluations on held-out prompts")
+    eval_prompts: int = Field(32, ge=1)
+    save_steps: int = Field(5, ge=1, description="iterations between resume states")
+    logging_steps: int = Field(1, ge=1)
+    max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
+    max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
+    min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
+    min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, in tokens")
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="trackers, through Accelerate")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PPO":
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
+            raise ValueError(f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs; give one each")
+        if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
+            raise ValueError("missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null to subtract")
+        if self.batch_size % self.num_mini_batches:
+            raise ValueError(f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}")
+        if self.total_episodes % self.batch_size:
+            raise ValueError(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
+        return self
+
+    def iterations(self) -> int:
+        """Rollout batches in the whole run."""
+        return self.total_episodes // self.batch_size
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches a process sees in one optimizer step, that is in one minibatch."""
+        mini, each = self.batch_size // self.num_mini_batches, self.per_device_train_batch_size * world_size
+        if mini % each:
+            raise ConfigError(
+                f"ppo.batch_size: a minibatch of {mini} episodes cannot be shared by {world_size} process(es) in micro-batches of "
+                f"{self.per_device_train_batch_size}; make it a multiple of {each}"
+            )
+        return mini // each
+
+
+class Compare(Section):
+    """Stage compare: is the aligned model better than what it came from?"""
+
+    models: list[Literal["base", "few_shot", "sft", "ppo"]] = Field(["base", "few_shot", "sft", "ppo"], min_length=1)
+    judges: list[str] | None = Field(None, description="vader or module:function, beside the reward model; default: vader for film reviews")
+    prompts: int = Field(256, ge=2, description="held-out prompts")
+    samples_per_prompt: int = Field(1, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1, description="default: ppo.response_length")
+    temperature: float | None = Field(None, gt=0, description="default: ppo.temperature")
+    few_shot: int = Field(4, ge=1, description="demonstrations shown to the few-shot prompted base")
+    perplexity_rows: int = Field(128, ge=1, description="held-out demonstrations for perplexity")
+    per_device_eval_batch_size: int = Field(64, ge=1)
+
+
+class Config(Section):
+    """One run."""
+
+    model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
+    revision: str | None = Field(None, description="revision of a Hub model")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU")
+    seed: int = 0
+    force: bool = Field(False, description="go on from a parent whose gate failed")
+    data: Data = Data()
+    sft: SFT = SFT()
+    reward: Reward = Reward()
+    ppo: PPO = PPO()
+    compare: Compare = Compare()
+
+    @model_validator(mode="after")
+    def _judges_apart(self) -> "Config":
+        if both := sorted(set(self.judges()) & set(self.ppo.reward_funcs)):
+            raise ValueError(f"compare.judges: {', '.join(both)} is what ppo.reward_funcs maximises, so it cannot judge; name another judge")
+        return self
+
+    def judges(self) -> list[str]:
+        """Names of the judges beside the reward model."""
+        if self.compare.judges is not None:
+            return self.compare.judges
+        return ["vader"] if self.data.source == EMBEDDED_REVIEWS else []
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice and reads 1e-4 as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$|^[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _lines(node: yaml.Node | None, path: tuple[str, ...], found: dict[tuple[str, ...], int], errors: list[str], file: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            if inner in found:
+                errors.append(f"{file}:{key.start_mark.line + 1}: {'.'.join(inner)}: given twice; keep one")
+            found[inner] = key.start_mark.line + 1
+            _lines(value, inner, found, errors, file)
+
+
+def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every setting by its dotted name, with pydantic's FieldInfo (annotation, default, description)."""
+    out: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            out |= fields(kind, (*path, name))
+        else:
+            out[".".join((*path, name))] = info
+    return out
+
+
+def _nearest(name: str) -> str:
+    known = list(fields())
+    close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+    if not close:
+        leaves = {k.split(".")[-1]: k for k in known}
+        close = [leaves[m] for m in difflib.get_close_matches(name.split(".")[-1], list(leaves), n=1)]
+    return f"did you mean {close[0]}?" if close else "python -m pipeline settings lists all"
+
+
+def load(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a recipe and apply `key=value` overrides (values as YAML). Raises ConfigError with every mistake, each by file and line."""
+    file = Path(recipe)
+    if not file.is_file():
+        known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml"))) or "none here"
+        raise ConfigError(f"{file}: no such recipe; shipped: {known}")
+    errors: list[str] = []
+    lines: dict[tuple[str, ...], int] = {}
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        _lines(yaml.compose(text, Loader=_Loader), (), lines, errors, str(file))
+        raw = yaml.load(text, Loader=_Loader) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {getattr(error, 'problem', error)}; mend the syntax") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
+    where: dict[tuple[str, ...], str] = {path: f"{file}:{line}" for path, line in lines.items()}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        path = tuple(key.split("."))
+        if not equals or not key:
+            errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
+            continue
+        try:
+            parsed = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError:
+            parsed = value
+        target = raw
+        for part in path[:-1]:
+            if not isinstance(target.get(part), dict):
+                target[part] = {}
+            target = target[part]
+        target[path[-1]] = parsed
+        where[path] = override
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as invalid:
+        for e in invalid.errors():
+            path = tuple(str(p) for p in e["loc"])
+            named = next((where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where), str(file))
+            name = ".".join(path)
+            if e["type"] == "extra_forbidden":
+                errors.append(f"{named}: {name}: no such setting; {_nearest(name)}")
+            elif e["type"] == "value_error":
+                errors.append(f"{named}: {name + ': ' if name else ''}{e['ctx']['error']}")
+            else:
+                errors.append(f"{named}: {name}: {e['msg']}, not {e['input']!r}")
+        raise ConfigError("\n".join(errors)) from None
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return config

@@ -1,0 +1,47 @@
+"""How are processes started? One a stage, so that each gives its memory back, and several a stage through accelerate or torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.config import STAGES
+
+
+def _environment(nproc: int) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parent.parent)
+    threads = max(1, (os.cpu_count() or 1) // nproc)
+    return os.environ | {
+        "PIPELINE_NPROC": str(nproc),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+    }
+
+
+def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
+    """Run one stage in `nproc` processes; exits with the stage's code.
+
+    accelerate launch starts them on GPUs; on CPU it would start one process where no MPI is installed, so torchrun does.
+    """
+    import torch
+
+    call = ["-m", "pipeline", stage, str(recipe), *overrides, "--run", run]
+    if torch.cuda.is_available():
+        launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(nproc), "--multi_gpu"]
+    else:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
+    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc))
+    sys.exit(_code(done.returncode))
+
+
+def chain(recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
+    """Run all stages, each in a process of its own; exits with the code of the first that fails."""
+    for stage in STAGES:
+        call = [sys.executable, "-m", "pipeline", stage, str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
+        done = subprocess.run(call, env=_environment(1) | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)})
+        if done.returncode:
+            sys.exit(_code(done.returncode))
+
+
+def _code(returned: int) -> int:
+    return 128 - returned if returned < 0 else returned

@@ -1,0 +1,1 @@
+"""What speaks, and how does it learn? Models and their roles, sampling, and PPO."""

@@ -1,0 +1,144 @@
+"""Where do models and tokenizers come from, and in what shape? Loading, checked heads, padding, LoRA."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+
+class BackboneError(Exception):
+    """A model or tokenizer that cannot be used as it is; the message names the remedy."""
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """dtype of frozen weights. `auto` is float32 on CPU, where few processors have fast bfloat16 products, bfloat16 elsewhere."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool = True) -> Any:
+    """A tokenizer that pads on the right with a token that is not EOS.
+
+    Where pad is missing or equal to EOS, the unknown token takes its place if it has no other role, else `<|pad|>` is added: a pad
+    that equals EOS would hide the end of a completion from everything that counts non-pad tokens.
+    Raises BackboneError when there is no EOS, unless `need_eos` is false (an encoder that only scores).
+    """
+    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
+    if tokenizer.eos_token_id is None and need_eos:
+        raise BackboneError(f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _loaded(loader: Any, path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None, **more: Any) -> PreTrainedModel:
+    model, info = loader.from_pretrained(str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more)
+    wrong = [*info["missing_keys"], *info["mismatched_keys"], *(k for k in info["unexpected_keys"] if "rotary" not in k)]
+    if wrong:
+        raise BackboneError(f"{path}: its weights do not fit {type(model).__name__}: {', '.join(map(str, list(wrong)[:4]))}; use a model of this kind")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model.eval()
+
+
+def load_causal(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
+    """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights."""
+    model = _loaded(AutoModelForCausalLM, path, tokenizer, dtype, revision)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def load_classifier(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
+    """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
+    model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
+    if model.config.num_labels != 1:
+        raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
+    return model
+
+
+def new_classifier(path: str | Path, tokenizer: Any, dtype: torch.dtype, seed: int, revision: str | None = None) -> PreTrainedModel:
+    """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11)."""
+    model = AutoModelForSequenceClassification.from_pretrained(str(path), num_labels=1, dtype=dtype, revision=revision or "main")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    head = output_head(model)
+    init_head(head, seed)
+    head.float()
+    return model.eval()
+
+
+def init_head(head: nn.Linear, seed: int) -> None:
+    """Weight N(0, 1/√(d+1)), bias 0."""
+    with torch.no_grad():
+        noise = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed))
+        head.weight.copy_(noise / math.sqrt(head.in_features + 1))
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def output_head(model: nn.Module) -> nn.Linear:
+    """The last linear layer of a classifier, the one that makes its single output."""
+    heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == 1]
+    if not heads:
+        raise BackboneError(f"{type(model).__name__} has no linear layer with one output; use a sequence classifier")
+    return heads[-1]
+
+
+def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig:
+    """peft's LoraConfig from a recipe's `lora` section (r, lora_alpha, target_modules, layers)."""
+    layers = None
+    if lora.layers is not None:
+        count, wanted = model.config.get_text_config().num_hidden_layers, int(lora.layers.split()[1])
+        if wanted > count:
+            raise BackboneError(f"lora.layers: {lora.layers!r} of a model with {count} layers; choose at most last {count}")
+        layers = list(range(count - wanted, count))
+    return LoraConfig(
+        task_type=task_type, r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=0.0, target_modules=lora.target_modules, layers_to_transform=layers
+    )
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """Every token that ends a completion: those of the generation config, and the tokenizer's EOS."""
+    named = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = named if isinstance(named, list) else [named]
+    return sorted({*(i for i in ids if i is not None), tokenizer.eos_token_id})
+
+
+def trunk(model: nn.Module) -> nn.Module:
+    """The decoder without its language-model or classification head."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner.base_model
+
+
+@contextmanager
+def adapter(model: nn.Module, name: str | None) -> Iterator[None]:
+    """Within the block the adapter `name` is at work, or none.
+
+    peft's own `set_adapter` also switches requires_grad, which a wrapped (DDP) model must not see change, so this sets the
+    layers' active adapter itself. Needs peft 0.17 or newer; to be dropped when peft can switch without touching gradients.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, (active, disabled) in zip(layers, before, strict=True):
+            layer._active_adapter, layer._disable_adapters = active, disabled

@@ -1,0 +1,85 @@
+"""How likely are these tokens? Log-probabilities and entropies of completions, from hidden states.
+
+Rows are packed as prompt + completion, padded on the right, so positions need no care; the vocabulary is only ever spread out for
+completion tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 512  # tokens whose logits are held at once where no gradient is needed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Episodes as tensors. B episodes, L longest prompt + completion, T longest completion."""
+
+    input_ids: Tensor  # (B, L) int64
+    attention_mask: Tensor  # (B, L) int64
+    tokens: Tensor  # (B, T) int64, completion tokens
+    positions: Tensor  # (B, T) int64, index in L of the hidden state that predicts each completion token
+    mask: Tensor  # (B, T) bool, true on completion tokens
+
+
+def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+    """Put token lists into right-padded tensors. A prompt must have at least one token."""
+    length = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+    width = max(len(c) for c in completions)
+    input_ids = torch.full((len(prompts), length), pad_id)
+    attention_mask = torch.zeros((len(prompts), length), dtype=torch.long)
+    tokens = torch.full((len(prompts), width), pad_id)
+    positions = torch.zeros((len(prompts), width), dtype=torch.long)
+    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        whole = torch.tensor([*prompt, *completion])
+        input_ids[row, : len(whole)] = whole
+        attention_mask[row, : len(whole)] = 1
+        tokens[row, : len(completion)] = whole[len(prompt) :]
+        positions[row, : len(completion)] = torch.arange(len(prompt) - 1, len(whole) - 1)
+        mask[row, : len(completion)] = True
+    return Batch(*(t.to(device) for t in (input_ids, attention_mask, tokens, positions, mask)))
+
+
+def logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """Logits (N, V) float32 of final hidden states (N, H): the output embedding and what a few architectures add after it."""
+    out = model.get_output_embeddings()(hidden).float()
+    config: Any = model.config.get_text_config()
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:
+        out = out / scaling
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        out = out * scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        out = torch.tanh(out / cap) * cap
+    return out
+
+
+def token_logprobs(model: nn.Module, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each completion token and entropy of the distribution it came from, both (B, T) float32, zero where masked.
+
+    `hidden` (B, L, H) are the trunk's final states. Logits are divided by `temperature`, for policy and reference alike.
+    One pass gives both: with z the logits, log p = z_token - logsumexp z, and entropy = logsumexp z - Σ softmax(z) z.
+    """
+    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
+    wanted, tokens = hidden[rows[batch.mask], batch.positions[batch.mask]], batch.tokens[batch.mask]
+    step = len(wanted) if torch.is_grad_enabled() else CHUNK
+    parts = []
+    for start in range(0, len(wanted), max(step, 1)):
+        z = logits(model, wanted[start : start + step]) / temperature
+        normaliser = torch.logsumexp(z, dim=-1)
+        chosen = z.gather(-1, tokens[start : start + step, None]).squeeze(-1)
+        with torch.no_grad():
+            entropy = normaliser - (torch.softmax(z, dim=-1) * z).sum(-1)
+        parts.append((chosen - normaliser, entropy))
+    flat_logprobs, flat_entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    zeros = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)
+    return zeros.masked_scatter(batch.mask, flat_logprobs), zeros.masked_scatter(batch.mask, flat_entropy)
+
+
+def completion_logprobs(model: nn.Module, decoder: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """`token_logprobs` from token ids: run `decoder` (the trunk of `model`) first."""
+    hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    return token_logprobs(model, hidden, batch, temperature)

@@ -1,0 +1,134 @@
+"""Who plays policy, reference, reward and value? With LoRA all four are one frozen base; with full fine-tuning, separate models."""
+
+import copy
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from policies.backbone import adapter, init_head, trunk
+from policies.logprobs import Batch, token_logprobs
+
+POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
+
+
+class Roles(nn.Module):
+    """The four roles on the models that play them; calling it gives what the update needs, with gradients.
+
+    `policy` is a causal LM: a PeftModel with the adapters policy and, as wanted, reward and value (LoRA), or a bare model (full).
+    `reference` is a frozen copy in full fine-tuning, None with LoRA (the base without adapter is the reference).
+    `critic` is a trunk of its own in full fine-tuning with `value: adapter`, else None. `value_head` maps hidden states (H) to 1.
+    """
+
+    def __init__(self, policy: nn.Module, value_head: nn.Linear, value: str, reference: nn.Module | None = None, critic: nn.Module | None = None):
+        super().__init__()
+        self.policy, self.value_head, self.value = policy, value_head, value
+        self.reference, self.critic = reference, critic
+        self.lora = isinstance(policy, PeftModel)
+        self.requires_grad_(False)
+        for name, parameter in self.named_parameters():
+            trained = "value_head" in name
+            if self.lora:
+                trained |= f".{POLICY}." in name or (value == "adapter" and f".{VALUE}." in name)
+            else:
+                trained |= name.startswith(("policy.", "critic."))
+            parameter.requires_grad_(trained)
+        self._sampler: nn.Module | None = None
+
+    @property
+    def causal(self) -> Any:
+        """The policy's causal LM, for its output embedding and configs."""
+        return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
+
+    def hidden(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Final hidden states (B, L, H) of `role`: policy, reference, reward or value."""
+        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if self.lora:
+            with adapter(self.policy, None if role == "reference" else role):
+                return trunk(self.policy)(**arguments).last_hidden_state
+        module = {"policy": self.policy, "reference": self.reference, "value": self.critic}[role]
+        assert module is not None, f"no model plays {role}"
+        return (module if role == "value" else trunk(module))(**arguments).last_hidden_state
+
+    def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values of every completion token, each (B, T) float32, zero where masked."""
+        hidden = self.hidden("policy", batch.input_ids, batch.attention_mask)
+        logprobs, entropy = token_logprobs(self.causal, hidden, batch, temperature)
+        if self.value == "adapter":
+            hidden = self.hidden("value", batch.input_ids, batch.attention_mask)
+        return logprobs, entropy, self.values(hidden, batch)
+
+    def values(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """The critic's values (B, T) float32 at the states in which each completion token was chosen, zero where masked."""
+        at = hidden.gather(1, batch.positions[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return self.value_head(at.to(self.value_head.weight.dtype)).squeeze(-1).float().masked_fill(~batch.mask, 0.0)
+
+    def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
+        """Log-probabilities (B, T) float32 under the reference."""
+        hidden = self.hidden("reference", batch.input_ids, batch.attention_mask)
+        return token_logprobs(self.causal if self.lora else self.reference, hidden, batch, temperature)[0]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What training changes: policy, critic and value head, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def sampler(self) -> nn.Module:
+        """The policy as a plain causal LM for sampling, its weights up to date with the adapter.
+
+        With LoRA the adapted matrices are kept a second time, merged; everything else is shared with the base. Decoding token by
+        token through an adapter costs about twice as much.
+        """
+        if not self.lora:
+            return self.policy
+        base = self.causal
+        if self._sampler is None:
+            object.__setattr__(self, "_sampler", _merged_copy(base))  # not a submodule: not trained, saved or wrapped
+        assert self._sampler is not None
+        for name, layer in base.named_modules():
+            if isinstance(layer, LoraLayer) and POLICY in layer.lora_A:
+                merged = self._sampler.get_submodule(name).weight
+                merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
+        return self._sampler
+
+
+def _merged_copy(base: nn.Module) -> nn.Module:
+    """The structure of `base` without adapter layers; own weights where there was an adapter, shared ones elsewhere."""
+    memo: dict[int, Any] = {}
+    for tensor in (*base.parameters(), *base.buffers()):
+        memo[id(tensor)] = tensor  # deepcopy takes what the memo has: tensors are shared, not copied
+    clone = copy.deepcopy(base, memo)
+    for name, layer in list(clone.named_modules()):
+        if isinstance(layer, LoraLayer):
+            plain = copy.copy(layer.get_base_layer())
+            plain._parameters = dict(plain._parameters)
+            plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+            parent, _, leaf = name.rpartition(".")
+            setattr(clone.get_submodule(parent), leaf, plain)
+    return clone.eval()
+
+
+def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None, seed: int) -> Roles:
+    """Roles on one base. With an adapter for the reward, the critic starts from it (and its head); else from a fresh head.
+
+    `policy` is the PeftModel with its adapter `policy` and, when there is one, `reward`.
+    """
+    hidden = policy.get_base_model().config.get_text_config().hidden_size
+    head = nn.Linear(hidden, 1)
+    from_reward = value == "adapter" and reward_head is not None and REWARD in policy.peft_config
+    if value == "adapter":
+        policy.add_adapter(VALUE, copy.deepcopy(policy.peft_config[REWARD if from_reward else POLICY]))
+    if from_reward:
+        assert reward_head is not None
+        for layer in policy.modules():
+            if isinstance(layer, LoraLayer) and VALUE in layer.lora_A:
+                layer.lora_A[VALUE].load_state_dict(layer.lora_A[REWARD].state_dict())
+                layer.lora_B[VALUE].load_state_dict(layer.lora_B[REWARD].state_dict())
+        with torch.no_grad():
+            head.weight.copy_(reward_head.weight.float())
+            head.bias.zero_() if reward_head.bias is None else head.bias.copy_(reward_head.bias.float())
+    else:
+        init_head(head, seed)
+    return Roles(policy, head.to(next(policy.parameters()).device), value)

@@ -1,0 +1,66 @@
+"""How do prompt and completion become tokens? The one place that renders them, for every stage.
+
+A string prompt is plain text; a list of messages goes through the tokenizer's chat template (TRL's convention). A completion is
+rendered apart from its prompt, so that the prompt's tokens are the same when a completion is learned, sampled and scored, and it
+ends with EOS everywhere.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+PromptText = str | list[dict[str, str]]
+
+
+def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
+    """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts.
+
+    Raises ValueError for messages when the tokenizer has no chat template.
+    """
+    if isinstance(prompt, str):
+        return _opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    if not tokenizer.chat_template:
+        raise ValueError("the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts")
+    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@lru_cache(maxsize=8)
+def _opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before every text: BOS for some, nothing for others."""
+    with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    for start in range(len(with_special) - len(without) + 1):
+        if with_special[start : start + len(without)] == without:
+            return list(with_special[:start])
+    return []
+
+
+def encode_completion(tokenizer: Any, completion: str, max_tokens: int | None = None) -> list[int]:
+    """Token ids of a completion and the closing EOS; cut to `max_tokens` if given (EOS goes first, as it would in sampling)."""
+    ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return ids[:max_tokens]
+
+
+def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of sampled tokens, special tokens left out, spaces kept as they are."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def show_prompt(prompt: PromptText) -> str:
+    """A prompt as text for people: messages as `role: content` lines."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Hex sha256 over the tokenizer's vocabulary and rules, its chat template and its special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        rules = {key: state[key] for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")}
+    else:
+        rules = tokenizer.get_vocab()
+    special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
+    whole = json.dumps([rules, tokenizer.chat_template, special], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(whole.encode()).hexdigest()

@@ -1,0 +1,411 @@
+"""How does the policy learn? The PPO loop on accelerate.Accelerator, step by step.
+
+    result = train(accelerator, roles, tokenizer, train_prompts, eval_prompts, score, settings, state=folder, seed=0)
+
+The loop is handed nouns: the roles, prompts, and a `score(prompts, completions) -> (B,) float32` of which it knows nothing more.
+`settings` is the `ppo` section of a recipe. Each iteration: 1 rollout, 2 score, 3 log-probabilities and values, 4 rewards and
+advantages, 5 update. Every figure is over all processes; the order of episodes depends on the seed alone, so more processes give
+the same result within float tolerance, and a resumed run on CPU the same bits.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import get_scheduler
+
+from policies import ppo
+from policies.backbone import eos_ids
+from policies.logprobs import Batch, pack
+from policies.roles import Roles
+from policies.rollout import Completion, noise, sample
+from policies.state import load_state, save_state
+from policies.template import PromptText, decode_completion, encode_prompt
+
+Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
+EVAL_STEP = 2**31  # the noise of evaluations, apart from that of any iteration
+
+
+class Halt(Exception):
+    """A limit was passed or a value was not finite; the weights are those before the update that would have followed."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A prompt, what the policy said, and what that was worth."""
+
+    prompt_id: str
+    prompt: PromptText
+    prompt_ids: list[int]
+    text: str
+    completion: Completion
+    score: float  # what training maximises: after the rule for completions without EOS
+    raw_score: float
+
+
+@dataclass
+class Result:
+    """What a run of PPO leaves behind besides the weights."""
+
+    first: dict[str, float] = field(default_factory=dict)  # figures of the first iteration, before any update
+    last: dict[str, float] = field(default_factory=dict)
+    evals: list[dict[str, float]] = field(default_factory=list)
+    halted: str | None = None
+
+
+def prompt_order(count: int, needed: range, seed: int) -> list[int]:
+    """Which prompts the episodes numbered `needed` use: passes over all prompts, each pass in an order of its own."""
+    orders: dict[int, np.ndarray] = {}
+    out = []
+    for episode in needed:
+        epoch, position = divmod(episode, count)
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
+        out.append(int(orders[epoch][position]))
+    return out
+
+
+def rollout(
+    roles: Roles, tokenizer: Any, score: Score, prompts: Sequence[dict[str, Any]], step: int, settings: Any, seed: int
+) -> list[Episode]:
+    """Steps 1 and 2: sample a completion for each prompt ({"id", "prompt", "ids", "sample"}) and score it."""
+    noises = [noise(seed, step, p["id"], p["sample"], settings.response_length) for p in prompts]
+    completions = sample(
+        roles.sampler(),
+        [p["ids"] for p in prompts],
+        noises,
+        eos_ids=eos_ids(roles.causal, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        temperature=settings.temperature,
+        batch_size=max(settings.per_device_train_batch_size, 64),
+    )
+    texts = [decode_completion(tokenizer, c.tokens) for c in completions]
+    scores = score([p["prompt"] for p in prompts], texts).tolist()
+    episodes = []
+    for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
+        if not math.isfinite(raw):
+            raise Halt(f"step {step}: the score is {raw} for prompt {p['id']}, completion {text!r}; mend the reward function")
+        shaped = raw
+        if not completion.finished:
+            if settings.missing_eos_score is not None:
+                shaped = settings.missing_eos_score
+            elif settings.missing_eos_penalty is not None:
+                shaped = raw - settings.missing_eos_penalty
+        episodes.append(Episode(p["id"], p["prompt"], p["ids"], text, completion, shaped, raw))
+    return episodes
+
+
+def micro_batches(episodes: Sequence[Episode], size: int, pad_id: int, device: torch.device) -> list[tuple[list[int], Batch]]:
+    """Episodes of like length together, `size` at a time: (indices, tensors)."""
+    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].prompt_ids) + len(episodes[i].completion.tokens))
+    groups = [order[i : i + size] for i in range(0, len(order), size)]
+    return [(g, pack([episodes[i].prompt_ids for i in g], [episodes[i].completion.tokens for i in g], pad_id, device)) for g in groups]
+
+
+def _named(values: Tensor, mask: Tensor, indices: list[int], episodes: Sequence[Episode], what: str, step: int) -> None:
+    bad = (~torch.isfinite(values) & mask).any(dim=1)
+    if bad.any():
+        names = [episodes[i].prompt_id for i, b in zip(indices, bad.tolist(), strict=True) if b]
+        raise Halt(f"step {step}: {what} not finite for prompt(s) {', '.join(names[:5])}; lower learning_rate, or use dtype: float32")
+
+
+class _Sums:
+    """Sums of figures over micro-batches and processes, from which means are taken."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        self.totals[name] = self.totals.get(name, torch.zeros((), dtype=torch.float64)) + torch.as_tensor(value).detach().double().cpu()
+
+    def reduced(self, accelerator: Accelerator) -> dict[str, float]:
+        names = sorted(self.totals)
+        stacked = torch.stack([self.totals[n] for n in names]).float().to(accelerator.device)
+        return dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
+
+
+def train(
+    accelerator: Accelerator,
+    roles: Roles,
+    tokenizer: Any,
+    train_prompts: Sequence[dict[str, Any]],
+    eval_prompts: Sequence[dict[str, Any]],
+    score: Score,
+    settings: Any,
+    *,
+    state: Path,
+    seed: int,
+    log: Callable[[dict[str, float]], None],
+    begin: Callable[[int], None] = lambda step: None,
+    show: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
+    progress: Callable[[int], None] = lambda step: None,
+    demonstrations: Sequence[tuple[list[int], list[int]]] = (),
+) -> Result:
+    """Run PPO to the end, or from the state in `state` on, and leave the trained weights in `roles`.
+
+    Prompts are {"id", "prompt"}; `begin` is told from which step it goes on, `log` gets one dict of figures an iteration, `show` the
+    evaluation's episodes. `demonstrations` (prompt ids, completion ids) feed ptx_coef.
+    Sets `halted` in the result when a limit of the settings was passed, before the step that it would have spoiled.
+    """
+    rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    mini_size = settings.batch_size // settings.num_mini_batches
+    accumulation = settings.accumulation(world)
+    encoded = [{**p, "ids": encode_prompt(tokenizer, p["prompt"])} for p in train_prompts]
+    held_out = [{**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in eval_prompts[: settings.eval_prompts]]
+    parameters = roles.trainable()
+    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
+    steps_total = settings.iterations() * settings.num_ppo_epochs * settings.num_mini_batches
+    scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=steps_total)
+    result, kl_coef, first_step = Result(), settings.kl_coef, 0
+    if (saved := load_state(state, parameters, optimizer)) is not None:
+        first_step, kl_coef = saved["step"], saved["kl_coef"]
+        result.first, result.last, result.evals = saved["first"], saved["last"], saved["evals"]
+        scheduler.load_state_dict(saved["scheduler"])
+    begin(first_step)
+    wrapped, optimizer = accelerator.prepare(roles, optimizer)
+    bare: Roles = accelerator.unwrap_model(wrapped)
+    bare.eval()  # no dropout: it would part the new log-probabilities from the old
+
+    def evaluate(step: int) -> dict[str, float]:
+        mine = held_out[rank::world]
+        episodes = gather_object(rollout(bare, tokenizer, score, mine, EVAL_STEP, settings, seed) if mine else [])
+        show(step, episodes)
+        return {
+            "eval/scores": float(np.mean([e.raw_score for e in episodes])),
+            "eval/mean_length": float(np.mean([len(e.completion.tokens) for e in episodes])),
+            "eval/eos_rate": float(np.mean([e.completion.finished for e in episodes])),
+        }
+
+    for step in range(first_step, settings.iterations()):
+        if held_out and step == 0:
+            result.evals.append({"step": 0, **evaluate(0)})
+        try:
+            # 1 rollout, 2 score: this process's share of the iteration's prompts, the same share of every minibatch.
+            numbers = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+            chosen = prompt_order(len(encoded), numbers, seed)
+            mine = [i for i in range(settings.batch_size) if (i % mini_size) % world == rank]
+            prompts = [{**encoded[chosen[i]], "sample": chosen[:i].count(chosen[i])} for i in mine]
+            episodes = rollout(bare, tokenizer, score, prompts, step, settings, seed)
+
+            # 3 log-probabilities under the policy as it was, the reference and the critic, for every minibatch.
+            share = len(episodes) // settings.num_mini_batches
+            batches: list[list[dict[str, Any]]] = []
+            sums = _Sums()
+            with torch.no_grad():
+                for start in range(0, len(episodes), share):
+                    mini = episodes[start : start + share]
+                    batches.append([])
+                    for indices, batch in micro_batches(mini, settings.per_device_train_batch_size, tokenizer.pad_token_id, device):
+                        logprobs, entropy, values = bare(batch, settings.temperature)
+                        reference = bare.reference_logprobs(batch, settings.temperature)
+                        for what, tensor in (("log-probabilities", logprobs), ("reference log-probabilities", reference), ("values", values)):
+                            _named(tensor, batch.mask, indices, mini, what, step)
+                        scores = torch.tensor([mini[i].score for i in indices], device=device)
+                        sums.add("tokens", batch.mask.sum())
+                        sums.add("entropy", entropy.sum())
+                        sums.add("kl", (logprobs - reference).sum())
+                        # 4 rewards and advantages, as far as one episode goes; whitening needs them all.
+                        rewards = ppo.shape_rewards(scores, logprobs, reference, batch.mask, kl_coef)
+                        batches[-1].append({"batch": batch, "logprobs": logprobs, "values": values, "rewards": rewards})
+            if step == 0:
+                _check_start(batches, bare, settings)
+            _advantages(accelerator, batches, settings)
+            sums.add("episodes", len(episodes))
+            sums.add("score", sum(e.score for e in episodes))
+            sums.add("raw_score", sum(e.raw_score for e in episodes))
+            sums.add("length", sum(len(e.completion.tokens) for e in episodes))
+            sums.add("eos", sum(e.completion.finished for e in episodes))
+            totals = sums.reduced(accelerator)
+            figures = _rollout_figures(totals, kl_coef, step, settings)
+            _check_limits(figures, settings, step)
+
+            # 5 update: epochs over the minibatches, each one optimizer step over its micro-batches on all processes.
+            updates = _Sums()
+            for epoch in range(settings.num_ppo_epochs):
+                for number, mini_batches in enumerate(batches):
+                    _step(accelerator, wrapped, optimizer, mini_batches, accumulation, settings, updates, step, epoch == 0 and number == 0)
+                    if demonstrations and settings.ptx_coef:
+                        at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
+                        _ptx(accelerator, wrapped, demonstrations, at, settings, tokenizer.pad_token_id)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+        except Halt as halt:
+            optimizer.zero_grad()
+            result.halted = str(halt)
+            break
+        figures |= _update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]}
+        if settings.kl_target is not None:
+            kl_coef = ppo.adaptive_kl_coef(kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size)
+        done = step + 1
+        if held_out and (done % settings.eval_steps == 0 or done == settings.iterations()):
+            result.evals.append({"step": done, **evaluate(done)})
+            figures |= {k: v for k, v in result.evals[-1].items() if k != "step"}
+        result.first = result.first or figures
+        result.last = figures
+        log(figures)
+        if done % settings.save_steps == 0 or done == settings.iterations():
+            if accelerator.is_main_process:
+                extra = {"first": result.first, "last": result.last, "evals": result.evals, "scheduler": scheduler.state_dict()}
+                save_state(state, parameters, optimizer, {"step": done, "kl_coef": kl_coef, **extra})
+            accelerator.wait_for_everyone()
+        progress(done)
+    return result
+
+
+def _check_start(batches: list[list[dict[str, Any]]], roles: Roles, settings: Any) -> None:
+    """Before the first update the policy is the reference: KL 0. Anything else means that they are not rendered or run alike."""
+    for entry in (e for mini in batches for e in mini):
+        reference = roles.reference_logprobs(entry["batch"], settings.temperature)
+        worst = (entry["logprobs"] - reference).abs().max().item()
+        if worst > 1e-3 and roles.lora:
+            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats at step 0; the adapter does not start at zero")
+        break
+
+
+def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], settings: Any) -> None:
+    """Step 4: advantages and returns of every micro-batch; whitened with mean and variance over all processes' tokens."""
+    entries = [entry for mini in batches for entry in mini]
+    if settings.whiten_rewards:
+        _whiten_together(accelerator, entries, "rewards", shift_mean=False)
+    for entry in entries:
+        mask = entry["batch"].mask
+        entry["advantages"], entry["returns"] = ppo.gae(entry["rewards"], entry["values"], mask, settings.gamma, settings.lam)
+    if settings.whiten_advantages:
+        _whiten_together(accelerator, entries, "advantages", shift_mean=True)
+
+
+def _whiten_together(accelerator: Accelerator, entries: list[dict[str, Any]], name: str, shift_mean: bool) -> None:
+    """`ppo.whiten` over one long row that holds the valid entries of all micro-batches of all processes."""
+    device = entries[0][name].device
+    local = torch.cat([entry[name][entry["batch"].mask] for entry in entries])
+    sizes = accelerator.gather(torch.tensor([len(local)], device=device)).tolist()
+    padded = torch.zeros(max(sizes), device=device)
+    padded[: len(local)] = local
+    everyone = accelerator.gather(padded).view(len(sizes), -1)
+    mask = torch.arange(max(sizes), device=device)[None, :] < torch.tensor(sizes, device=device)[:, None]
+    # Sorted, so that the sums do not depend on how tokens were dealt to processes and micro-batches.
+    whole, order = everyone[mask].sort()
+    flat = torch.empty_like(whole)
+    flat[order] = ppo.whiten(whole[None], torch.ones_like(whole[None], dtype=torch.bool), shift_mean)[0]
+    begin = sum(sizes[: accelerator.process_index])
+    for entry in entries:
+        valid = entry["batch"].mask
+        count = int(valid.sum())
+        entry[name] = torch.zeros_like(entry[name]).masked_scatter(valid, flat[begin : begin + count])
+        begin += count
+
+
+def _step(
+    accelerator: Accelerator,
+    wrapped: Any,
+    optimizer: Any,
+    mini: list[dict[str, Any]],
+    accumulation: int,
+    settings: Any,
+    updates: _Sums,
+    step: int,
+    unchanged: bool,
+) -> None:
+    """Gradients of one minibatch, clipped and checked, ready for the optimizer. The loss is per token of the whole minibatch."""
+    assert len(mini) == accumulation
+    local = torch.stack([entry["batch"].mask.sum() for entry in mini]).sum().float()
+    tokens = accelerator.reduce(local, "sum")
+    ratio_sum = torch.zeros((), device=accelerator.device)
+    for number, entry in enumerate(mini):
+        batch: Batch = entry["batch"]
+        last = number == len(mini) - 1
+        with torch.enable_grad() if last else accelerator.no_sync(wrapped):
+            logprobs, entropy, values = wrapped(batch, settings.temperature)
+            policy = ppo.policy_loss(logprobs, entry["logprobs"], entry["advantages"], batch.mask, settings.cliprange, settings.dual_clip).sum()
+            value = ppo.value_loss(values, entry["values"], entry["returns"], batch.mask, settings.cliprange_value).sum()
+            # DDP averages gradients over processes; the sum over all tokens is wanted.
+            accelerator.backward((policy + settings.vf_coef * value) / tokens * accelerator.num_processes)
+        with torch.no_grad():
+            log_ratio = (logprobs - entry["logprobs"]).masked_fill(~batch.mask, 0.0)
+            ratio = torch.exp(log_ratio)
+            if unchanged and (worst := log_ratio.abs().max().item()) > 1e-3:
+                raise RuntimeError(f"the ratio is {math.exp(worst):.4f} before any update; old and new log-probabilities must come from the same forward")
+            ratio_sum += ratio[batch.mask].sum()
+            updates.add("tokens", batch.mask.sum())
+            updates.add("policy", policy)
+            updates.add("value", value)
+            updates.add("entropy", entropy.sum())
+            updates.add("approxkl", 0.5 * log_ratio.square().sum())
+            updates.add("ratio", ratio[batch.mask].sum())
+            updates.add("ratio_square", ratio[batch.mask].square().sum())
+            updates.add("clipped", (((ratio - 1.0).abs() > settings.cliprange) & batch.mask).sum())
+            updates.add("value_clipped", (((values - entry["values"]).abs() > settings.cliprange_value) & batch.mask).sum())
+    mean_ratio = (accelerator.reduce(ratio_sum, "sum") / tokens).item()
+    if not mean_ratio <= settings.max_ratio:
+        raise Halt(f"step {step}: mean ratio {mean_ratio:.3g} above max_ratio {settings.max_ratio}; lower learning_rate or num_ppo_epochs")
+    norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), settings.max_grad_norm))
+    if not math.isfinite(norm):
+        raise Halt(f"step {step}: gradient norm {norm}; lower learning_rate, or use dtype: float32")
+    updates.add("grad_norm", norm / accelerator.num_processes)
+    updates.add("steps", 1.0 / accelerator.num_processes)
+
+
+def _ptx(accelerator: Accelerator, wrapped: Any, rows: Sequence[tuple[list[int], list[int]]], at: int, settings: Any, pad_id: int) -> None:
+    """Add the gradient of ptx_coef · sft loss on demonstrations (InstructGPT eq. 2), in a backward of its own."""
+    size, world = settings.per_device_train_batch_size, accelerator.num_processes
+    start = (at * world + accelerator.process_index) * size
+    picked = [rows[(start + i) % len(rows)] for i in range(size)]
+    batch = pack([p for p, _ in picked], [c for _, c in picked], pad_id, accelerator.device)
+    logprobs, _, values = wrapped(batch, 1.0)
+    tokens = accelerator.reduce(batch.mask.sum().float(), "sum")
+    loss = -(logprobs.sum() / tokens) * world
+    accelerator.backward(settings.ptx_coef * loss + 0.0 * values.sum())  # the critic takes part, for DDP, without being moved
+
+
+def _rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: Any) -> dict[str, float]:
+    n = totals["episodes"]
+    kl = totals["kl"] / n
+    return {
+        "step": step + 1,
+        "episode": (step + 1) * settings.batch_size,
+        "objective/kl": kl,
+        "objective/kl_coef": kl_coef,
+        "objective/entropy": totals["entropy"] / n,
+        "objective/non_score_reward": -kl_coef * kl,
+        "objective/rlhf_reward": totals["score"] / n - kl_coef * kl,
+        "objective/scores": totals["raw_score"] / n,
+        "policy/entropy_avg": totals["entropy"] / totals["tokens"],
+        "completions/mean_length": totals["length"] / n,
+        "completions/eos_rate": totals["eos"] / n,
+    }
+
+
+def _update_figures(totals: dict[str, float]) -> dict[str, float]:
+    tokens = totals["tokens"]
+    ratio = totals["ratio"] / tokens
+    return {
+        "loss/policy_avg": totals["policy"] / tokens,
+        "loss/value_avg": totals["value"] / tokens,
+        "policy/approxkl_avg": totals["approxkl"] / tokens,
+        "policy/clipfrac_avg": totals["clipped"] / tokens,
+        "val/clipfrac_avg": totals["value_clipped"] / tokens,
+        "val/ratio": ratio,
+        "val/ratio_var": max(totals["ratio_square"] / tokens - ratio**2, 0.0),
+        "grad_norm": totals["grad_norm"] / totals["steps"],
+    }
+
+
+def _check_limits(figures: dict[str, float], settings: Any, step: int) -> None:
+    """Stop before an update from a batch that lies outside the limits."""
+    for name, figure, limit, broken, remedy in (
+        ("KL", figures["objective/kl"], f"above max_kl {settings.max_kl}", figures["objective/kl"] > settings.max_kl, "raise kl_coef or lower learning_rate"),
+        ("entropy", figures["policy/entropy_avg"], f"below min_entropy {settings.min_entropy}", figures["policy/entropy_avg"] < settings.min_entropy,
+         "lower learning_rate or raise kl_coef"),
+        ("length", figures["completions/mean_length"], f"below min_length {settings.min_length}", figures["completions/mean_length"] < settings.min_length,
+         "look at the samples: the score may favour empty completions"),
+    ):
+        if broken:
+            raise Halt(f"step {step}: {name} {figure:.3g} {limit}; {remedy}")

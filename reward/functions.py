@@ -1,0 +1,204 @@
+"""What is the policy rewarded for? Reward functions by name, their scores checked, weighed and pooled.
+
+A reward function takes B prompts and B completions and returns B numbers, higher is better. It is called by keyword
+(`prompts=`, `completions=`, as TRL calls its `reward_funcs`) where its signature allows, else by position in that
+order. A prompt is a text or messages; a completion is always a text.
+"""
+
+import difflib
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policies.template import PromptText
+
+RewardFunction = Callable[..., Any]
+Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
+
+
+class RewardError(ValueError):
+    """A reward function that cannot be found or gives no usable scores: one sentence for the user, with its remedy."""
+
+
+def resolve(name: str) -> RewardFunction:
+    """The function called `module:function`; its module may lie in the current directory, which joins the import path
+    for good.
+
+    Raises RewardError when there is no such module or function or it cannot be called. An error inside the module keeps
+    its traceback.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name or module_name.startswith("."):
+        raise RewardError(f'reward function "{name}" is not of the form module:function; write my_rewards:helpful')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    # a module written since the last look, in a notebook say, is else not seen
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # a package that the user's module imports and lacks is not the module's absence: that traceback is theirs
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise RewardError(
+            f'reward function "{name}": no module {module_name} in {here} or among the installed packages; '
+            "give its name without .py, folders parted by dots"
+        ) from error
+    if not hasattr(module, function_name):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        near = difflib.get_close_matches(function_name, functions, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "check its spelling"
+        place = getattr(module, "__file__", None) or module_name
+        raise RewardError(f'reward function "{name}": {place} has no function {function_name}; {remedy}')
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise RewardError(
+            f'reward function "{name}" is a {type(function).__name__}, which cannot be called; name a function'
+        )
+    return function
+
+
+def call_checked(
+    function: RewardFunction, name: str, prompts: Sequence[PromptText], completions: Sequence[str]
+) -> Tensor:
+    """Scores (B,) float32 on the CPU, without gradient, from a function that returns a list, tuple, array or tensor of
+    B numbers.
+
+    Raises RewardError naming the function when it returns anything else, the first bad number with its index, prompt
+    and completion. What the function raises itself keeps its traceback.
+    """
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions")
+    with torch.no_grad():
+        result = _call(function, name, list(prompts), list(completions))
+    wanted = f"it must return {len(completions)} finite numbers, one a completion"
+    if isinstance(result, np.ndarray | Tensor) and result.ndim != 1:
+        raise RewardError(f"reward function {name} returned {_what(result)} of shape {tuple(result.shape)}; {wanted}")
+    if not isinstance(result, list | tuple | np.ndarray | Tensor):
+        raise RewardError(f"reward function {name} returned {_what(result)}; {wanted}")
+    if len(result) != len(completions):
+        raise RewardError(f"reward function {name} returned {_what(result)} of {len(result)}; {wanted}")
+    values = result.tolist() if isinstance(result, np.ndarray | Tensor) else list(result)
+    scores = torch.empty(len(values), dtype=torch.float32)
+    for index, value in enumerate(values):
+        number = _number(value)
+        if number is None or not math.isfinite(number):
+            raise RewardError(
+                f"reward function {name} returned {_shown(value)} at index {index}, for prompt "
+                f"{_shown(prompts[index])} and completion {_shown(completions[index])}; {wanted}"
+            )
+        scores[index] = number
+    return scores
+
+
+def _call(function: RewardFunction, name: str, prompts: list[PromptText], completions: list[str]) -> Any:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C tell nothing of their parameters
+        return function(prompts, completions)
+    if _fits(signature, prompts=prompts, completions=completions):
+        return function(prompts=prompts, completions=completions)
+    # by position a function of (completions, reference) would take prompts for completions and nobody would notice
+    if _fits(signature, prompts, completions) and not {"prompts", "completions"} & set(signature.parameters):
+        return function(prompts, completions)
+    raise RewardError(
+        f"reward function {name}{signature} cannot be called with prompts and completions alone; "
+        "let it take (prompts, completions) or (completions, **kwargs)"
+    )
+
+
+def _fits(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _number(value: Any) -> float | None:
+    """The value as float32 would hold it, None when it is no real number; text that spells a number is none."""
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
+        return None
+    try:
+        return torch.tensor(float(value), dtype=torch.float32).item()
+    except OverflowError:
+        return math.inf
+
+
+def _what(result: Any) -> str:
+    return "None" if result is None else f"a {type(result).__name__}"
+
+
+def _shown(value: Any, most: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+@dataclass(frozen=True)
+class WeightedScore:
+    """Σ_name weight·score of named reward functions: (prompts, completions) -> (B,) float32. Made by `combine`.
+
+    To log the parts beside the sum without calling anything twice: parts = score.parts(…), then score.total(parts).
+    """
+
+    functions: Mapping[str, RewardFunction]
+    weights: tuple[float, ...]
+
+    def __call__(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
+        """Weighted sum (B,) float32. Raises RewardError as `call_checked`."""
+        return self.total(self.parts(prompts, completions))
+
+    def parts(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> dict[str, Tensor]:
+        """Each function's own scores (B,) float32 by name, not yet weighed. Raises RewardError as `call_checked`."""
+        return {name: call_checked(function, name, prompts, completions) for name, function in self.functions.items()}
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum (B,) float32 of what `parts` gave."""
+        weighted = [weight * parts[name] for name, weight in zip(self.functions, self.weights, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
+
+
+def combine(functions: Mapping[str, RewardFunction], weights: Sequence[float]) -> WeightedScore:
+    """A score callable that sums the functions' scores, weights in the order of `functions`.
+
+    Raises RewardError without functions, without one weight each, or for a weight that is not finite.
+    """
+    if not functions:
+        raise RewardError("no reward function: name at least one in reward_funcs")
+    if len(weights) != len(functions):
+        raise RewardError(f"reward_weights: {len(weights)} for {len(functions)} reward_funcs; give one each")
+    for name, weight in zip(functions, weights, strict=True):
+        if not math.isfinite(weight):
+            raise RewardError(f"reward_weights: {weight} for {name}; give a finite number")
+    return WeightedScore(dict(functions), tuple(float(weight) for weight in weights))
+
+
+def ensemble(functions: Mapping[str, RewardFunction], how: Literal["mean", "min"] = "mean") -> Score:
+    """A score callable that pools reward models of one scale, completion by completion: (B,) float32.
+
+    "mean", or "min": worst-case optimisation, which a policy cannot please by fooling one member (Coste et al.
+    2310.02743). Raises RewardError without functions or for another `how`.
+    """
+    if not functions:
+        raise RewardError("no reward function: an ensemble needs members")
+    if how not in ("mean", "min"):
+        raise RewardError(f'ensemble: "{how}" is no way to pool scores; choose mean or min')
+    members = dict(functions)
+
+    def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
+        scores = torch.stack([call_checked(function, name, prompts, completions) for name, function in members.items()])
+        return scores.mean(dim=0) if how == "mean" else scores.amin(dim=0)
+
+    return score

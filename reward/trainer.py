@@ -1,0 +1,82 @@
+"""How is a reward model trained? transformers' Trainer with one group of K completions as one batch element.
+
+InstructGPT, section 3.5: all C(K, 2) pairs of a prompt are one element, weighted 1 / C(K, 2), and every completion is encoded once;
+shuffled into single pairs, each completion would be seen K - 1 times in a pass and overfit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from reward.losses import k_wise, plackett_luce
+
+
+@dataclass(frozen=True)
+class RankingCollator:
+    """Groups {"input_ids": K token lists, "ranks": K ints, "ratings": K floats or none} to padded tensors.
+
+    Gives input_ids and attention_mask (N, L) int64 of all N completions one after another, ranks (G, K) int64 padded with -1,
+    ratings (G, K) float32 (zeros where unknown), and labels (G,), whose number is what the loss is divided by.
+    """
+
+    pad_id: int
+
+    def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        rows = [torch.tensor(ids) for group in groups for ids in group["input_ids"]]
+        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
+        lengths = torch.tensor([len(row) for row in rows])
+        ranks = [torch.tensor(group["ranks"]) for group in groups]
+        ratings = [torch.tensor(group["ratings"] or [0.0] * len(group["ranks"]), dtype=torch.float32) for group in groups]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long(),
+            "ranks": nn.utils.rnn.pad_sequence(ranks, batch_first=True, padding_value=-1),
+            "ratings": nn.utils.rnn.pad_sequence(ratings, batch_first=True),
+            "labels": torch.ones(len(groups), dtype=torch.long),
+        }
+
+
+def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chunks: int) -> Tensor:
+    """Scores (N,) float32 of right-padded rows, in `chunks` passes of like length so that short rows are not padded to long ones."""
+    lengths = attention_mask.sum(1)
+    order = lengths.argsort(stable=True)
+    parts = []
+    for rows in order.chunk(max(1, min(chunks, len(order) // 4))):
+        width = int(lengths[rows].max())
+        parts.append(model(input_ids=input_ids[rows, :width].contiguous(), attention_mask=attention_mask[rows, :width].contiguous()).logits[:, 0])
+    scores = torch.cat(parts).float()
+    return torch.zeros_like(scores).index_copy(0, order, scores)
+
+
+class RankingTrainer(Trainer):
+    """Trains a sequence classifier with one output on rankings.
+
+    `loss` is k_wise or plackett_luce; `label_smoothing` and `margin` (per unit of rating difference) belong to k_wise. The loss is the
+    mean over all rankings of the optimizer step, whatever the micro-batches and processes they are dealt to.
+    """
+
+    def __init__(self, *args: Any, loss: str, label_smoothing: float = 0.0, margin: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.ranking_loss, self.ranking_smoothing, self.ranking_margin = loss, label_smoothing, margin
+        self.model_accepts_loss_kwargs = True  # the loss below is divided by the rankings of the whole optimizer step
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+    ) -> Any:
+        ranks, ratings = inputs["ranks"], inputs["ratings"]
+        flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], chunks=4)
+        scores = torch.zeros(ranks.shape, device=flat.device).masked_scatter(ranks >= 0, flat)
+        if self.ranking_loss == "plackett_luce":
+            mean = plackett_luce(scores, ranks)
+        else:
+            margin = self.ranking_margin * (ratings[:, :, None] - ratings[:, None, :]).clamp(min=0.0) if self.ranking_margin else None
+            mean = k_wise(scores, ranks, self.ranking_smoothing, margin)
+        groups = num_items_in_batch if num_items_in_batch is not None else len(ranks)
+        loss = mean * len(ranks) / groups
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the sum is wanted
+        return (loss, {"logits": flat}) if return_outputs else loss

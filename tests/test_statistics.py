@@ -1,0 +1,158 @@
+"""Are the intervals, win rates and diversity of the comparison what pencil and paper say?"""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline import statistics
+
+
+def test_wins_ties_and_losses_are_counted_by_hand() -> None:
+    """a - b = 1, 0, -2, 3, 1e-10: wins at 1 and 3, a loss at -2, ties at 0 and at 1e-10 (within 1e-9): (2 + 2/2)/5."""
+    result = statistics.win_rate([1, 2, 3, 4, 1e-10], [0, 2, 5, 1, 0], ["a", "b", "c", "d", "e"])
+    assert (result["wins"], result["ties"], result["losses"]) == (2, 2, 1)
+    assert result["win_rate"] == pytest.approx(3 / 5)
+
+
+def test_a_wider_tie_band_turns_small_differences_into_ties() -> None:
+    """With a band of 0.5, differences 0.4 and -0.5 tie (the edge belongs to the tie) and 0.6 wins."""
+    result = statistics.win_rate([0.4, 0.0, 0.6], [0.0, 0.5, 0.0], ["a", "b", "c"], tie=0.5)
+    assert (result["wins"], result["ties"], result["losses"]) == (1, 2, 0)
+
+
+def test_interval_is_the_binomial_quantile() -> None:
+    """One sample a prompt, 9 wins of 10: a resample's wins are Binomial(10, 0.9).
+
+    P(X <= 6) = 0.0128 and P(X <= 7) = 0.0702, so the 2.5% point is 7; P(X <= 9) = 0.651, so the 97.5% point is 10.
+    """
+    result = statistics.win_rate([1] * 9 + [0], [0] * 9 + [1], [str(i) for i in range(10)])
+    assert result["win_rate"] == pytest.approx(0.9)
+    assert (result["low"], result["high"]) == (pytest.approx(0.7), pytest.approx(1.0))
+
+
+def test_mean_interval_is_the_binomial_quantile() -> None:
+    """Values 0, 0, 0, 1: a resample's sum is Binomial(4, 1/4). P(0) = .316, P(X <= 2) = .949, P(X <= 3) = .996."""
+    result = statistics.mean_interval([0, 0, 0, 1], ["a", "b", "c", "d"])
+    assert result == {"mean": 0.25, "low": 0.0, "high": 0.75}
+
+
+def test_samples_of_one_prompt_are_drawn_together() -> None:
+    """Prompt a wins all three of its samples, prompt b loses its one. Resamples are aa, ab (twice), bb: 1, 3/4, 0.
+
+    Each end has probability 1/4, so the interval is 0 to 1. Of four independent samples it would never reach 0 at the
+    2.5% point, as P(no win) = 1/256. The rate counts samples, not prompts: 3/4, not 1/2.
+    """
+    result = statistics.win_rate([1, 1, 1, 0], [0, 0, 0, 1], ["a", "a", "a", "b"])
+    assert result["win_rate"] == 0.75
+    assert (result["low"], result["high"]) == (0.0, 1.0)
+
+
+def test_a_resample_weighs_prompts_by_their_samples() -> None:
+    """Prompt a wins 3 of 3 samples; b, c and d lose 1 of 1. With a drawn k times of 4, the rate is 3k / (3k + 4 - k).
+
+    k is Binomial(4, 1/4): P(k <= 2) = .949 and P(k <= 3) = .996, so the 97.5% point is k = 3: 9/10. The mean of the
+    prompts' own rates would be 3/4 there.
+    """
+    result = statistics.win_rate([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], ["a", "a", "a", "b", "c", "d"])
+    assert result["win_rate"] == 0.5
+    assert (result["low"], result["high"]) == (0.0, pytest.approx(0.9))
+
+
+def test_repeating_every_sample_adds_no_certainty() -> None:
+    """Ten copies of each sample under its prompt are no new evidence: the same interval to the last digit."""
+    a, b, prompts = [3.0, 1.0, 4.0, 1.5, 5.0, 9.0], [2.0] * 6, list("abcdef")
+    once = statistics.win_rate(a, b, prompts)
+    often = statistics.win_rate(a * 10, b * 10, prompts * 10)
+    assert (often["low"], often["high"]) == (once["low"], once["high"])
+    assert often["wins"] == 10 * once["wins"]
+
+
+def test_order_of_samples_does_not_matter_and_pairs_stay_pairs() -> None:
+    """Shuffling samples together changes nothing, and a prompt's difficulty cancels within a pair.
+
+    a beats b by 0.1 on every prompt, while prompts differ by up to 9: paired, a wins all.
+    """
+    b = [float(i) for i in range(10)]
+    a = [x + 0.1 for x in b]
+    prompts = [str(i // 2) for i in range(10)]
+    order = np.random.default_rng(0).permutation(10)
+    shuffled = statistics.win_rate([a[i] for i in order], [b[i] for i in order], [prompts[i] for i in order])
+    assert shuffled == statistics.win_rate(a, b, prompts)
+    assert (shuffled["wins"], shuffled["low"]) == (10, 1.0)
+
+
+def test_swapping_the_models_mirrors_the_result() -> None:
+    """Rate and interval of b against a are one minus those of a against b, ends exchanged (same resamples)."""
+    rng = np.random.default_rng(1)
+    a, b, prompts = rng.normal(0.3, 1, 60).tolist(), rng.normal(0, 1, 60).tolist(), [str(i // 3) for i in range(60)]
+    there, back = statistics.win_rate(a, b, prompts), statistics.win_rate(b, a, prompts)
+    assert back["win_rate"] == pytest.approx(1 - there["win_rate"])
+    assert (back["low"], back["high"]) == (pytest.approx(1 - there["high"]), pytest.approx(1 - there["low"]))
+
+
+def test_chunks_of_draws_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holding two resamples at once instead of all draws the same random numbers in the same order."""
+    x, prompts = list(np.random.default_rng(2).normal(size=40)), [str(i) for i in range(40)]
+    whole = statistics.mean_interval(x, prompts, draws=501)
+    monkeypatch.setattr(statistics, "_CELLS", 80)
+    assert statistics.mean_interval(x, prompts, draws=501) == whole
+
+
+def _coverage(grouped: bool) -> float:
+    """Share of 1,500 simulated comparisons whose interval holds the true win rate, known by construction.
+
+    80 prompts of 4 samples. A prompt's chance to win is 0.1 or 0.9, equally likely: the truth is 0.5 by symmetry.
+    """
+    rng = np.random.default_rng(7)
+    prompts = [str(i // 4) if grouped else str(i) for i in range(320)]
+    held = 0
+    for trial in range(1500):
+        chance = np.repeat(rng.choice([0.1, 0.9], size=80), 4)
+        a = (rng.random(320) < chance).astype(float)
+        result = statistics.win_rate(a.tolist(), (1 - a).tolist(), prompts, draws=400, seed=trial)
+        held += result["low"] <= 0.5 <= result["high"]
+    return held / 1500
+
+
+def test_interval_covers_the_truth_95_times_in_100() -> None:
+    assert 0.93 <= _coverage(grouped=True) <= 0.97
+
+
+def test_ignoring_the_prompts_would_cover_too_rarely() -> None:
+    """The design effect is 1 + 3 x 0.64 = 2.92 (correlation 4 x 0.4^2 = 0.64), so the naive interval is 1.7 times too
+    narrow: it covers about P(|Z| < 1.96/1.71) = 0.75."""
+    assert 0.70 <= _coverage(grouped=False) <= 0.80
+
+
+def test_distinct_n_by_hand() -> None:
+    """a b a b has bigrams ab, ba, ab and b a has ba: 2 distinct of 4. Unigrams: 2 of 6. Trigrams aba, bab: 2 of 2."""
+    texts = [["a", "b", "a", "b"], ["b", "a"]]
+    assert statistics.distinct_n(texts, 2) == pytest.approx(2 / 4)
+    assert statistics.distinct_n(texts, 1) == pytest.approx(2 / 6)
+    assert statistics.distinct_n(texts, 3) == 1.0
+
+
+def test_no_n_gram_crosses_texts_and_short_texts_have_none() -> None:
+    assert statistics.distinct_n([[1], [2], []], 2) == 0.0
+    assert statistics.distinct_n([[1, 2], [1, 2]], 2) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "prompts", "said"),
+    [
+        ([1.0], [1.0, 2.0], ["a"], "needs pairs"),
+        ([1.0], [1.0], ["a", "b"], "give each value its prompt"),
+        ([], [], [], "no samples"),
+        ([1.0, math.nan], [1.0, 1.0], ["a", "b"], "value 1 is not finite"),
+        ([math.inf], [math.inf], ["a"], "not finite"),
+    ],
+)
+def test_unusable_input_is_refused(a: list[float], b: list[float], prompts: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        statistics.win_rate(a, b, prompts)
+
+
+def test_n_grams_of_length_zero_are_refused() -> None:
+    with pytest.raises(ValueError, match="starts at 1"):
+        statistics.distinct_n([[1, 2]], 0)
