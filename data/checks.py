@@ -7,6 +7,7 @@ import difflib
 import os.path
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from data.parsing import called
@@ -42,7 +43,13 @@ class Place(NamedTuple):
 
 def near(key: str, names: Iterable[str]) -> str | None:
     """The name that `key` seems to misspell. `prompt_id` does not misspell `prompt`, `propmt` does."""
-    close = difflib.get_close_matches(key.strip().lower(), sorted(names), n=1, cutoff=0.82)
+    return _near(key.strip().lower(), tuple(sorted(names)))
+
+
+# The same few keys are asked for in every row of a file.
+@lru_cache(maxsize=4096)
+def _near(key: str, names: tuple[str, ...]) -> str | None:
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.82)
     return close[0] if close else None
 
 
@@ -57,7 +64,7 @@ def _present(row: dict[str, Any], key: str, at: Place) -> bool:
     if key in row:
         return True
     alike = [name for name in row if near(name, [key])]
-    at.report(key, "the key is missing", f'did you mean it by "{alike[0]}"?' if alike else "give every row this key")
+    at.report(key, "the key is missing", f'did you write "{alike[0]}" for it?' if alike else "give every row this key")
     return False
 
 

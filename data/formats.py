@@ -247,7 +247,7 @@ def _mended(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spelling(row: Mapping[str, Any]) -> str:
     better = {key: checks.near(key, CONTENT - row.keys()) for key in row if key not in CONTENT}
-    return ", ".join(f'did you mean "{name}" by "{key}"?' for key, name in better.items() if name)
+    return ", ".join(f'did you mean "{name}" where it says "{key}"?' for key, name in better.items() if name)
 
 
 def _two_formats(row: SourceRow, names: list[str]) -> Problem:

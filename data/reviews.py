@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -269,33 +268,3 @@ def tiers(reviews: Sequence[Review], gap: float) -> tuple[tuple[str, ...], ...]:
         else:
             made.append([review])
     return tuple(tuple(review.id for review in tier) for tier in made)
-
-
-def human_agreement(rankings: Iterable[Ranking], gap: float = 0.5) -> float:
-    """How often one person agrees with the mean of all: the ceiling for a reward model on these rankings.
-
-    Over all pairs whose mean ratings are at least `gap` apart: the expected share of them that one random rater of each
-    completion, independently, orders as the means do, equal ratings counting ½. Exact, over all pairs of raters.
-    Raises ValueError where no pair has ratings that far apart.
-    """
-    least = Fraction(str(gap))
-    shares: list[Fraction] = []
-    for ranking in rankings:
-        rated = [Counter(one.ratings) for one in ranking.completions if one.ratings]
-        for first, second in combinations(rated, 2):
-            difference = _mean(first) - _mean(second)
-            if difference and abs(difference) >= least:
-                high, low = (first, second) if difference > 0 else (second, first)
-                shares.append(_wins(high, low))
-    if not shares:
-        raise ValueError(f"no two completions have mean ratings at least {gap} apart")
-    return float(sum(shares) / len(shares))
-
-
-def _mean(ratings: Counter[float]) -> Fraction:
-    return sum((Fraction(one) * count for one, count in ratings.items()), Fraction()) / ratings.total()
-
-
-def _wins(high: Counter[float], low: Counter[float]) -> Fraction:
-    twice = sum((2 * (a > b) + (a == b)) * n * m for a, n in high.items() for b, m in low.items())
-    return Fraction(twice, 2 * high.total() * low.total())

@@ -15,20 +15,32 @@ MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "pp
 SINGLE = ("data", "compare")  # stages that one process does
 app = typer.Typer(
     help="RLHF in stages: data, sft, reward, ppo, compare. Each takes a recipe and key=value settings, and hands its result to the next through runs/NAME/.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 Recipe = Annotated[Path, typer.Argument(help="a YAML recipe, such as recipes/film_reviews.yaml", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(help="settings that replace the recipe's, such as ppo.kl_coef=0.1", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="settings that replace the recipe's, such as ppo.kl_coef=0.1", show_default=False),
+]
 Name = Annotated[str | None, typer.Option("--run", help="folder under runs/; default: the recipe's name")]
-Processes = Annotated[int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")]
+Processes = Annotated[
+    int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
+]
 
 
 def user_errors() -> tuple[type[Exception], ...]:
     """What a user can mend: shown as one sentence each, exit code 2. Anything else keeps its traceback."""
     found: list[type[Exception]] = [ArtifactError, ConfigError]
     for module, name in (
-        ("data.schema", "DataError"), ("pipeline.embedded", "FetchError"), ("pipeline.judges", "JudgeError"), ("policies.backbone", "BackboneError"),
-        ("reward.functions", "RewardError"), ("reward.model", "ScoringError"),
+        ("data.schema", "DataError"),
+        ("pipeline.embedded", "FetchError"),
+        ("pipeline.judges", "JudgeError"),
+        ("policies.backbone", "BackboneError"),
+        ("reward.functions", "RewardError"),
+        ("reward.model", "ScoringError"),
     ):
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))
@@ -55,7 +67,9 @@ def run_stage(stage: str, config: Config, name: str) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
     if world != expected:
-        raise ConfigError(f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings")
+        raise ConfigError(
+            f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings"
+        )
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world)
     if (done := run.finished(stage, config)) is not None:
         if run.main_process:
@@ -106,7 +120,10 @@ def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, np
 def settings() -> None:
     for name, info in fields().items():
         default = info.get_default(call_default_factory=True)
-        print(f"{name} = {'(required)' if info.is_required() else default}" + (f"    # {info.description}" if info.description else ""))
+        print(
+            f"{name} = {'(required)' if info.is_required() else default}"
+            + (f"    # {info.description}" if info.description else "")
+        )
 
 
 if __name__ == "__main__":

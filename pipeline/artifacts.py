@@ -20,14 +20,29 @@ from typing import Any
 from pipeline.config import Config
 
 CONTRACT = 1
-PARENTS = {"data": (), "sft": ("data",), "reward": ("data", "sft"), "ppo": ("data", "sft", "reward"), "compare": ("data", "sft", "reward", "ppo")}
+PARENTS = {
+    "data": (),
+    "sft": ("data",),
+    "reward": ("data", "sft"),
+    "ppo": ("data", "sft", "reward"),
+    "compare": ("data", "sft", "reward", "ppo"),
+}
 # What else than its own section decides what a stage makes.
 READS = {
     "data": ("model", "revision", "seed", "data"),
     "sft": ("model", "revision", "dtype", "seed", "sft"),
     "reward": ("model", "revision", "dtype", "seed", "reward", "ppo.temperature"),
     "ppo": ("model", "revision", "dtype", "seed", "ppo"),
-    "compare": ("model", "revision", "dtype", "seed", "compare", "ppo.response_length", "ppo.temperature", "ppo.reward_funcs"),
+    "compare": (
+        "model",
+        "revision",
+        "dtype",
+        "seed",
+        "compare",
+        "ppo.response_length",
+        "ppo.temperature",
+        "ppo.reward_funcs",
+    ),
 }
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
@@ -62,7 +77,9 @@ class Gate:
         return {"result": self.result, "checks": [asdict(check) for check in self.checks]}
 
 
-def check(name: str, figure: float | None, threshold: str, *, fail: bool = False, warn: bool = False, why: str = "") -> Check:
+def check(
+    name: str, figure: float | None, threshold: str, *, fail: bool = False, warn: bool = False, why: str = ""
+) -> Check:
     """A gate's line: `fail` and `warn` say whether `figure` is past the threshold that fails or that warns."""
     return Check(name, "fail" if fail else "warn" if warn else "pass", figure, threshold, why)
 
@@ -137,7 +154,12 @@ def now() -> str:
 def _git_commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip() or None
@@ -178,10 +200,14 @@ class Run:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["contract"] != CONTRACT:
-                raise ArtifactError(f'{path}: contract {raw["contract"]}, this version reads {CONTRACT}; run "make {stage} RUN={self.name}" again')
+                raise ArtifactError(
+                    f'{path}: contract {raw["contract"]}, this version reads {CONTRACT}; run "make {stage} RUN={self.name}" again'
+                )
             return Manifest(**raw)
         except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {stage} RUN={self.name}"') from None
+            raise ArtifactError(
+                f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {stage} RUN={self.name}"'
+            ) from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
         """Open a finished stage: every file is there with its hash, its gate did not fail, its tokenizer is the one in use.
@@ -204,7 +230,9 @@ class Run:
                 f"use the model it was made with, or remove {folder} and {again}"
             )
         if found.gate["result"] == "fail" and not force:
-            failed = "; ".join(f"{c['name']} {c['figure']} ({c['threshold']})" for c in found.gate["checks"] if c["result"] == "fail")
+            failed = "; ".join(
+                f"{c['name']} {c['figure']} ({c['threshold']})" for c in found.gate["checks"] if c["result"] == "fail"
+            )
             raise ArtifactError(f"{stage} failed its gate: {failed}; mend {stage} first, or go on with force=true")
         return found
 
@@ -215,7 +243,15 @@ class Run:
             if source and Path(source).is_file():
                 local.append(sha256(Path(source)))
         parents = {parent: self.identity(parent) for parent in PARENTS[stage]}
-        return digest({"contract": CONTRACT, "stage": stage, "settings": section_values(config, stage), "parents": parents, "local": local})
+        return digest(
+            {
+                "contract": CONTRACT,
+                "stage": stage,
+                "settings": section_values(config, stage),
+                "parents": parents,
+                "local": local,
+            }
+        )
 
     def identity(self, stage: str) -> str:
         """One hash over the contents of a finished stage."""
@@ -229,7 +265,10 @@ class Run:
         found = self.manifest(stage)
         if found is None or found.inputs != self.inputs(stage, config):
             return None
-        present = all((self.folder(stage) / f["path"]).is_file() and (self.folder(stage) / f["path"]).stat().st_size == f["size"] for f in found.files)
+        present = all(
+            (self.folder(stage) / f["path"]).is_file() and (self.folder(stage) / f["path"]).stat().st_size == f["size"]
+            for f in found.files
+        )
         return found if present else None
 
     def start(self, stage: str, config: Config) -> Path:
@@ -266,7 +305,9 @@ class Run:
         """
         bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
         if bad:
-            raise ArtifactError(f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {self.partial(stage)}")
+            raise ArtifactError(
+                f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {self.partial(stage)}"
+            )
         mark = self.partial(stage) / "inputs.json"
         started = json.loads(mark.read_text())["started"] if mark.is_file() else now()
         files = [
@@ -280,7 +321,10 @@ class Run:
             stage=stage,
             run=self.name,
             inputs=self.inputs(stage, config),
-            parents=[{"role": p, "path": os.path.relpath(self.folder(p), self.folder(stage)), "sha256": self.identity(p)} for p in PARENTS[stage]],
+            parents=[
+                {"role": p, "path": os.path.relpath(self.folder(p), self.folder(stage)), "sha256": self.identity(p)}
+                for p in PARENTS[stage]
+            ],
             files=files,
             config={"settings": settings, "sha256": digest(settings)},
             tokenizer=tokenizer,
@@ -299,9 +343,10 @@ class Run:
             forced=config.force,
             notes=notes or {},
         )
-        for item in files:
-            with (made / item["path"]).open("rb") as file:
-                os.fsync(file.fileno())
+        for path in made.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
         write_json(made / "manifest.json", asdict(manifest))
         folder = self.folder(stage)
         old = folder.with_name(f"{stage}.old")

@@ -42,7 +42,12 @@ def run(config: Config, run: Run) -> Manifest:
     rows_for_perplexity = demonstrations(run, "eval")[: section.perplexity_rows]
     samples: Rows = []
     described: dict[str, dict[str, Any]] = {}
-    sources = {"base": base_model(config), "few_shot": base_model(config), "sft": run.folder("sft"), "ppo": run.folder("ppo")}
+    sources = {
+        "base": base_model(config),
+        "few_shot": base_model(config),
+        "sft": run.folder("sft"),
+        "ppo": run.folder("ppo"),
+    }
     for source in dict.fromkeys(str(sources[name]) for name in section.models):
         model = load_causal(source, tokenizer, dtype, config.revision if source == config.model else None).to(device)
         for name in [n for n in section.models if str(sources[n]) == source]:
@@ -50,7 +55,11 @@ def run(config: Config, run: Run) -> Manifest:
             samples += _sampled(name, model, tokenizer, held_out, shots, config)
             own = [_with_shots(tokenizer, d, shots, config) for d in rows_for_perplexity]
             identity = run.identity(name) if name in ("sft", "ppo") else None
-            described[name] = {"perplexity": math.exp(loss(model, own, tokenizer, 16)), "path": str(sources[name]), "sha256": identity}
+            described[name] = {
+                "perplexity": math.exp(loss(model, own, tokenizer, 16)),
+                "path": str(sources[name]),
+                "sha256": identity,
+            }
         if source == str(run.folder("sft")):
             sft = model
         del model
@@ -66,7 +75,12 @@ def run(config: Config, run: Run) -> Manifest:
         "made": now(),
         "data": {kind: parents["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
         "seed": config.seed,
-        "decoding": {"temperature": section.temperature or config.ppo.temperature, "top_k": 0, "top_p": 1.0, "max_new_tokens": _limit(config)},
+        "decoding": {
+            "temperature": section.temperature or config.ppo.temperature,
+            "top_k": 0,
+            "top_p": 1.0,
+            "max_new_tokens": _limit(config),
+        },
         "score that was optimised": ", ".join(config.ppo.reward_funcs),
         "libraries": parents["ppo"].libraries,
         "hardware": parents["ppo"].machine,
@@ -78,17 +92,29 @@ def run(config: Config, run: Run) -> Manifest:
     report.write(summary, samples, made)
     metrics = {"prompts": float(summary["prompts"])}
     for name, model_figures in summary["models"].items():
-        metrics |= {f"{name}/{key}": float(value) for key, value in model_figures.items() if isinstance(value, int | float)}
+        metrics |= {
+            f"{name}/{key}": float(value) for key, value in model_figures.items() if isinstance(value, int | float)
+        }
     for pair, by_judge in summary["pairs"].items():
         metrics |= {f"{pair}/{judge}/win_rate": outcome["win_rate"] for judge, outcome in by_judge.items()}
     return run.publish(
-        "compare", config, made, tokenizer=template, model={"base": config.model}, dtype=str(dtype), metrics=metrics,
-        gate=_gate(summary, config), notes={"verdict": summary["verdict"]},
+        "compare",
+        config,
+        made,
+        tokenizer=template,
+        model={"base": config.model},
+        dtype=str(dtype),
+        metrics=metrics,
+        gate=_gate(summary, config),
+        notes={"verdict": summary["verdict"]},
     )
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    return closing(manifest, run.folder("compare"), ("prompts",), f"open {run.folder('compare') / 'report.html'}") + f"\n{manifest.notes['verdict']}"
+    return (
+        closing(manifest, run.folder("compare"), ("prompts",), f"open {run.folder('compare') / 'report.html'}")
+        + f"\n{manifest.notes['verdict']}"
+    )
 
 
 def _limit(config: Config) -> int:
@@ -103,18 +129,27 @@ def _few_shot(prompt: PromptText, examples: Sequence[Demonstration]) -> tuple[Pr
         texts = [f"{show_prompt(e.prompt)}{e.completion}" for e in examples]
         separator = next((s for s in SEPARATORS if not any(s in t for t in texts)), SEPARATORS[-1])
         return separator.join([*texts, prompt]), separator
-    shots = [m for e in examples if isinstance(e.prompt, list) for m in (*(t for t in e.prompt if t["role"] != "system"), {"role": "assistant", "content": e.completion})]
+    shots = [
+        m
+        for e in examples
+        if isinstance(e.prompt, list)
+        for m in (*(t for t in e.prompt if t["role"] != "system"), {"role": "assistant", "content": e.completion})
+    ]
     system = [m for m in prompt if m["role"] == "system"]
     return [*system, *shots, *(m for m in prompt if m["role"] != "system")], None
 
 
-def _with_shots(tokenizer: Any, row: Demonstration, examples: Sequence[Demonstration], config: Config) -> tuple[list[int], list[int]]:
+def _with_shots(
+    tokenizer: Any, row: Demonstration, examples: Sequence[Demonstration], config: Config
+) -> tuple[list[int], list[int]]:
     prompt, _ = _few_shot(row.prompt, examples)
     room = config.data.max_length - len(encode_prompt(tokenizer, row.prompt))
     return encode_prompt(tokenizer, prompt), encode_completion(tokenizer, row.completion, room)
 
 
-def _sampled(name: str, model: Any, tokenizer: Any, held_out: list[Prompt], examples: Sequence[Demonstration], config: Config) -> Rows:
+def _sampled(
+    name: str, model: Any, tokenizer: Any, held_out: list[Prompt], examples: Sequence[Demonstration], config: Config
+) -> Rows:
     """One model's completions: rows of samples.jsonl without scores, with the sampler's log-probabilities for now."""
     section = config.compare
     numbered = [(prompt, n) for prompt in held_out for n in range(section.samples_per_prompt)]
@@ -125,19 +160,36 @@ def _sampled(name: str, model: Any, tokenizer: Any, held_out: list[Prompt], exam
         stops = sorted({*stops, *_tokens_with(tokenizer, separator[0])}) if separator == SEPARATORS[0] else stops
     with bar(len(numbered), f"compare: {name}", "sample") as progress:
         completions = sample(
-            model, [encode_prompt(tokenizer, text) for text, _ in shown], [noise(config.seed, 0, f"compare {p.id}", n, _limit(config)) for p, n in numbered],
-            eos_ids=stops, pad_id=tokenizer.pad_token_id, temperature=section.temperature or config.ppo.temperature,
-            batch_size=section.per_device_eval_batch_size, progress=progress.update,
+            model,
+            [encode_prompt(tokenizer, text) for text, _ in shown],
+            [noise(config.seed, 0, f"compare {p.id}", n, _limit(config)) for p, n in numbered],
+            eos_ids=stops,
+            pad_id=tokenizer.pad_token_id,
+            temperature=section.temperature or config.ppo.temperature,
+            batch_size=section.per_device_eval_batch_size,
+            progress=progress.update,
         )
     rows = []
     for (prompt, n), completion in zip(numbered, completions, strict=True):
         text, ended = decode_completion(tokenizer, completion.tokens), completion.finished
         if separator is not None and separator in text:
             text, ended = text.split(separator, 1)[0], True
-        rows.append({
-            "prompt_id": prompt.id, "prompt": show_prompt(prompt.prompt), "model": name, "completion": text, "length": len(completion.tokens),
-            "eos": ended, "seed": n, "kl": None, "scores": {}, "tokens": completion.tokens, "_prompt": prompt.prompt, "_completion": completion,
-        })
+        rows.append(
+            {
+                "prompt_id": prompt.id,
+                "prompt": show_prompt(prompt.prompt),
+                "model": name,
+                "completion": text,
+                "length": len(completion.tokens),
+                "eos": ended,
+                "seed": n,
+                "kl": None,
+                "scores": {},
+                "tokens": completion.tokens,
+                "_prompt": prompt.prompt,
+                "_completion": completion,
+            }
+        )
     return rows
 
 
@@ -152,7 +204,12 @@ def _kl(samples: Rows, sft: Any, tokenizer: Any, config: Config) -> None:
     with torch.no_grad(), bar(len(todo), "compare: KL to sft", "sample") as progress:
         for start in range(0, len(todo), 32):
             part = todo[start : start + 32]
-            batch = pack([encode_prompt(tokenizer, r["_prompt"]) for r in part], [r["tokens"] for r in part], tokenizer.pad_token_id, sft.device)
+            batch = pack(
+                [encode_prompt(tokenizer, r["_prompt"]) for r in part],
+                [r["tokens"] for r in part],
+                tokenizer.pad_token_id,
+                sft.device,
+            )
             under_sft = completion_logprobs(sft, trunk(sft), batch, temperature)[0].sum(1).tolist()
             for row, reference in zip(part, under_sft, strict=True):
                 completion: Completion = row["_completion"]
@@ -182,8 +239,10 @@ def _judge(samples: Rows, held_out: list[Prompt], config: Config, run: Run, devi
 
 def _gate(summary: dict[str, Any], config: Config) -> Gate:
     """A comparison does not fail for what it finds; it warns where its own footing is weak."""
-    return Gate([
-        check("held-out prompts", summary["prompts"], "at least 20, better 200", warn=summary["prompts"] < 200),
-        check("independent judges", len(config.judges()), "at least 1", warn=not config.judges()),
-        check("warnings in the report", len(summary["warnings"]), "0", warn=bool(summary["warnings"])),
-    ])
+    return Gate(
+        [
+            check("held-out prompts", summary["prompts"], "at least 20, better 200", warn=summary["prompts"] < 200),
+            check("independent judges", len(config.judges()), "at least 1", warn=not config.judges()),
+            check("warnings in the report", len(summary["warnings"]), "0", warn=bool(summary["warnings"])),
+        ]
+    )

@@ -31,8 +31,12 @@ class Reviews(Section):
     """How the embedded film reviews become demonstrations, prompts and rankings."""
 
     k: int = Field(4, ge=2, description="completions in a ranking")
-    tie_gap: float = Field(0.5, ge=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)")
-    opening_words: int = Field(1, ge=1, description="reviews that share so many opening words are ranked against each other")
+    tie_gap: float = Field(
+        0.5, ge=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)"
+    )
+    opening_words: int = Field(
+        1, ge=1, description="reviews that share so many opening words are ranked against each other"
+    )
     prompt_words: int = Field(3, ge=1, description="opening words of a review that make the prompt of a demonstration")
     max_words: int | None = Field(None, ge=4, description="leave out reviews longer than this")
 
@@ -40,14 +44,20 @@ class Reviews(Section):
 class Data(Section):
     """Stage data: raw files to validated, split, fingerprinted rows."""
 
-    source: str = Field(EMBEDDED_REVIEWS, description="rankings: film_reviews, a file or folder, a Hub id, or module:function")
+    source: str = Field(
+        EMBEDDED_REVIEWS, description="rankings: film_reviews, a file or folder, a Hub id, or module:function"
+    )
     format: str | None = Field(None, description="row format of source; default: detected")
-    demonstrations: str | None = Field(None, description="demonstrations; default: the best-ranked completions of source")
+    demonstrations: str | None = Field(
+        None, description="demonstrations; default: the best-ranked completions of source"
+    )
     prompts: str | None = Field(None, description="prompts for PPO; default: the prompts of source")
     skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
     max_length: int = Field(512, ge=8, description="tokens of prompt + completion + EOS that any stage may see")
-    min_completion_tokens: int = Field(1, ge=1, description="room for the completion that a prompt must leave within max_length")
+    min_completion_tokens: int = Field(
+        1, ge=1, description="room for the completion that a prompt must leave within max_length"
+    )
     reviews: Reviews = Reviews()
 
 
@@ -57,7 +67,9 @@ class Lora(Section):
     r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     target_modules: str | list[str] = Field("all-linear", description="as peft has it")
-    layers: str | None = Field(None, pattern=r"^last \d+$", description='adapt only these layers, such as "last 10"; default: all')
+    layers: str | None = Field(
+        None, pattern=r"^last \d+$", description='adapt only these layers, such as "last 10"; default: all'
+    )
 
 
 class Training(Section):
@@ -110,9 +122,13 @@ class Reward(Supervised):
     learning_rate: float = Field(3e-4, gt=0)
     batch_size: int = Field(8, ge=1, description="rankings of one optimizer step")
     per_device_train_batch_size: int = Field(4, ge=1, description="rankings of one micro-batch on one device")
-    loss: Literal["k_wise", "plackett_luce"] = Field("k_wise", description="all pairs (InstructGPT), or the whole order")
+    loss: Literal["k_wise", "plackett_luce"] = Field(
+        "k_wise", description="all pairs (InstructGPT), or the whole order"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (k_wise only)")
-    margin: float = Field(0.0, ge=0, description="margin a unit of rating difference, where ratings are known (k_wise only)")
+    margin: float = Field(
+        0.0, ge=0, description="margin a unit of rating difference, where ratings are known (k_wise only)"
+    )
     eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
     normalise_samples: int = Field(64, ge=2, description="samples of the sft model that fix mean 0 and std 1")
     max_new_tokens: int = Field(32, ge=1, description="length limit of those samples")
@@ -127,7 +143,9 @@ class Reward(Supervised):
 class PPO(Training):
     """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
 
-    reward_funcs: list[str] = Field(["reward"], min_length=1, description='"reward" (the stage), a path or Hub id, or module:function')
+    reward_funcs: list[str] = Field(
+        ["reward"], min_length=1, description='"reward" (the stage), a path or Hub id, or module:function'
+    )
     reward_weights: list[float] | None = Field(None, description="one a function; default: all 1")
     total_episodes: int = Field(2048, ge=1, description="completions sampled in the whole run")
     learning_rate: float = Field(1e-4, gt=0)
@@ -139,19 +157,29 @@ class PPO(Training):
     response_length: int = Field(32, ge=1, description="most new tokens of a completion")
     temperature: float = Field(1.0, gt=0)
     kl_coef: float = Field(0.05, ge=0)
-    kl_target: float | None = Field(None, gt=0, description="nats a sequence for the adaptive controller; default: kl_coef is fixed")
+    kl_target: float | None = Field(
+        None, gt=0, description="nats a sequence for the adaptive controller; default: kl_coef is fixed"
+    )
     kl_horizon: int = Field(10_000, ge=1, description="episodes over which the controller acts")
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
-    dual_clip: float | None = Field(None, gt=1, description="bound on the loss of tokens with a negative advantage; 3 is usual")
+    dual_clip: float | None = Field(
+        None, gt=1, description="bound on the loss of tokens with a negative advantage; 3 is usual"
+    )
     vf_coef: float = Field(0.1, ge=0)
-    value: Literal["adapter", "shared"] = Field("adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy")
+    value: Literal["adapter", "shared"] = Field(
+        "adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy"
+    )
     whiten_rewards: bool = Field(False, description="scale rewards to unit variance, their mean kept")
     whiten_advantages: bool = True
-    missing_eos_score: float | None = Field(-1.0, description="replaces the score of a completion without EOS; null: keep the score")
-    missing_eos_penalty: float | None = Field(None, ge=0, description="subtracted from the score of a completion without EOS (TRL's rule)")
+    missing_eos_score: float | None = Field(
+        -1.0, description="replaces the score of a completion without EOS; null: keep the score"
+    )
+    missing_eos_penalty: float | None = Field(
+        None, ge=0, description="subtracted from the score of a completion without EOS (TRL's rule)"
+    )
     ptx_coef: float = Field(0.0, ge=0, description="weight of the sft loss on demonstrations (InstructGPT's PPO-ptx)")
     adam_epsilon: float = Field(1e-5, gt=0)
     eval_steps: int = Field(10, ge=1, description="iterations between evaluations on held-out prompts")
@@ -161,17 +189,29 @@ class PPO(Training):
     max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
-    min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, in tokens")
+    min_length: float = Field(
+        1.0, ge=0, description="halt when completions are shorter than this on average, in tokens"
+    )
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="trackers, through Accelerate")
 
     @model_validator(mode="after")
     def _fits(self) -> "PPO":
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs; give one each")
+            raise ValueError(
+                f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs; give one each"
+            )
+        if len(set(self.reward_funcs)) < len(self.reward_funcs):
+            raise ValueError(
+                f"reward_funcs: {self.reward_funcs} names one twice; name each once and weigh it with reward_weights"
+            )
         if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
-            raise ValueError("missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null to subtract")
+            raise ValueError(
+                "missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null to subtract"
+            )
         if self.batch_size % self.num_mini_batches:
-            raise ValueError(f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}")
+            raise ValueError(
+                f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}"
+            )
         if self.total_episodes % self.batch_size:
             raise ValueError(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
         return self
@@ -195,7 +235,9 @@ class Compare(Section):
     """Stage compare: is the aligned model better than what it came from?"""
 
     models: list[Literal["base", "few_shot", "sft", "ppo"]] = Field(["base", "few_shot", "sft", "ppo"], min_length=1)
-    judges: list[str] | None = Field(None, description="vader or module:function, beside the reward model; default: vader for film reviews")
+    judges: list[str] | None = Field(
+        None, description="vader or module:function, beside the reward model; default: vader for film reviews"
+    )
     prompts: int = Field(256, ge=2, description="held-out prompts")
     samples_per_prompt: int = Field(1, ge=1)
     max_new_tokens: int | None = Field(None, ge=1, description="default: ppo.response_length")
@@ -210,7 +252,9 @@ class Config(Section):
 
     model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
     revision: str | None = Field(None, description="revision of a Hub model")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU"
+    )
     seed: int = 0
     force: bool = Field(False, description="go on from a parent whose gate failed")
     data: Data = Data()
@@ -222,7 +266,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
         if both := sorted(set(self.judges()) & set(self.ppo.reward_funcs)):
-            raise ValueError(f"compare.judges: {', '.join(both)} is what ppo.reward_funcs maximises, so it cannot judge; name another judge")
+            raise ValueError(
+                f"compare.judges: {', '.join(both)} is what ppo.reward_funcs maximises, so it cannot judge; name another judge"
+            )
         return self
 
     def judges(self) -> list[str]:
@@ -243,7 +289,9 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _lines(node: yaml.Node | None, path: tuple[str, ...], found: dict[tuple[str, ...], int], errors: list[str], file: str) -> None:
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...], found: dict[tuple[str, ...], int], errors: list[str], file: str
+) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, str(key.value))
@@ -267,7 +315,9 @@ def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[
 
 def _nearest(name: str) -> str:
     known = list(fields())
-    close = difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+    close = (
+        difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+    )
     if not close:
         leaves = {k.split(".")[-1]: k for k in known}
         close = [leaves[m] for m in difflib.get_close_matches(name.split(".")[-1], list(leaves), n=1)]
@@ -290,7 +340,9 @@ def load(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Con
         raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {getattr(error, 'problem', error)}; mend the syntax") from None
+        raise ConfigError(
+            f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {getattr(error, 'problem', error)}; mend the syntax"
+        ) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
     where: dict[tuple[str, ...], str] = {path: f"{file}:{line}" for path, line in lines.items()}

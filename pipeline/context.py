@@ -70,9 +70,15 @@ def prompts(run: Run, side: str) -> list[Prompt]:
 
 def closing(manifest: Manifest, folder: Path, figures: Iterable[str], following: str) -> str:
     """The line that closes a stage: what was made, its key figures, its gate, the next command."""
-    failed = [f"{c['name']} {c['result']}: {_short(c['figure'])} ({c['threshold']})" for c in manifest.gate["checks"] if c["result"] != "pass"]
+    failed = [
+        f"{c['name']} {c['result']}: {_short(c['figure'])} ({c['threshold']})"
+        for c in manifest.gate["checks"]
+        if c["result"] != "pass"
+    ]
     gate = f"gate {manifest.gate['result']}" + (f" [{'; '.join(failed)}]" if failed else "")
-    shown = ", ".join(f"{name.replace('_', ' ')} {_short(manifest.metrics[name])}" for name in figures if name in manifest.metrics)
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {_short(manifest.metrics[name])}" for name in figures if name in manifest.metrics
+    )
     return f"{manifest.stage}: {folder}: {shown}; {gate}; next: {following}"
 
 

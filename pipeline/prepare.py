@@ -54,8 +54,16 @@ def run(config: Config, run: Run) -> Manifest:
     gate = _gate(kinds, config)
     write_json(made / "metrics.json", metrics)
     return run.publish(
-        "data", config, made, tokenizer=fingerprint(tokenizer), model={"base": config.model, "revision": config.revision}, dtype="none",
-        metrics=metrics, gate=gate, data=data, notes=notes,
+        "data",
+        config,
+        made,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": config.model, "revision": config.revision},
+        dtype="none",
+        metrics=metrics,
+        gate=gate,
+        data=data,
+        notes=notes,
     )
 
 
@@ -67,8 +75,14 @@ def summary(manifest: Manifest, run: Run) -> str:
 def _film_reviews(config: Config) -> tuple[dict[str, Sides], dict[str, int], dict[str, Any]]:
     settings = config.data.reviews
     built = reviews.build(
-        reviews.load(reviews_archive()), k=settings.k, tie_gap=settings.tie_gap, opening_words=settings.opening_words,
-        prompt_words=settings.prompt_words, max_words=settings.max_words, eval_fraction=config.data.eval_fraction, seed=config.seed,
+        reviews.load(reviews_archive()),
+        k=settings.k,
+        tie_gap=settings.tie_gap,
+        opening_words=settings.opening_words,
+        prompt_words=settings.prompt_words,
+        max_words=settings.max_words,
+        eval_fraction=config.data.eval_fraction,
+        seed=config.seed,
     )
     kinds = {
         "demonstrations": Sides(built.demonstrations_train, built.demonstrations_eval),
@@ -82,31 +96,45 @@ def _own(config: Config) -> tuple[dict[str, Sides], dict[str, int], dict[str, An
     """Read what the user has; what is not given is derived on each side of the split from the rankings or demonstrations there."""
     settings = config.data
     wanted = {"source": settings.source, "demonstrations": settings.demonstrations, "prompts": settings.prompts}
-    loaded, problems, notes = {}, [], {}
+    loaded: dict[str, formats.Loaded] = {}
+    problems: list[Problem] = []
+    notes: dict[str, Any] = {}
     for name, source in wanted.items():
         if source is None:
             continue
         try:
-            loaded[name] = formats.to_rows(source, settings.format if name == "source" else None, skip_bad=settings.skip_bad)
+            loaded[name] = formats.to_rows(
+                source, settings.format if name == "source" else None, skip_bad=settings.skip_bad
+            )
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     for name in ("demonstrations", "prompts"):
         if name in loaded and loaded[name].kind != name:
-            problems.append(Problem(str(wanted[name]), None, f"data.{name}", f"holds {loaded[name].kind}", f"give {name}, or leave the setting out"))
+            problems.append(
+                Problem(
+                    str(wanted[name]),
+                    None,
+                    f"data.{name}",
+                    f"holds {loaded[name].kind}",
+                    f"give {name}, or leave the setting out",
+                )
+            )
     if problems:
         raise DataError(problems)
     counts = {"read": sum(item.read for item in loaded.values())}
-    counts["rejected"] = sum(len(item.problems) for item in loaded.values())
+    counts["rejected"] = sum(len(item.rejects) for item in loaded.values())
     notes["format"] = ", ".join(f"{wanted[name]}: {item.format} ({item.kind})" for name, item in loaded.items())
-    notes["rejects"] = [vars(p) | {"reason": str(p)} for item in loaded.values() for p in item.problems]
+    notes["rejects"] = [r.to_json() for item in loaded.values() for r in item.rejects]
     kinds = {"demonstrations": Sides(), "rankings": Sides(), "prompts": Sides()}
     for item in loaded.values():
         cleaned, changed = clean.clean(item.rows)
         for key, value in changed.items():
             counts[f"{item.kind}_{key}"] = counts.get(f"{item.kind}_{key}", 0) + value
-        train, held_out = split.split_by(cleaned, lambda row: prompt_key(row.prompt), settings.eval_fraction, config.seed)
+        train, held_out = split.split_by(
+            cleaned, lambda row: prompt_key(row.prompt), settings.eval_fraction, config.seed
+        )
         kinds[item.kind].train += train
         kinds[item.kind].eval += held_out
     for side in ("train", "eval"):
@@ -140,12 +168,32 @@ def _fit(kinds: dict[str, Sides], tokenizer: Any, config: Config) -> tuple[dict[
                     length = len(encode_prompt(tokenizer, row.prompt))
                 except ValueError as error:
                     file, _, line = row.source.rpartition(":")
-                    problems.append(Problem(file or row.source, int(line) if line.isdigit() else None, "prompt", str(error), "or set another model"))
+                    problems.append(
+                        Problem(
+                            file or row.source,
+                            int(line) if line.isdigit() else None,
+                            "prompt",
+                            str(error),
+                            "or set another model",
+                        )
+                    )
                     continue
                 if length == 0 or length > limit - room:
                     file, _, line = row.source.rpartition(":")
-                    what = "has no tokens" if length == 0 else f"is {length} tokens long and leaves no room within max_length {limit}"
-                    problems.append(Problem(file or row.source, int(line) if line.isdigit() else None, "prompt", what, "shorten it, raise data.max_length, or set data.skip_bad=true"))
+                    what = (
+                        "has no tokens"
+                        if length == 0
+                        else f"is {length} tokens long and leaves no room within max_length {limit}"
+                    )
+                    problems.append(
+                        Problem(
+                            file or row.source,
+                            int(line) if line.isdigit() else None,
+                            "prompt",
+                            what,
+                            "shorten it, raise data.max_length, or set data.skip_bad=true",
+                        )
+                    )
                 else:
                     kept.append(row)
             setattr(sides, side, kept)
@@ -154,7 +202,9 @@ def _fit(kinds: dict[str, Sides], tokenizer: Any, config: Config) -> tuple[dict[
     counts["too_long"] = len(problems)
     for side in ("train", "eval"):
         kept, dropped = clean.equal_after_truncation(
-            getattr(kinds["rankings"], side), lambda p, c: encode_prompt(tokenizer, p) + encode_completion(tokenizer, c), limit
+            getattr(kinds["rankings"], side),
+            lambda p, c: encode_prompt(tokenizer, p) + encode_completion(tokenizer, c),
+            limit,
         )
         setattr(kinds["rankings"], side, kept)
         counts["equal_after_truncation"] += dropped
@@ -165,18 +215,38 @@ def _gate(kinds: dict[str, Sides], config: Config) -> Gate:
     keys = {side: {prompt_key(row.prompt) for row in getattr(kinds["prompts"], side)} for side in ("train", "eval")}
     leaked = len(keys["train"] & keys["eval"])
     if config.data.source == EMBEDDED_REVIEWS:  # openings are shared by design; whole reviews are not
-        texts = {side: {f"{d.prompt}{d.completion}" for d in getattr(kinds["demonstrations"], side)} for side in ("train", "eval")}
+        texts = {
+            side: {f"{d.prompt}{d.completion}" for d in getattr(kinds["demonstrations"], side)}
+            for side in ("train", "eval")
+        }
         leaked += len(texts["train"] & texts["eval"])
     elif kinds["rankings"].train:
-        both = {side: {prompt_key(row.prompt) for row in getattr(kinds["rankings"], side)} for side in ("train", "eval")}
+        both = {
+            side: {prompt_key(row.prompt) for row in getattr(kinds["rankings"], side)} for side in ("train", "eval")
+        }
         leaked += len(both["train"] & both["eval"])
     prompts, held_out, ranked = len(keys["train"]), len(keys["eval"]), len(kinds["rankings"].eval)
-    return Gate([
-        check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
-        check("held-out prompts", held_out, "at least 1, better 50", fail=held_out == 0, warn=held_out < 50, why="raise data.eval_fraction or add rows"),
-        check("held-out rankings", ranked, "at least 1 where there are rankings", fail=ranked == 0 and bool(kinds["rankings"].train), warn=ranked < 30),
-        check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
-    ])
+    return Gate(
+        [
+            check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
+            check(
+                "held-out prompts",
+                held_out,
+                "at least 1, better 50",
+                fail=held_out == 0,
+                warn=held_out < 50,
+                why="raise data.eval_fraction or add rows",
+            ),
+            check(
+                "held-out rankings",
+                ranked,
+                "at least 1 where there are rankings",
+                fail=ranked == 0 and bool(kinds["rankings"].train),
+                warn=ranked < 30,
+            ),
+            check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
+        ]
+    )
 
 
 def _samples(kinds: dict[str, Sides], tokenizer: Any, notes: dict[str, Any]) -> str:
@@ -192,5 +262,7 @@ def _samples(kinds: dict[str, Sides], tokenizer: Any, notes: dict[str, Any]) -> 
             parts.append(f"- rank {rank}: {json.dumps(tokenizer.decode(ids), ensure_ascii=False)}")
     for demonstration in kinds["demonstrations"].train[:3]:
         ids = encode_prompt(tokenizer, demonstration.prompt) + encode_completion(tokenizer, demonstration.completion)
-        parts.append(f"\n## Demonstration {demonstration.id} ({demonstration.source})\n\n- {json.dumps(tokenizer.decode(ids), ensure_ascii=False)}")
+        parts.append(
+            f"\n## Demonstration {demonstration.id} ({demonstration.source})\n\n- {json.dumps(tokenizer.decode(ids), ensure_ascii=False)}"
+        )
     return "\n".join(parts) + "\n"

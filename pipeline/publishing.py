@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from pipeline.config import Config
 
 
-def save_merged(folder: Path, model: PreTrainedModel | PeftModel, tokenizer: Any, adapter_name: str = "default") -> PreTrainedModel:
+def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "default") -> PreTrainedModel:
     """Save full weights (and the adapter under adapter/, when there is one) and the tokenizer; returns the merged model.
 
     The adapter's config names no base folder of this machine: it belongs on the model that the stage started from.
@@ -26,7 +26,8 @@ def save_merged(folder: Path, model: PreTrainedModel | PeftModel, tokenizer: Any
                 path.rename(folder / "adapter" / path.name)
             inner.rmdir()
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        model = model.merge_and_unload(adapter_names=[adapter_name])
+        merged: Any = model.merge_and_unload(adapter_names=[adapter_name])
+        model = merged
     # save_pretrained writes a name of its own origin into config.json otherwise: a path of this machine
     model.config._name_or_path = ""
     model.name_or_path = ""

@@ -303,9 +303,7 @@ def _page(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("report.html.j2")
-    limits: dict[str, Any] = {
-        "kl": MAX_KL, "length": LENGTH_RATIO, "eos": MAX_EOS_DROP, "distinct": MAX_DISTINCT_DROP
-    }
+    limits: dict[str, Any] = {"kl": MAX_KL, "length": LENGTH_RATIO, "eos": MAX_EOS_DROP, "distinct": MAX_DISTINCT_DROP}
     return template.render(report=report, examples=_examples(report, samples), reading=reading, cut=_cut, limits=limits)
 
 
@@ -322,6 +320,7 @@ def _examples(report: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str
     keys = list(next(iter(rows.values())))
 
     gains: dict[tuple[str, int], float] = {}
+
     def shown(key: tuple[str, int]) -> dict[str, Any]:
         own = {model: rows[model][key] for model in rows}
         return {"prompt": next(iter(own.values()))["prompt"], "difference": gains.get(key), "rows": own}

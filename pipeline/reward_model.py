@@ -43,19 +43,27 @@ def run(config: Config, run: Run) -> Manifest:
     base: str | Path = section.model or sft
     tokenizer = load_tokenizer(base, need_eos=False)
     dtype = pick_dtype(config.dtype, device)
-    model = new_classifier(base, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.seed).to(device)
+    model = new_classifier(base, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.seed).to(
+        device
+    )
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         model = get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
     ranked, held_out = rankings(run, "train"), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
-        raise ValueError(f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage")
+        raise ValueError(
+            f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
+        )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = RankingTrainer(
-        model=model, args=TrainingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
-        train_dataset=[groups[i] for i in order], data_collator=RankingCollator(tokenizer.pad_token_id),
-        loss=section.loss, label_smoothing=section.label_smoothing, margin=section.margin,
+        model=model,
+        args=TrainingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
+        train_dataset=[groups[i] for i in order],
+        data_collator=RankingCollator(tokenizer.pad_token_id),
+        loss=section.loss,
+        label_smoothing=section.label_smoothing,
+        margin=section.margin,
     )
     seconds = train(trainer, Report(folder / "metrics.jsonl", "reward"), folder)
     if not place.is_main_process:
@@ -67,15 +75,32 @@ def run(config: Config, run: Run) -> Manifest:
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
     scorer = Scorer(
-        forward=lambda ids, mask: merged(input_ids=ids, attention_mask=mask).logits[:, 0], tokenizer=tokenizer, max_length=config.data.max_length,
-        batch_size=section.per_device_train_batch_size * 8, device=device,
+        forward=lambda ids, mask: merged(input_ids=ids, attention_mask=mask).logits[:, 0],
+        tokenizer=tokenizer,
+        max_length=config.data.max_length,
+        batch_size=section.per_device_train_batch_size * 8,
+        device=device,
     )
     metrics, detail, gate_checks = evaluate(scorer, held_out)
-    mean, std = _normalise(scorer, load_causal(sft, policy_tokenizer, dtype).to(device), policy_tokenizer, prompts(run, "train"), config)
-    write_contract(made, mean=mean, std=std, max_length=config.data.max_length, tokenizer=tokenizer, template=fingerprint(tokenizer))
+    mean, std = _normalise(
+        scorer, load_causal(sft, policy_tokenizer, dtype).to(device), policy_tokenizer, prompts(run, "train"), config
+    )
+    write_contract(
+        made,
+        mean=mean,
+        std=std,
+        max_length=config.data.max_length,
+        tokenizer=tokenizer,
+        template=fingerprint(tokenizer),
+    )
     write_json(made / "evaluation.json", detail)
     tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order)
-    metrics |= {"score_mean": mean, "score_std": std, "train_rankings": float(len(order)), "tokens_per_second": tokens / seconds}
+    metrics |= {
+        "score_mean": mean,
+        "score_std": std,
+        "train_rankings": float(len(order)),
+        "tokens_per_second": tokens / seconds,
+    }
     gate = Gate([*gate_checks, check("spread of scores on sft samples", std, "above 0", fail=std <= 1e-6)])
     usage = (
         "from transformers import AutoModelForSequenceClassification\n"
@@ -83,15 +108,28 @@ def run(config: Config, run: Run) -> Manifest:
     )
     write_card(made, config, "reward", "Reward model from rankings", metrics, usage)
     manifest = run.publish(
-        "reward", config, made, tokenizer=fingerprint(tokenizer), model={"base": section.model or "sft", "loss": section.loss}, dtype=str(dtype),
-        metrics=metrics, gate=gate,
+        "reward",
+        config,
+        made,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": section.model or "sft", "loss": section.loss},
+        dtype=str(dtype),
+        metrics=metrics,
+        gate=gate,
     )
     place.wait_for_everyone()
     return manifest
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    names = ("pairwise_accuracy", "pairwise_accuracy_gap_0.5", "human_ceiling_gap_0.5", "length_accuracy", "ece", "tokens_per_second")
+    names = (
+        "pairwise_accuracy",
+        "pairwise_accuracy_gap_0.5",
+        "human_ceiling_gap_0.5",
+        "length_accuracy",
+        "ece",
+        "tokens_per_second",
+    )
     return closing(manifest, run.folder("reward"), names, f"make ppo RUN={run.name}")
 
 
@@ -114,7 +152,9 @@ def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float],
     for ranking in held_out:
         count = len(ranking.completions)
         numbers.append(flat[position : position + count])
-        lengths.append([float(len(scorer.tokenizer(c.text, add_special_tokens=False)["input_ids"])) for c in ranking.completions])
+        lengths.append(
+            [float(len(scorer.tokenizer(c.text, add_special_tokens=False)["input_ids"])) for c in ranking.completions]
+        )
         position += count
     ranks = [ranking.ranks() for ranking in held_out]
     overall = figures.pairwise_accuracy(numbers, ranks)
@@ -128,34 +168,69 @@ def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float],
         "ece": calibration["ece"],
         "length_correlation": figures.length_correlation(flat, [n for group in lengths for n in group]),
     }
-    detail: dict[str, Any] = {"pairwise_accuracy": overall, "length_only": length_only, "gain_over_length_only": gain, "calibration": calibration}
+    detail: dict[str, Any] = {
+        "pairwise_accuracy": overall,
+        "length_only": length_only,
+        "gain_over_length_only": gain,
+        "calibration": calibration,
+    }
     if all(c.ratings for ranking in held_out for c in ranking.completions):
         ratings = [[c.rating or 0.0 for c in ranking.completions] for ranking in held_out]
         for gap in (GAP, 1.0, 2.0):
+            if not any(abs(a - b) >= gap for group in ratings for a in group for b in group):
+                detail[f"gap_{gap}"] = None  # no two completions of a ranking are rated so far apart
+                continue
             by_gap = figures.pairwise_accuracy(numbers, ranks, ratings=ratings, min_gap=gap)
-            ceiling = figures.human_ceiling([[list(c.ratings or ()) for c in ranking.completions] for ranking in held_out], min_gap=gap)
-            metrics |= {f"pairwise_accuracy_gap_{gap}": by_gap["pairwise_accuracy"], f"human_ceiling_gap_{gap}": ceiling}
+            ceiling = figures.human_ceiling(
+                [[list(c.ratings or ()) for c in ranking.completions] for ranking in held_out], min_gap=gap
+            )
+            metrics |= {
+                f"pairwise_accuracy_gap_{gap}": by_gap["pairwise_accuracy"],
+                f"human_ceiling_gap_{gap}": ceiling,
+            }
             detail[f"gap_{gap}"] = {**by_gap, "human_ceiling": ceiling}
     low, high = overall["low"], overall["high"]
     checks = [
-        check("held-out pairwise accuracy", overall["pairwise_accuracy"], f"interval {low:.3f} to {high:.3f} above 0.5", fail=high < 0.55, warn=low <= 0.5,
-              why="more rankings, more steps, or a larger learning_rate"),
-        check("gain over a length-only null model", gain["gain"], f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0", fail=gain["high"] < 0,
-              warn=gain["low"] <= 0),
+        check(
+            "held-out pairwise accuracy",
+            overall["pairwise_accuracy"],
+            f"interval {low:.3f} to {high:.3f} above 0.5",
+            fail=high < 0.55,
+            warn=low <= 0.5,
+            why="more rankings, more steps, or a larger learning_rate",
+        ),
+        check(
+            "gain over a length-only null model",
+            gain["gain"],
+            f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0",
+            fail=gain["high"] < 0,
+            warn=gain["low"] <= 0,
+        ),
     ]
     return metrics, detail, checks
 
 
-def _normalise(scorer: Scorer, policy: Any, tokenizer: Any, prompts: list[Prompt], config: Config) -> tuple[float, float]:
+def _normalise(
+    scorer: Scorer, policy: Any, tokenizer: Any, prompts: list[Prompt], config: Config
+) -> tuple[float, float]:
     """Mean and standard deviation of raw scores over samples of the sft model on training prompts (Stiennon et al. 2020)."""
     count = config.reward.normalise_samples
     picked = [prompts[i] for i in np.random.default_rng(config.seed).permutation(len(prompts))[:count]]
     picked = [picked[i % len(picked)] for i in range(count)]
-    noises = [noise(config.seed, 0, f"normalise {p.id}", i // len(prompts), config.reward.max_new_tokens) for i, p in enumerate(picked)]
+    noises = [
+        noise(config.seed, 0, f"normalise {p.id}", i // len(prompts), config.reward.max_new_tokens)
+        for i, p in enumerate(picked)
+    ]
     with bar(count, "reward: sft samples to normalise on", "sample") as progress:
         sampled = sample(
-            policy, [encode_prompt(tokenizer, p.prompt) for p in picked], noises, eos_ids=eos_ids(policy, tokenizer),
-            pad_id=tokenizer.pad_token_id, temperature=config.ppo.temperature, batch_size=64, progress=progress.update,
+            policy,
+            [encode_prompt(tokenizer, p.prompt) for p in picked],
+            noises,
+            eos_ids=eos_ids(policy, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            temperature=config.ppo.temperature,
+            batch_size=64,
+            progress=progress.update,
         )
     raw = scorer.raw([p.prompt for p in picked], [decode_completion(tokenizer, c.tokens) for c in sampled])
     return raw.mean().item(), raw.std().item()

@@ -46,12 +46,19 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
         torch.manual_seed(config.seed)
         policy = get_peft_model(base, lora_config(base, section.lora, "CAUSAL_LM"), adapter_name=POLICY).to(device)
         head = _reward_adapter(policy, reward_folder / "adapter").to(device) if shared else None
-        roles = lora_roles(policy, section.value, None if head is None else _normalised(head, read_contract(reward_folder)), config.seed)
+        roles = lora_roles(
+            policy,
+            section.value,
+            None if head is None else _normalised(head, read_contract(reward_folder)),
+            config.seed,
+        )
         if head is not None:
             forwards["reward"] = lambda ids, mask: _last_score(roles, head, ids, mask)
     else:
         roles = _full(config, run, base, device, tokenizer, found)
-    functions = {name: _score(name, config, run, device, dtype, forwards.get(name), tokenizer) for name in section.reward_funcs}
+    functions = {
+        name: _score(name, config, run, device, dtype, forwards.get(name), tokenizer) for name in section.reward_funcs
+    }
     return roles, combine(functions, section.reward_weights or [1.0] * len(functions))
 
 
@@ -62,7 +69,9 @@ def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:
     return combine(functions, config.ppo.reward_weights or [1.0] * len(functions))
 
 
-def _score(name: str, config: Config, run: Run, device: torch.device, dtype: torch.dtype, forward: Any, tokenizer: Any) -> Any:
+def _score(
+    name: str, config: Config, run: Run, device: torch.device, dtype: torch.dtype, forward: Any, tokenizer: Any
+) -> Any:
     if name != "reward" and ":" in name and not Path(name).exists():
         return resolve(name)
     folder = run.folder("reward") if name == "reward" else Path(name) if Path(name).exists() else name
@@ -82,13 +91,21 @@ def _reward_adapter(policy: Any, folder: Path) -> nn.Linear:
         raise ArtifactError(f"{folder}: holds no score head; train the reward model again")
     policy.add_adapter(
         REWARD,
-        LoraConfig(task_type="CAUSAL_LM", r=settings["r"], lora_alpha=settings["lora_alpha"], lora_dropout=0.0,
-                   target_modules=settings["target_modules"], layers_to_transform=settings["layers_to_transform"]),
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings["r"],
+            lora_alpha=settings["lora_alpha"],
+            lora_dropout=0.0,
+            target_modules=settings["target_modules"],
+            layers_to_transform=settings["layers_to_transform"],
+        ),
     )
-    done = set_peft_model_state_dict(policy, weights, adapter_name=REWARD)
+    done: Any = set_peft_model_state_dict(policy, weights, adapter_name=REWARD)
     missing = [n for n in done.missing_keys if f".{REWARD}." in n]
     if missing or done.unexpected_keys:
-        raise BackboneError(f"{folder}: adapter weights do not fit the sft model: {', '.join([*missing, *done.unexpected_keys][:3])}")
+        raise BackboneError(
+            f"{folder}: adapter weights do not fit the sft model: {', '.join([*missing, *done.unexpected_keys][:3])}"
+        )
     head = nn.Linear(matrix.shape[1], 1, bias=any(n.endswith("bias") for n in heads))
     with torch.no_grad():
         head.weight.copy_(matrix.float())
@@ -103,7 +120,13 @@ def _normalised(head: nn.Linear, contract: dict[str, Any]) -> nn.Linear:
     out = nn.Linear(head.in_features, 1, device=head.weight.device)
     with torch.no_grad():
         out.weight.copy_(head.weight / contract["std"])
-        out.bias.copy_(((head.bias if head.bias is not None else 0.0) - torch.full((1,), contract["mean"], device=head.weight.device)) / contract["std"])
+        out.bias.copy_(
+            (
+                (head.bias if head.bias is not None else 0.0)
+                - torch.full((1,), contract["mean"], device=head.weight.device)
+            )
+            / contract["std"]
+        )
     return out
 
 

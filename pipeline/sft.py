@@ -34,7 +34,9 @@ def run(config: Config, run: Run) -> Manifest:
     folder = run.start("sft", config)
     place.wait_for_everyone()
     dtype = pick_dtype(config.dtype, device)
-    model = load_causal(path, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.revision).to(device)
+    model = load_causal(path, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.revision).to(
+        device
+    )
     pairs = [_tokens(tokenizer, d, config) for d in demonstrations(run, "train")]
     held_out = [_tokens(tokenizer, d, config) for d in demonstrations(run, "eval")[: section.eval_rows]]
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
@@ -42,9 +44,13 @@ def run(config: Config, run: Run) -> Manifest:
         torch.manual_seed(config.seed)
         model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))
     order = batched_order([len(p) + len(c) for p, c in pairs], section, config.seed)
-    rows = Dataset.from_list([{"input_ids": pairs[i][0] + pairs[i][1], "labels": [-100] * len(pairs[i][0]) + pairs[i][1]} for i in order])
+    rows = Dataset.from_list(
+        [{"input_ids": pairs[i][0] + pairs[i][1], "labels": [-100] * len(pairs[i][0]) + pairs[i][1]} for i in order]
+    )
     arguments = SFTConfig(
-        **trainer_arguments(section, folder, place.num_processes, config.seed), max_length=None, dataset_kwargs={"skip_prepare_dataset": True}
+        **trainer_arguments(section, folder, place.num_processes, config.seed),
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     seconds = train(trainer, Report(folder / "metrics.jsonl", "sft"), folder)
@@ -64,23 +70,42 @@ def run(config: Config, run: Run) -> Manifest:
         "tokens_per_second": sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order) / seconds,
         "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:64], config),
     }
-    gate = Gate([
-        check("held-out loss", after, f"below {before:.4g}, the loss before", fail=after >= before),
-        check("EOS rate", metrics["eos_rate"], "above 0, better 0.5", fail=metrics["eos_rate"] == 0, warn=metrics["eos_rate"] < 0.5,
-              why="completions run into sft.max_new_tokens; train longer or raise it"),
-    ])
+    gate = Gate(
+        [
+            check("held-out loss", after, f"below {before:.4g}, the loss before", fail=after >= before),
+            check(
+                "EOS rate",
+                metrics["eos_rate"],
+                "above 0, better 0.5",
+                fail=metrics["eos_rate"] == 0,
+                warn=metrics["eos_rate"] < 0.5,
+                why="completions run into sft.max_new_tokens; train longer or raise it",
+            ),
+        ]
+    )
     usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("sft")}")'
     write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, usage)
     manifest = run.publish(
-        "sft", config, made, tokenizer=fingerprint(tokenizer), model={"base": config.model, "revision": config.revision}, dtype=str(dtype),
-        metrics=metrics, gate=gate,
+        "sft",
+        config,
+        made,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": config.model, "revision": config.revision},
+        dtype=str(dtype),
+        metrics=metrics,
+        gate=gate,
     )
     place.wait_for_everyone()
     return manifest
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    return closing(manifest, run.folder("sft"), ("loss_before", "loss_after", "eos_rate", "tokens_per_second"), f"make reward RUN={run.name}")
+    return closing(
+        manifest,
+        run.folder("sft"),
+        ("loss_before", "loss_after", "eos_rate", "tokens_per_second"),
+        f"make reward RUN={run.name}",
+    )
 
 
 def _tokens(tokenizer: Any, demonstration: Demonstration, config: Config) -> tuple[list[int], list[int]]:
@@ -106,5 +131,13 @@ def _eos_rate(model: Any, tokenizer: Any, rows: list[Demonstration], config: Con
     """Share of sampled completions that end by themselves within sft.max_new_tokens."""
     prompts = [encode_prompt(tokenizer, row.prompt) for row in rows]
     noises = [noise(config.seed, 0, f"sft {row.id}", 0, config.sft.max_new_tokens) for row in rows]
-    sampled = sample(model, prompts, noises, eos_ids=eos_ids(model, tokenizer), pad_id=tokenizer.pad_token_id, temperature=1.0, batch_size=64)
+    sampled = sample(
+        model,
+        prompts,
+        noises,
+        eos_ids=eos_ids(model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        temperature=1.0,
+        batch_size=64,
+    )
     return sum(c.finished for c in sampled) / len(sampled)

@@ -26,9 +26,7 @@ def _by_prompt(values: NDArray[np.float64], prompts: Sequence[str]) -> tuple[NDA
     return sums, np.bincount(index).astype(np.float64)
 
 
-def _interval(
-    sums: NDArray[np.float64], counts: NDArray[np.float64], draws: int, seed: int
-) -> tuple[float, float]:
+def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap of sum(sums) / sum(counts), both (G,), drawing G prompts with replacement `draws` times."""
     groups = len(sums)
     rng = np.random.default_rng(seed)
@@ -42,9 +40,7 @@ def _interval(
     return float(low), float(high)
 
 
-def mean_interval(
-    x: Sequence[float], prompts: Sequence[str], draws: int = 10_000, seed: int = 0
-) -> dict[str, float]:
+def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_000, seed: int = 0) -> dict[str, float]:
     """Mean of x (N,) over all samples with its 95% interval, in the unit of x: {"mean", "low", "high"}.
 
     `prompts` (N,) names the prompt of each value. Raises ValueError when a value is missing or not finite.

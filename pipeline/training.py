@@ -55,7 +55,11 @@ def batched_order(lengths: Sequence[int], section: Supervised, seed: int) -> lis
     Epochs are shuffled one by one. Only whole steps; `max_steps` or `num_train_epochs` decide how many.
     """
     count = len(lengths)
-    steps = section.max_steps if section.max_steps > 0 else max(1, math.floor(section.num_train_epochs * count / section.batch_size))
+    steps = (
+        section.max_steps
+        if section.max_steps > 0
+        else max(1, math.floor(section.num_train_epochs * count / section.batch_size))
+    )
     drawn: list[int] = []
     epoch = 0
     while len(drawn) < steps * section.batch_size:
@@ -93,8 +97,12 @@ class Report(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
-        if state.is_world_process_zero and self.path.exists():  # lines past the resumed step were written by the interrupted run
-            kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step]
+        if (
+            state.is_world_process_zero and self.path.exists()
+        ):  # lines past the resumed step were written by the interrupted run
+            kept = [
+                line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step
+            ]
             self.path.write_text("".join(f"{line}\n" for line in kept))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -104,7 +112,9 @@ class Report(TrainerCallback):
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
         bad = [k for k, v in logs.items() if not math.isfinite(v)]
         if bad:
-            raise FloatingPointError(f"{self.what} step {state.global_step}: {', '.join(bad)} not finite; lower learning_rate, or use dtype: float32")
+            raise FloatingPointError(
+                f"{self.what} step {state.global_step}: {', '.join(bad)} not finite; lower learning_rate, or use dtype: float32"
+            )
         if state.is_world_process_zero and "loss" in logs:
             self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
             with self.path.open("a", encoding="utf-8") as file:

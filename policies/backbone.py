@@ -33,7 +33,9 @@ def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool
     """
     tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
     if tokenizer.eos_token_id is None and need_eos:
-        raise BackboneError(f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json")
+        raise BackboneError(
+            f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
+        )
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
             tokenizer.pad_token = tokenizer.unk_token
@@ -43,11 +45,21 @@ def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool
     return tokenizer
 
 
-def _loaded(loader: Any, path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None, **more: Any) -> PreTrainedModel:
-    model, info = loader.from_pretrained(str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more)
-    wrong = [*info["missing_keys"], *info["mismatched_keys"], *(k for k in info["unexpected_keys"] if "rotary" not in k)]
+def _loaded(
+    loader: Any, path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None, **more: Any
+) -> PreTrainedModel:
+    model, info = loader.from_pretrained(
+        str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more
+    )
+    wrong = [
+        *info["missing_keys"],
+        *info["mismatched_keys"],
+        *(k for k in info["unexpected_keys"] if "rotary" not in k),
+    ]
     if wrong:
-        raise BackboneError(f"{path}: its weights do not fit {type(model).__name__}: {', '.join(map(str, list(wrong)[:4]))}; use a model of this kind")
+        raise BackboneError(
+            f"{path}: its weights do not fit {type(model).__name__}: {', '.join(map(str, list(wrong)[:4]))}; use a model of this kind"
+        )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -61,7 +73,9 @@ def load_causal(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: 
     return model
 
 
-def load_classifier(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
+def load_classifier(
+    path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None
+) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
     if model.config.num_labels != 1:
@@ -69,9 +83,13 @@ def load_classifier(path: str | Path, tokenizer: Any, dtype: torch.dtype, revisi
     return model
 
 
-def new_classifier(path: str | Path, tokenizer: Any, dtype: torch.dtype, seed: int, revision: str | None = None) -> PreTrainedModel:
+def new_classifier(
+    path: str | Path, tokenizer: Any, dtype: torch.dtype, seed: int, revision: str | None = None
+) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11)."""
-    model = AutoModelForSequenceClassification.from_pretrained(str(path), num_labels=1, dtype=dtype, revision=revision or "main")
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(path), num_labels=1, dtype=dtype, revision=revision or "main"
+    )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -104,10 +122,17 @@ def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig
     if lora.layers is not None:
         count, wanted = model.config.get_text_config().num_hidden_layers, int(lora.layers.split()[1])
         if wanted > count:
-            raise BackboneError(f"lora.layers: {lora.layers!r} of a model with {count} layers; choose at most last {count}")
+            raise BackboneError(
+                f"lora.layers: {lora.layers!r} of a model with {count} layers; choose at most last {count}"
+            )
         layers = list(range(count - wanted, count))
     return LoraConfig(
-        task_type=task_type, r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=0.0, target_modules=lora.target_modules, layers_to_transform=layers
+        task_type=task_type,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=lora.target_modules,
+        layers_to_transform=layers,
     )
 
 
@@ -120,7 +145,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
 
 def trunk(model: nn.Module) -> nn.Module:
     """The decoder without its language-model or classification head."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner.base_model
 
 

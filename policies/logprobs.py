@@ -25,7 +25,12 @@ class Batch:
     mask: Tensor  # (B, T) bool, true on completion tokens
 
 
-def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+def pack(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+) -> Batch:
     """Put token lists into right-padded tensors. A prompt must have at least one token."""
     length = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
     width = max(len(c) for c in completions)
@@ -44,7 +49,7 @@ def pack(prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]],
     return Batch(*(t.to(device) for t in (input_ids, attention_mask, tokens, positions, mask)))
 
 
-def logits(model: nn.Module, hidden: Tensor) -> Tensor:
+def logits(model: Any, hidden: Tensor) -> Tensor:
     """Logits (N, V) float32 of final hidden states (N, H): the output embedding and what a few architectures add after it."""
     out = model.get_output_embeddings()(hidden).float()
     config: Any = model.config.get_text_config()
@@ -57,7 +62,7 @@ def logits(model: nn.Module, hidden: Tensor) -> Tensor:
     return out
 
 
-def token_logprobs(model: nn.Module, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def token_logprobs(model: Any, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each completion token and entropy of the distribution it came from, both (B, T) float32, zero where masked.
 
     `hidden` (B, L, H) are the trunk's final states. Logits are divided by `temperature`, for policy and reference alike.
@@ -79,7 +84,9 @@ def token_logprobs(model: nn.Module, hidden: Tensor, batch: Batch, temperature: 
     return zeros.masked_scatter(batch.mask, flat_logprobs), zeros.masked_scatter(batch.mask, flat_entropy)
 
 
-def completion_logprobs(model: nn.Module, decoder: nn.Module, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+def completion_logprobs(
+    model: nn.Module, decoder: nn.Module, batch: Batch, temperature: float
+) -> tuple[Tensor, Tensor]:
     """`token_logprobs` from token ids: run `decoder` (the trunk of `model`) first."""
     hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
     return token_logprobs(model, hidden, batch, temperature)

@@ -5,7 +5,7 @@ Rows are episodes, right-padded; `mask` (B, T) bool is true on the completion's 
 
 Sources: PPO, Schulman et al. 2017 (arXiv 1707.06347); GAE, Schulman et al. 2016 (1506.02438); the KL penalty inside the reward,
 Ziegler et al. 2019 (1909.08593) eq. 2 and Ouyang et al. 2022 (InstructGPT, 2203.02155) eq. 2; value clipping and the order of
-details, Huang et al. 2024 (2403.17031); dual clip, Ye et al. 2020 (1912.09729) eq. 5; k1 to k3, Schulman, "Approximating KL
+details, Huang et al. 2024 (2403.17031); dual clip, Ye et al. 2020 (1912.09729); k1 to k3, Schulman, "Approximating KL
 Divergence" (2020).
 """
 
@@ -21,7 +21,7 @@ def last_token(mask: Tensor) -> Tensor:
 def shape_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
     """Per-token rewards: -kl_coef · (log π - log π_ref) on every valid token, plus the score on the last one.
 
-    `scores` (B,), `logprobs` and `ref_logprobs` (B, T) float32 in nats, `mask` (B, T) bool. Returns (B, T) float32, detached: the
+    `scores` (B,), `logprobs` and `ref_logprobs` (B, T) float32 in nats, `mask` (B, T) bool. Returns (B, T), detached: the
     penalty is part of the reward, not of the loss. The estimator is k1; k2 or k3 in its place has another fixed point than
     π_ref · exp(score / kl_coef). InstructGPT eq. 2.
     """
@@ -67,14 +67,20 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, cliprange: float, dual_clip: float | None = None
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    cliprange: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """Clipped surrogate loss per token, (B, T), zero where masked; sum it and divide by the tokens of the optimizer step.
 
     max(-A·ρ, -A·clip(ρ, 1 - ε, 1 + ε)) with ρ = exp(log π - log π_old) (PPO eq. 7, negated). `dual_clip` c > 1 bounds the loss
-    of tokens with A < 0 at -c·A, however large ρ has grown (1912.09729 eq. 5).
+    of tokens with A < 0 at -c·A, however large ρ has grown (1912.09729).
     """
-    log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
+    # exp() overflows beyond 88, and 0 · inf in the gradient of a clipped token is NaN; e^±20 is far outside any clip
+    log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0).clamp(-20.0, 20.0)
     ratio = torch.exp(log_ratio)
     advantages = advantages.masked_fill(~mask, 0.0)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - cliprange, 1.0 + cliprange))
@@ -87,8 +93,9 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
     """Clipped squared error of the critic per token, (B, T), zero where masked.
 
     ½ · max((V - R)², (clip(V, V_old ± ε) - R)²): a value may not run away from the one that was used for the advantages in one
-    update (2403.17031, detail 13 of the core).
+    update (as in OpenAI's baselines and lm-human-preferences).
     """
+    values = values.masked_fill(~mask, 0.0)
     clipped = torch.minimum(torch.maximum(values, old_values - cliprange_value), old_values + cliprange_value)
     loss = 0.5 * torch.maximum((values - returns).square(), (clipped - returns).square())
     return loss.masked_fill(~mask, 0.0)
@@ -107,7 +114,7 @@ def kl_estimates(logprobs: Tensor, ref_logprobs: Tensor) -> dict[str, Tensor]:
 def adaptive_kl_coef(kl_coef: float, kl: float, target: float, horizon: int, n: int) -> float:
     """The KL coefficient after `n` more episodes that measured `kl` nats a sequence: β(1 + clip(kl/target - 1, ±0.2)·n/horizon).
 
-    Ziegler et al. 2019, section 2.2. `horizon` is in episodes.
+    The controller of openai/lm-human-preferences (after Ziegler et al. 2019, section 2.2). `horizon` is in episodes.
     """
     error = min(max(kl / target - 1.0, -0.2), 0.2)
     return kl_coef * (1.0 + error * n / horizon)

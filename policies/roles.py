@@ -22,7 +22,14 @@ class Roles(nn.Module):
     `critic` is a trunk of its own in full fine-tuning with `value: adapter`, else None. `value_head` maps hidden states (H) to 1.
     """
 
-    def __init__(self, policy: nn.Module, value_head: nn.Linear, value: str, reference: nn.Module | None = None, critic: nn.Module | None = None):
+    def __init__(
+        self,
+        policy: nn.Module,
+        value_head: nn.Linear,
+        value: str,
+        reference: nn.Module | None = None,
+        critic: nn.Module | None = None,
+    ):
         super().__init__()
         self.policy, self.value_head, self.value = policy, value_head, value
         self.reference, self.critic = reference, critic
@@ -83,30 +90,33 @@ class Roles(nn.Module):
         """
         if not self.lora:
             return self.policy
-        base = self.causal
+        base: Any = self.causal
         if self._sampler is None:
             object.__setattr__(self, "_sampler", _merged_copy(base))  # not a submodule: not trained, saved or wrapped
         assert self._sampler is not None
-        for name, layer in base.named_modules():
-            if isinstance(layer, LoraLayer) and POLICY in layer.lora_A:
-                merged = self._sampler.get_submodule(name).weight
+        for name, layer in _lora_layers(base):
+            if POLICY in layer.lora_A:
+                merged: Any = self._sampler.get_submodule(name).weight
                 merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
         return self._sampler
 
 
-def _merged_copy(base: nn.Module) -> nn.Module:
+def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _merged_copy(base: Any) -> nn.Module:
     """The structure of `base` without adapter layers; own weights where there was an adapter, shared ones elsewhere."""
     memo: dict[int, Any] = {}
     for tensor in (*base.parameters(), *base.buffers()):
         memo[id(tensor)] = tensor  # deepcopy takes what the memo has: tensors are shared, not copied
     clone = copy.deepcopy(base, memo)
-    for name, layer in list(clone.named_modules()):
-        if isinstance(layer, LoraLayer):
-            plain = copy.copy(layer.get_base_layer())
-            plain._parameters = dict(plain._parameters)
-            plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
-            parent, _, leaf = name.rpartition(".")
-            setattr(clone.get_submodule(parent), leaf, plain)
+    for name, layer in _lora_layers(clone):
+        plain = copy.copy(layer.get_base_layer())
+        plain._parameters = dict(plain._parameters)
+        plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+        parent, _, leaf = name.rpartition(".")
+        setattr(clone.get_submodule(parent), leaf, plain)
     return clone.eval()
 
 
@@ -115,15 +125,16 @@ def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None, see
 
     `policy` is the PeftModel with its adapter `policy` and, when there is one, `reward`.
     """
-    hidden = policy.get_base_model().config.get_text_config().hidden_size
+    base: Any = policy.get_base_model()
+    hidden = base.config.get_text_config().hidden_size
     head = nn.Linear(hidden, 1)
     from_reward = value == "adapter" and reward_head is not None and REWARD in policy.peft_config
     if value == "adapter":
         policy.add_adapter(VALUE, copy.deepcopy(policy.peft_config[REWARD if from_reward else POLICY]))
     if from_reward:
         assert reward_head is not None
-        for layer in policy.modules():
-            if isinstance(layer, LoraLayer) and VALUE in layer.lora_A:
+        for _, layer in _lora_layers(policy):
+            if VALUE in layer.lora_A:
                 layer.lora_A[VALUE].load_state_dict(layer.lora_A[REWARD].state_dict())
                 layer.lora_B[VALUE].load_state_dict(layer.lora_B[REWARD].state_dict())
         with torch.no_grad():

@@ -7,6 +7,7 @@ of the cumulative distribution. The same episode is drawn whatever process it fa
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,13 +55,18 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 @torch.no_grad()
 def _sample_batch(
-    model: nn.Module, prompts: Sequence[Sequence[int]], uniforms: Tensor, eos: Tensor, pad_id: int, temperature: float
+    model: Any, prompts: Sequence[Sequence[int]], uniforms: Tensor, eos: Tensor, pad_id: int, temperature: float
 ) -> list[Completion]:
     device, count, limit = uniforms.device, len(prompts), uniforms.shape[1]
     cache = DynamicCache(config=model.config)
     prefix = _common_prefix(prompts)
     if prefix >= SHARED_PREFIX:
-        model(input_ids=torch.tensor([list(prompts[0][:prefix])], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(
+            input_ids=torch.tensor([list(prompts[0][:prefix])], device=device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache.batch_repeat_interleave(count)
     else:
         prefix = 0
@@ -79,10 +85,19 @@ def _sample_batch(
     logprobs: list[list[float]] = [[] for _ in prompts]
     finished = [False] * count
     for t in range(limit):
-        out = model(input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         chosen, chosen_logprobs = choose(out.logits[:, -1], uniforms[alive, t], temperature)
         ended = torch.isin(chosen, eos)
-        for row, token, logprob, end in zip(alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), ended.tolist(), strict=True):
+        for row, token, logprob, end in zip(
+            alive.tolist(), chosen.tolist(), chosen_logprobs.tolist(), ended.tolist(), strict=True
+        ):
             tokens[row].append(token)
             logprobs[row].append(logprob)
             finished[row] = end

@@ -45,7 +45,9 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
             parameter.copy_(tensors[f"weight/{name}"])
     state = optimizer.state_dict()
     for index, name in enumerate(parameters):
-        kept = {key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors}
+        kept = {
+            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
+        }
         if kept:
             state["state"][index] = kept
     optimizer.load_state_dict(state)

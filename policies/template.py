@@ -22,7 +22,9 @@ def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
     if isinstance(prompt, str):
         return _opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     if not tokenizer.chat_template:
-        raise ValueError("the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts")
+        raise ValueError(
+            "the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts"
+        )
     text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

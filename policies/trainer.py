@@ -91,7 +91,9 @@ def rollout(
     episodes = []
     for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
         if not math.isfinite(raw):
-            raise Halt(f"step {step}: the score is {raw} for prompt {p['id']}, completion {text!r}; mend the reward function")
+            raise Halt(
+                f"step {step}: the score is {raw} for prompt {p['id']}, completion {text!r}; mend the reward function"
+            )
         shaped = raw
         if not completion.finished:
             if settings.missing_eos_score is not None:
@@ -102,18 +104,25 @@ def rollout(
     return episodes
 
 
-def micro_batches(episodes: Sequence[Episode], size: int, pad_id: int, device: torch.device) -> list[tuple[list[int], Batch]]:
+def micro_batches(
+    episodes: Sequence[Episode], size: int, pad_id: int, device: torch.device
+) -> list[tuple[list[int], Batch]]:
     """Episodes of like length together, `size` at a time: (indices, tensors)."""
     order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].prompt_ids) + len(episodes[i].completion.tokens))
     groups = [order[i : i + size] for i in range(0, len(order), size)]
-    return [(g, pack([episodes[i].prompt_ids for i in g], [episodes[i].completion.tokens for i in g], pad_id, device)) for g in groups]
+    return [
+        (g, pack([episodes[i].prompt_ids for i in g], [episodes[i].completion.tokens for i in g], pad_id, device))
+        for g in groups
+    ]
 
 
 def _named(values: Tensor, mask: Tensor, indices: list[int], episodes: Sequence[Episode], what: str, step: int) -> None:
     bad = (~torch.isfinite(values) & mask).any(dim=1)
     if bad.any():
         names = [episodes[i].prompt_id for i, b in zip(indices, bad.tolist(), strict=True) if b]
-        raise Halt(f"step {step}: {what} not finite for prompt(s) {', '.join(names[:5])}; lower learning_rate, or use dtype: float32")
+        raise Halt(
+            f"step {step}: {what} not finite for prompt(s) {', '.join(names[:5])}; lower learning_rate, or use dtype: float32"
+        )
 
 
 class _Sums:
@@ -123,7 +132,9 @@ class _Sums:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
-        self.totals[name] = self.totals.get(name, torch.zeros((), dtype=torch.float64)) + torch.as_tensor(value).detach().double().cpu()
+        self.totals[name] = (
+            self.totals.get(name, torch.zeros((), dtype=torch.float64)) + torch.as_tensor(value).detach().double().cpu()
+        )
 
     def reduced(self, accelerator: Accelerator) -> dict[str, float]:
         names = sorted(self.totals)
@@ -158,9 +169,13 @@ def train(
     mini_size = settings.batch_size // settings.num_mini_batches
     accumulation = settings.accumulation(world)
     encoded = [{**p, "ids": encode_prompt(tokenizer, p["prompt"])} for p in train_prompts]
-    held_out = [{**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in eval_prompts[: settings.eval_prompts]]
+    held_out = [
+        {**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in eval_prompts[: settings.eval_prompts]
+    ]
     parameters = roles.trainable()
-    optimizer = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay
+    )
     steps_total = settings.iterations() * settings.num_ppo_epochs * settings.num_mini_batches
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=steps_total)
     result, kl_coef, first_step = Result(), settings.kl_coef, 0
@@ -202,10 +217,16 @@ def train(
                 for start in range(0, len(episodes), share):
                     mini = episodes[start : start + share]
                     batches.append([])
-                    for indices, batch in micro_batches(mini, settings.per_device_train_batch_size, tokenizer.pad_token_id, device):
+                    for indices, batch in micro_batches(
+                        mini, settings.per_device_train_batch_size, tokenizer.pad_token_id, device
+                    ):
                         logprobs, entropy, values = bare(batch, settings.temperature)
                         reference = bare.reference_logprobs(batch, settings.temperature)
-                        for what, tensor in (("log-probabilities", logprobs), ("reference log-probabilities", reference), ("values", values)):
+                        for what, tensor in (
+                            ("log-probabilities", logprobs),
+                            ("reference log-probabilities", reference),
+                            ("values", values),
+                        ):
                             _named(tensor, batch.mask, indices, mini, what, step)
                         scores = torch.tensor([mini[i].score for i in indices], device=device)
                         sums.add("tokens", batch.mask.sum())
@@ -230,7 +251,17 @@ def train(
             updates = _Sums()
             for epoch in range(settings.num_ppo_epochs):
                 for number, mini_batches in enumerate(batches):
-                    _step(accelerator, wrapped, optimizer, mini_batches, accumulation, settings, updates, step, epoch == 0 and number == 0)
+                    _step(
+                        accelerator,
+                        wrapped,
+                        optimizer,
+                        mini_batches,
+                        accumulation,
+                        settings,
+                        updates,
+                        step,
+                        epoch == 0 and number == 0,
+                    )
                     if demonstrations and settings.ptx_coef:
                         at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
                         _ptx(accelerator, wrapped, demonstrations, at, settings, tokenizer.pad_token_id)
@@ -243,7 +274,9 @@ def train(
             break
         figures |= _update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]}
         if settings.kl_target is not None:
-            kl_coef = ppo.adaptive_kl_coef(kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size)
+            kl_coef = ppo.adaptive_kl_coef(
+                kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size
+            )
         done = step + 1
         if held_out and (done % settings.eval_steps == 0 or done == settings.iterations()):
             result.evals.append({"step": done, **evaluate(done)})
@@ -253,7 +286,12 @@ def train(
         log(figures)
         if done % settings.save_steps == 0 or done == settings.iterations():
             if accelerator.is_main_process:
-                extra = {"first": result.first, "last": result.last, "evals": result.evals, "scheduler": scheduler.state_dict()}
+                extra = {
+                    "first": result.first,
+                    "last": result.last,
+                    "evals": result.evals,
+                    "scheduler": scheduler.state_dict(),
+                }
                 save_state(state, parameters, optimizer, {"step": done, "kl_coef": kl_coef, **extra})
             accelerator.wait_for_everyone()
         progress(done)
@@ -266,7 +304,9 @@ def _check_start(batches: list[list[dict[str, Any]]], roles: Roles, settings: An
         reference = roles.reference_logprobs(entry["batch"], settings.temperature)
         worst = (entry["logprobs"] - reference).abs().max().item()
         if worst > 1e-3 and roles.lora:
-            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats at step 0; the adapter does not start at zero")
+            raise RuntimeError(
+                f"policy and reference differ by {worst:.2g} nats at step 0; the adapter does not start at zero"
+            )
         break
 
 
@@ -277,7 +317,9 @@ def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], s
         _whiten_together(accelerator, entries, "rewards", shift_mean=False)
     for entry in entries:
         mask = entry["batch"].mask
-        entry["advantages"], entry["returns"] = ppo.gae(entry["rewards"], entry["values"], mask, settings.gamma, settings.lam)
+        entry["advantages"], entry["returns"] = ppo.gae(
+            entry["rewards"], entry["values"], mask, settings.gamma, settings.lam
+        )
     if settings.whiten_advantages:
         _whiten_together(accelerator, entries, "advantages", shift_mean=True)
 
@@ -324,15 +366,21 @@ def _step(
         last = number == len(mini) - 1
         with torch.enable_grad() if last else accelerator.no_sync(wrapped):
             logprobs, entropy, values = wrapped(batch, settings.temperature)
-            policy = ppo.policy_loss(logprobs, entry["logprobs"], entry["advantages"], batch.mask, settings.cliprange, settings.dual_clip).sum()
-            value = ppo.value_loss(values, entry["values"], entry["returns"], batch.mask, settings.cliprange_value).sum()
+            policy = ppo.policy_loss(
+                logprobs, entry["logprobs"], entry["advantages"], batch.mask, settings.cliprange, settings.dual_clip
+            ).sum()
+            value = ppo.value_loss(
+                values, entry["values"], entry["returns"], batch.mask, settings.cliprange_value
+            ).sum()
             # DDP averages gradients over processes; the sum over all tokens is wanted.
             accelerator.backward((policy + settings.vf_coef * value) / tokens * accelerator.num_processes)
         with torch.no_grad():
             log_ratio = (logprobs - entry["logprobs"]).masked_fill(~batch.mask, 0.0)
             ratio = torch.exp(log_ratio)
             if unchanged and (worst := log_ratio.abs().max().item()) > 1e-3:
-                raise RuntimeError(f"the ratio is {math.exp(worst):.4f} before any update; old and new log-probabilities must come from the same forward")
+                raise RuntimeError(
+                    f"the ratio is {math.exp(worst):.4f} before any update; old and new log-probabilities must come from the same forward"
+                )
             ratio_sum += ratio[batch.mask].sum()
             updates.add("tokens", batch.mask.sum())
             updates.add("policy", policy)
@@ -342,10 +390,14 @@ def _step(
             updates.add("ratio", ratio[batch.mask].sum())
             updates.add("ratio_square", ratio[batch.mask].square().sum())
             updates.add("clipped", (((ratio - 1.0).abs() > settings.cliprange) & batch.mask).sum())
-            updates.add("value_clipped", (((values - entry["values"]).abs() > settings.cliprange_value) & batch.mask).sum())
+            updates.add(
+                "value_clipped", (((values - entry["values"]).abs() > settings.cliprange_value) & batch.mask).sum()
+            )
     mean_ratio = (accelerator.reduce(ratio_sum, "sum") / tokens).item()
     if not mean_ratio <= settings.max_ratio:
-        raise Halt(f"step {step}: mean ratio {mean_ratio:.3g} above max_ratio {settings.max_ratio}; lower learning_rate or num_ppo_epochs")
+        raise Halt(
+            f"step {step}: mean ratio {mean_ratio:.3g} above max_ratio {settings.max_ratio}; lower learning_rate or num_ppo_epochs"
+        )
     norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
         raise Halt(f"step {step}: gradient norm {norm}; lower learning_rate, or use dtype: float32")
@@ -353,7 +405,14 @@ def _step(
     updates.add("steps", 1.0 / accelerator.num_processes)
 
 
-def _ptx(accelerator: Accelerator, wrapped: Any, rows: Sequence[tuple[list[int], list[int]]], at: int, settings: Any, pad_id: int) -> None:
+def _ptx(
+    accelerator: Accelerator,
+    wrapped: Any,
+    rows: Sequence[tuple[list[int], list[int]]],
+    at: int,
+    settings: Any,
+    pad_id: int,
+) -> None:
     """Add the gradient of ptx_coef · sft loss on demonstrations (InstructGPT eq. 2), in a backward of its own."""
     size, world = settings.per_device_train_batch_size, accelerator.num_processes
     start = (at * world + accelerator.process_index) * size
@@ -362,7 +421,9 @@ def _ptx(accelerator: Accelerator, wrapped: Any, rows: Sequence[tuple[list[int],
     logprobs, _, values = wrapped(batch, 1.0)
     tokens = accelerator.reduce(batch.mask.sum().float(), "sum")
     loss = -(logprobs.sum() / tokens) * world
-    accelerator.backward(settings.ptx_coef * loss + 0.0 * values.sum())  # the critic takes part, for DDP, without being moved
+    accelerator.backward(
+        settings.ptx_coef * loss + 0.0 * values.sum()
+    )  # the critic takes part, for DDP, without being moved
 
 
 def _rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: Any) -> dict[str, float]:
@@ -401,11 +462,27 @@ def _update_figures(totals: dict[str, float]) -> dict[str, float]:
 def _check_limits(figures: dict[str, float], settings: Any, step: int) -> None:
     """Stop before an update from a batch that lies outside the limits."""
     for name, figure, limit, broken, remedy in (
-        ("KL", figures["objective/kl"], f"above max_kl {settings.max_kl}", figures["objective/kl"] > settings.max_kl, "raise kl_coef or lower learning_rate"),
-        ("entropy", figures["policy/entropy_avg"], f"below min_entropy {settings.min_entropy}", figures["policy/entropy_avg"] < settings.min_entropy,
-         "lower learning_rate or raise kl_coef"),
-        ("length", figures["completions/mean_length"], f"below min_length {settings.min_length}", figures["completions/mean_length"] < settings.min_length,
-         "look at the samples: the score may favour empty completions"),
+        (
+            "KL",
+            figures["objective/kl"],
+            f"above max_kl {settings.max_kl}",
+            figures["objective/kl"] > settings.max_kl,
+            "raise kl_coef or lower learning_rate",
+        ),
+        (
+            "entropy",
+            figures["policy/entropy_avg"],
+            f"below min_entropy {settings.min_entropy}",
+            figures["policy/entropy_avg"] < settings.min_entropy,
+            "lower learning_rate or raise kl_coef",
+        ),
+        (
+            "length",
+            figures["completions/mean_length"],
+            f"below min_length {settings.min_length}",
+            figures["completions/mean_length"] < settings.min_length,
+            "look at the samples: the score may favour empty completions",
+        ),
     ):
         if broken:
             raise Halt(f"step {step}: {name} {figure:.3g} {limit}; {remedy}")

@@ -23,6 +23,7 @@ def k_wise(scores: Tensor, ranks: Tensor, label_smoothing: float = 0.0, margin: 
     `margin` (G, K, K) float, how much better i is than j, ≥ 0. A group without an untied pair adds nothing. Returns a scalar.
     """
     better = preferred(ranks)
+    scores = scores.masked_fill(ranks < 0, 0.0)
     difference = scores[:, :, None] - scores[:, None, :]
     if margin is not None:
         difference = difference - margin
@@ -35,15 +36,18 @@ def k_wise(scores: Tensor, ranks: Tensor, label_smoothing: float = 0.0, margin: 
 
 
 def plackett_luce(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Negative log-likelihood of the whole ranking, mean over groups: Σ_i log Σ_{j not better than i} exp(s_j) - s_i.
+    """Negative log-likelihood of the whole ranking, mean over groups: Σ_i log(exp(s_i) + Σ_{j worse} exp(s_j)) - s_i.
 
     Plackett 1975, Luce 1959; as a ranking loss ListMLE (Xia et al. 2008). Tied completions do not compete with each other: the
     choice set of each is itself and everything strictly worse. The last place has no alternative and adds nothing. For K = 2 this
     is Bradley–Terry. Returns a scalar.
     """
     worse = preferred(ranks)
+    scores = scores.masked_fill(ranks < 0, 0.0)
     choices = worse | torch.eye(ranks.shape[1], dtype=torch.bool, device=ranks.device)
     competes = worse.any(dim=2)
-    log_choice = torch.logsumexp(scores[:, None, :].expand(-1, ranks.shape[1], -1).masked_fill(~choices, -torch.inf), dim=2)
+    log_choice = torch.logsumexp(
+        scores[:, None, :].expand(-1, ranks.shape[1], -1).masked_fill(~choices, -torch.inf), dim=2
+    )
     per_group = (log_choice - scores).masked_fill(~competes, 0.0).sum(dim=1)
     return per_group.sum() / competes.any(dim=1).sum().clamp(min=1)

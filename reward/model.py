@@ -43,7 +43,9 @@ class Scorer:
     device: torch.device | str = "cpu"
 
     @torch.no_grad()
-    def raw(self, prompts: Sequence[PromptText], completions: Sequence[str], progress: Callable[[int], object] | None = None) -> Tensor:
+    def raw(
+        self, prompts: Sequence[PromptText], completions: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> Tensor:
         """Raw scores (B,) float32, on the CPU; texts of like length are run together."""
         rows = [render(self.tokenizer, p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -100,10 +102,13 @@ def load_scorer(path: str | Path, dtype: torch.dtype, device: torch.device, max_
     Scores of a model without scoring.json are taken as they are (mean 0, std 1).
     """
     tokenizer = load_tokenizer(path, need_eos=False)
-    model = load_classifier(path, tokenizer, dtype).to(device)
+    model: Any = load_classifier(path, tokenizer, dtype)
+    model.to(device)
     contract = read_contract(path)
     return Scorer(
-        forward=lambda input_ids, attention_mask: model(input_ids=input_ids, attention_mask=attention_mask).logits[:, 0],
+        forward=lambda input_ids, attention_mask: model(input_ids=input_ids, attention_mask=attention_mask).logits[
+            :, 0
+        ],
         tokenizer=tokenizer,
         mean=float(contract.get("mean", 0.0)),
         std=float(contract.get("std", 1.0)),

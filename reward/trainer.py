@@ -30,7 +30,9 @@ class RankingCollator:
         input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
         lengths = torch.tensor([len(row) for row in rows])
         ranks = [torch.tensor(group["ranks"]) for group in groups]
-        ratings = [torch.tensor(group["ratings"] or [0.0] * len(group["ranks"]), dtype=torch.float32) for group in groups]
+        ratings = [
+            torch.tensor(group["ratings"] or [0.0] * len(group["ranks"]), dtype=torch.float32) for group in groups
+        ]
         return {
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long(),
@@ -47,7 +49,11 @@ def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chu
     parts = []
     for rows in order.chunk(max(1, min(chunks, len(order) // 4))):
         width = int(lengths[rows].max())
-        parts.append(model(input_ids=input_ids[rows, :width].contiguous(), attention_mask=attention_mask[rows, :width].contiguous()).logits[:, 0])
+        parts.append(
+            model(
+                input_ids=input_ids[rows, :width].contiguous(), attention_mask=attention_mask[rows, :width].contiguous()
+            ).logits[:, 0]
+        )
     scores = torch.cat(parts).float()
     return torch.zeros_like(scores).index_copy(0, order, scores)
 
@@ -65,7 +71,11 @@ class RankingTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the rankings of the whole optimizer step
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Tensor | int | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         ranks, ratings = inputs["ranks"], inputs["ratings"]
         flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], chunks=4)
@@ -73,7 +83,11 @@ class RankingTrainer(Trainer):
         if self.ranking_loss == "plackett_luce":
             mean = plackett_luce(scores, ranks)
         else:
-            margin = self.ranking_margin * (ratings[:, :, None] - ratings[:, None, :]).clamp(min=0.0) if self.ranking_margin else None
+            margin = (
+                self.ranking_margin * (ratings[:, :, None] - ratings[:, None, :]).clamp(min=0.0)
+                if self.ranking_margin
+                else None
+            )
             mean = k_wise(scores, ranks, self.ranking_smoothing, margin)
         groups = num_items_in_batch if num_items_in_batch is not None else len(ranks)
         loss = mean * len(ranks) / groups

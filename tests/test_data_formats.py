@@ -156,6 +156,8 @@ def test_what_we_write_we_read(tmp_path, row):
 def test_other_keys_are_metadata(tmp_path):
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "prompt_id": "7", "rating": 3, "score_chosen": 1.5}
     assert only(tmp_path, row)[0] == "preference"
+    assert only(tmp_path, {"prompt": "p", "reject": False})[0] == "prompt"
+    assert only(tmp_path, {"chosen": "a b", "rejected": "a c", "prompt_id": "7"})[0] == "preference_implicit"
 
 
 def test_a_greeting_returned_is_no_repeated_prompt(tmp_path):
@@ -183,7 +185,7 @@ BAD = [
         "preference",
         {"prompt": "p", "choosen": "a", "rejected": "b"},
         "chosen",
-        'missing; did you mean it by "choosen"?',
+        'missing; did you write "choosen" for it?',
     ),
     ("preference", {"prompt": "p", "rejected": "b"}, "chosen", "the key is missing; give every row this key"),
     ("prompt_completion", {"prompt": "p"}, "completion", "the key is missing"),
@@ -264,6 +266,12 @@ BAD = [
     ("messages", {"messages": [USER, USER, BLUE]}, "messages[1]", "two turns of the user in a row"),
     ("messages", {"messages": [USER, BLUE, GREEN]}, "messages[2]", "two turns of the assistant in a row"),
     ("messages", {"messages": [BLUE]}, "messages[0]", "the assistant speaks before the user"),
+    (
+        "messages",
+        {"messages": [{**USER, "role": "system"}, BLUE]},
+        "messages[1]",
+        "the assistant speaks before the user",
+    ),
     ("messages", {"messages": [USER, {**USER, "role": "system"}, BLUE]}, "messages[1]", "the system message is not"),
     ("messages", {"messages": [USER, BLUE, USER]}, "messages", "the last turn is not the assistant's"),
     ("messages", {"messages": []}, "messages", "the list of messages is empty"),
@@ -336,6 +344,7 @@ def test_all_problems_come_together_in_the_order_of_lines(tmp_path):
     ]
     loaded = to_rows(str(path), skip_bad=True)
     assert (loaded.read, len(loaded.rows)) == (5, 2)
+    assert [problem.line for problem in loaded.problems] == [2, 3, 3, 5]
     assert [(reject.line, reject.row is None) for reject in loaded.rejects] == [(2, True), (3, False), (5, True)]
 
 
@@ -356,10 +365,10 @@ def test_nothing_usable_is_refused_even_with_skip_bad(tmp_path):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"prompt": "p", "completon": "c"}, 'did you mean "completion" by "completon"?'),
-        ({"propmt": "p", "chosen": "a", "rejected": "b"}, 'did you mean "prompt" by "propmt"?'),
-        ({"Prompt": "p"}, 'did you mean "prompt" by "Prompt"?'),
-        ({" prompt": "p"}, 'did you mean "prompt" by " prompt"?'),
+        ({"prompt": "p", "completon": "c"}, 'did you mean "completion" where it says "completon"?'),
+        ({"propmt": "p", "chosen": "a", "rejected": "b"}, 'did you mean "prompt" where it says "propmt"?'),
+        ({"Prompt": "p"}, 'did you mean "prompt" where it says "Prompt"?'),
+        ({" prompt": "p"}, 'did you mean "prompt" where it says " prompt"?'),
         ({"question": "q"}, "no format is known with the keys question; write one of the formats ranking"),
         ({"text": "q", "label": 1}, "no format is known with the keys text, label"),
     ],
@@ -376,7 +385,7 @@ def test_a_misspelt_key_in_one_row_is_no_other_format(tmp_path):
         tmp_path, [GOOD["preference_implicit"]] * 2 + [{"propmt": "p", "chosen": "a b", "rejected": "a c"}]
     )
     assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
-    assert 'did you mean "prompt" by "propmt"?' in problems[0][2]
+    assert 'did you mean "prompt" where it says "propmt"?' in problems[0][2]
 
 
 def test_rows_that_fit_two_formats_name_both(tmp_path):

@@ -4,10 +4,8 @@ import io
 import tarfile
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data.reviews import INNER_ARCHIVE, RATINGS, TEXTS, Review, build, human_agreement, load, tiers
+from data.reviews import INNER_ARCHIVE, RATINGS, TEXTS, Review, build, load, tiers
 from data.schema import Completion, DataError, Ranking
 
 
@@ -266,39 +264,3 @@ def test_settings_without_sense_are_refused(wrong):
 def ranking(*ratings):
     completions = tuple(Completion(str(n), f" {n}", ratings=one) for n, one in enumerate(ratings))
     return Ranking("r", "p", completions, tuple((one.id,) for one in completions), "f:1")
-
-
-@pytest.mark.parametrize(
-    ("rankings", "share"),
-    [
-        # Raters of (2, 0) against one of (0,): 2 > 0 wins, 0 = 0 counts a half.
-        ([ranking((2, 0), (0,))], 0.75),
-        # (3, 1) against (2, 0): 3>2, 3>0, 1<2, 1>0: three of four; their means are 1 apart.
-        ([ranking((3, 1), (2, 0))], 0.75),
-        # The order of the completions does not matter, and a pair too close is not counted.
-        ([ranking((2, 0), (3, 1)), ranking((1, 1), (1, 1, 1, 1, 0))], 0.75),
-        # Three completions: (4) beats both, (1, -1) against (-1, -1) gives 1 and a half.
-        ([ranking((4,), (1, -1), (-1, -1))], (1 + 1 + 0.75) / 3),
-    ],
-)
-def test_human_agreement_by_hand(rankings, share):
-    assert human_agreement(rankings) == pytest.approx(share, abs=1e-12)
-
-
-def test_human_agreement_needs_a_pair():
-    with pytest.raises(ValueError, match=r"at least 0\.5 apart"):
-        human_agreement([ranking((1,), (1,))])
-
-
-RATED = st.lists(st.integers(-4, 4), min_size=1, max_size=5)
-
-
-@settings(deadline=None, derandomize=True, database=None)
-@given(RATED, RATED)
-def test_human_agreement_is_the_mean_over_all_pairs_of_raters(a, b):
-    """Against a plain double loop over the raters; means compared in whole numbers."""
-    if abs(sum(a) * len(b) - sum(b) * len(a)) * 2 < len(a) * len(b):
-        return
-    high, low = (a, b) if sum(a) * len(b) > sum(b) * len(a) else (b, a)
-    outcomes = [1.0 if x > y else 0.5 if x == y else 0.0 for x in high for y in low]
-    assert human_agreement([ranking(tuple(a), tuple(b))]) == pytest.approx(sum(outcomes) / len(outcomes), abs=1e-12)

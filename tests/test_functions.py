@@ -211,6 +211,19 @@ def test_a_function_that_empties_its_lists_does_not_harm_ours() -> None:
     assert (prompts, completions) == (PROMPTS, COMPLETIONS)
 
 
+def test_scores_are_computed_without_a_graph() -> None:
+    """A reward model in a user's function would else keep its activations alive for nothing."""
+    seen: list[bool] = []
+
+    def watch(prompts: list[Any], completions: list[str]) -> list[float]:
+        seen.append(torch.is_grad_enabled())
+        return [0.0, 0.0]
+
+    with torch.enable_grad():
+        call_checked(watch, "mine", PROMPTS, COMPLETIONS)
+    assert seen == [False]
+
+
 def test_weighted_sum_and_its_parts() -> None:
     """Lengths 6 and 13, vowels 2 (a, e) and 4 (o, e, a, e): 2·6 - ½·2 = 11, 2·13 - ½·4 = 24."""
     score = combine({"length": lengths, "vowels": vowels}, [2.0, -0.5])

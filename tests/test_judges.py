@@ -77,7 +77,7 @@ def test_load_finds_a_function_of_the_user(users_file: None) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("vadr", 'no judge is called \'vadr\': use "vader"'),
+        ("vadr", "no judge is called 'vadr': use \"vader\""),
         (":length", "no judge is called"),
         ("my_judges:", "no judge is called"),
         ("no_such_module:length", "no module 'no_such_module' can be imported"),

@@ -189,9 +189,7 @@ def test_calibration_error_by_hand() -> None:
     assert result["ece"] == pytest.approx(0.095)
     filled = {round(part["low"], 2): part for part in result["bins"] if part["count"]}
     assert filled.keys() == {0.75, 0.9}
-    assert filled[0.75] == pytest.approx(
-        {"low": 0.75, "high": 0.8, "confidence": 0.77, "accuracy": 2 / 3, "count": 3}
-    )
+    assert filled[0.75] == pytest.approx({"low": 0.75, "high": 0.8, "confidence": 0.77, "accuracy": 2 / 3, "count": 3})
     assert len(result["bins"]) == 10
     assert [part["confidence"] for part in result["bins"]].count(None) == 8
 

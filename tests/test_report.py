@@ -240,7 +240,8 @@ def test_trouble_of_sft_is_not_blamed_on_ppo() -> None:
 def test_reward_up_without_the_judge_is_over_optimisation() -> None:
     rows = [
         row | {"scores": {"reward": 3.0, "vader": row["scores"]["vader"] if i % 2 else -1.0}}
-        if row["model"] == "ppo" else row
+        if row["model"] == "ppo"
+        else row
         for i, row in enumerate(healthy())
     ]
     found = summarise(rows)["warnings"]
