@@ -32,7 +32,7 @@ class Reviews(Section):
 
     k: int = Field(4, ge=2, description="completions in a ranking")
     tie_gap: float = Field(
-        0.5, ge=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)"
+        0.5, gt=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)"
     )
     opening_words: int = Field(
         1, ge=1, description="reviews that share so many opening words are ranked against each other"

@@ -5,10 +5,11 @@
 The loop is handed nouns: the roles, prompts, and a `score(prompts, completions) -> (B,) float32` of which it knows nothing more.
 `settings` is the `ppo` section of a recipe. Each iteration: 1 rollout, 2 score, 3 log-probabilities and values, 4 rewards and
 advantages, 5 update. Every figure is over all processes; the order of episodes depends on the seed alone, so more processes give
-the same result within float tolerance, and a resumed run on CPU the same bits.
+the same result within float tolerance, and a resumed run on CPU the same bits. Figures named time/… are seconds of one process.
 """
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,36 +19,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 from transformers import get_scheduler
 
 from policies import ppo
-from policies.backbone import eos_ids
+from policies.episodes import Episode, Score, micro_batches, prompt_order, rollout
+from policies.figures import Halt, Sums, check_limits, rollout_figures, timed, update_figures
 from policies.logprobs import Batch, pack
 from policies.roles import Roles
-from policies.rollout import Completion, noise, sample
 from policies.state import load_state, save_state
-from policies.template import PromptText, decode_completion, encode_prompt
+from policies.template import encode_prompt
 
-Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 EVAL_STEP = 2**31  # the noise of evaluations, apart from that of any iteration
-
-
-class Halt(Exception):
-    """A limit was passed or a value was not finite; the weights are those before the update that would have followed."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A prompt, what the policy said, and what that was worth."""
-
-    prompt_id: str
-    prompt: PromptText
-    prompt_ids: list[int]
-    text: str
-    completion: Completion
-    score: float  # what training maximises: after the rule for completions without EOS
-    raw_score: float
 
 
 @dataclass
@@ -58,88 +40,6 @@ class Result:
     last: dict[str, float] = field(default_factory=dict)
     evals: list[dict[str, float]] = field(default_factory=list)
     halted: str | None = None
-
-
-def prompt_order(count: int, needed: range, seed: int) -> list[int]:
-    """Which prompts the episodes numbered `needed` use: passes over all prompts, each pass in an order of its own."""
-    orders: dict[int, np.ndarray] = {}
-    out = []
-    for episode in needed:
-        epoch, position = divmod(episode, count)
-        if epoch not in orders:
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
-        out.append(int(orders[epoch][position]))
-    return out
-
-
-def rollout(
-    roles: Roles, tokenizer: Any, score: Score, prompts: Sequence[dict[str, Any]], step: int, settings: Any, seed: int
-) -> list[Episode]:
-    """Steps 1 and 2: sample a completion for each prompt ({"id", "prompt", "ids", "sample"}) and score it."""
-    noises = [noise(seed, step, p["id"], p["sample"], settings.response_length) for p in prompts]
-    completions = sample(
-        roles.sampler(),
-        [p["ids"] for p in prompts],
-        noises,
-        eos_ids=eos_ids(roles.causal, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        temperature=settings.temperature,
-        batch_size=max(settings.per_device_train_batch_size, 64),
-    )
-    texts = [decode_completion(tokenizer, c.tokens) for c in completions]
-    scores = score([p["prompt"] for p in prompts], texts).tolist()
-    episodes = []
-    for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
-        if not math.isfinite(raw):
-            raise Halt(
-                f"step {step}: the score is {raw} for prompt {p['id']}, completion {text!r}; mend the reward function"
-            )
-        shaped = raw
-        if not completion.finished:
-            if settings.missing_eos_score is not None:
-                shaped = settings.missing_eos_score
-            elif settings.missing_eos_penalty is not None:
-                shaped = raw - settings.missing_eos_penalty
-        episodes.append(Episode(p["id"], p["prompt"], p["ids"], text, completion, shaped, raw))
-    return episodes
-
-
-def micro_batches(
-    episodes: Sequence[Episode], size: int, pad_id: int, device: torch.device
-) -> list[tuple[list[int], Batch]]:
-    """Episodes of like length together, `size` at a time: (indices, tensors)."""
-    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].prompt_ids) + len(episodes[i].completion.tokens))
-    groups = [order[i : i + size] for i in range(0, len(order), size)]
-    return [
-        (g, pack([episodes[i].prompt_ids for i in g], [episodes[i].completion.tokens for i in g], pad_id, device))
-        for g in groups
-    ]
-
-
-def _named(values: Tensor, mask: Tensor, indices: list[int], episodes: Sequence[Episode], what: str, step: int) -> None:
-    bad = (~torch.isfinite(values) & mask).any(dim=1)
-    if bad.any():
-        names = [episodes[i].prompt_id for i, b in zip(indices, bad.tolist(), strict=True) if b]
-        raise Halt(
-            f"step {step}: {what} not finite for prompt(s) {', '.join(names[:5])}; lower learning_rate, or use dtype: float32"
-        )
-
-
-class _Sums:
-    """Sums of figures over micro-batches and processes, from which means are taken."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor | float) -> None:
-        self.totals[name] = (
-            self.totals.get(name, torch.zeros((), dtype=torch.float64)) + torch.as_tensor(value).detach().double().cpu()
-        )
-
-    def reduced(self, accelerator: Accelerator) -> dict[str, float]:
-        names = sorted(self.totals)
-        stacked = torch.stack([self.totals[n] for n in names]).float().to(accelerator.device)
-        return dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
 
 
 def train(
@@ -189,8 +89,10 @@ def train(
     bare.eval()  # no dropout: it would part the new log-probabilities from the old
 
     def evaluate(step: int) -> dict[str, float]:
-        mine = held_out[rank::world]
-        episodes = gather_object(rollout(bare, tokenizer, score, mine, EVAL_STEP, settings, seed) if mine else [])
+        mine, times = held_out[rank::world], dict[str, float]()
+        episodes = gather_object(
+            rollout(bare, tokenizer, score, mine, EVAL_STEP, settings, seed, times) if mine else []
+        )
         show(step, episodes)
         return {
             "eval/scores": float(np.mean([e.raw_score for e in episodes])),
@@ -199,6 +101,7 @@ def train(
         }
 
     for step in range(first_step, settings.iterations()):
+        times: dict[str, float] = {}
         if held_out and step == 0:
             result.evals.append({"step": 0, **evaluate(0)})
         try:
@@ -207,48 +110,25 @@ def train(
             chosen = prompt_order(len(encoded), numbers, seed)
             mine = [i for i in range(settings.batch_size) if (i % mini_size) % world == rank]
             prompts = [{**encoded[chosen[i]], "sample": chosen[:i].count(chosen[i])} for i in mine]
-            episodes = rollout(bare, tokenizer, score, prompts, step, settings, seed)
+            episodes = rollout(bare, tokenizer, score, prompts, step, settings, seed, times)
 
             # 3 log-probabilities under the policy as it was, the reference and the critic, for every minibatch.
-            share = len(episodes) // settings.num_mini_batches
-            batches: list[list[dict[str, Any]]] = []
-            sums = _Sums()
-            with torch.no_grad():
-                for start in range(0, len(episodes), share):
-                    mini = episodes[start : start + share]
-                    batches.append([])
-                    for indices, batch in micro_batches(
-                        mini, settings.per_device_train_batch_size, tokenizer.pad_token_id, device
-                    ):
-                        logprobs, entropy, values = bare(batch, settings.temperature)
-                        reference = bare.reference_logprobs(batch, settings.temperature)
-                        for what, tensor in (
-                            ("log-probabilities", logprobs),
-                            ("reference log-probabilities", reference),
-                            ("values", values),
-                        ):
-                            _named(tensor, batch.mask, indices, mini, what, step)
-                        scores = torch.tensor([mini[i].score for i in indices], device=device)
-                        sums.add("tokens", batch.mask.sum())
-                        sums.add("entropy", entropy.sum())
-                        sums.add("kl", (logprobs - reference).sum())
-                        # 4 rewards and advantages, as far as one episode goes; whitening needs them all.
-                        rewards = ppo.shape_rewards(scores, logprobs, reference, batch.mask, kl_coef)
-                        batches[-1].append({"batch": batch, "logprobs": logprobs, "values": values, "rewards": rewards})
-            if step == 0:
-                _check_start(batches, bare, settings)
-            _advantages(accelerator, batches, settings)
-            sums.add("episodes", len(episodes))
-            sums.add("score", sum(e.score for e in episodes))
-            sums.add("raw_score", sum(e.raw_score for e in episodes))
-            sums.add("length", sum(len(e.completion.tokens) for e in episodes))
-            sums.add("eos", sum(e.completion.finished for e in episodes))
+            sums = Sums()
+            with timed(times, "logprobs"):
+                share = len(episodes) // settings.num_mini_batches
+                minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
+                batches = [_measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums) for mini in minis]
+            if problems := gather_object([p for mini in batches for entry in mini for p in entry.pop("problems")]):
+                raise Halt("; ".join(problems[:5]))
             totals = sums.reduced(accelerator)
-            figures = _rollout_figures(totals, kl_coef, step, settings)
-            _check_limits(figures, settings, step)
+            figures = rollout_figures(totals, kl_coef, step, settings)
+            check_limits(figures, settings, step)
+
+            # 4 rewards and advantages, whitened over all episodes of all processes.
+            _advantages(accelerator, batches, settings, kl_coef)
 
             # 5 update: epochs over the minibatches, each one optimizer step over its micro-batches on all processes.
-            updates = _Sums()
+            updates, started = Sums(), time.perf_counter()
             for epoch in range(settings.num_ppo_epochs):
                 for number, mini_batches in enumerate(batches):
                     _step(
@@ -272,7 +152,8 @@ def train(
             optimizer.zero_grad()
             result.halted = str(halt)
             break
-        figures |= _update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]}
+        times["time/update"] = time.perf_counter() - started
+        figures |= update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]} | times
         if settings.kl_target is not None:
             kl_coef = ppo.adaptive_kl_coef(
                 kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size
@@ -298,21 +179,60 @@ def train(
     return result
 
 
-def _check_start(batches: list[list[dict[str, Any]]], roles: Roles, settings: Any) -> None:
-    """Before the first update the policy is the reference: KL 0. Anything else means that they are not rendered or run alike."""
-    for entry in (e for mini in batches for e in mini):
-        reference = roles.reference_logprobs(entry["batch"], settings.temperature)
-        worst = (entry["logprobs"] - reference).abs().max().item()
-        if worst > 1e-3 and roles.lora:
-            raise RuntimeError(
-                f"policy and reference differ by {worst:.2g} nats at step 0; the adapter does not start at zero"
+def _measure(
+    roles: Roles, episodes: Sequence[Episode], settings: Any, step: int, pad_id: int, device: torch.device, sums: Sums
+) -> list[dict[str, Any]]:
+    """Step 3 for one minibatch: its micro-batches with log-probabilities, reference log-probabilities, values and scores.
+
+    Before the first update the policy is the reference, to the last token; anything else means that the two are not rendered or
+    run alike, and raises RuntimeError.
+    """
+    entries = []
+    for indices, batch in micro_batches(episodes, settings.per_device_train_batch_size, pad_id, device):
+        with torch.no_grad():
+            logprobs, entropy, values = roles(batch, settings.temperature)
+            reference = roles.reference_logprobs(batch, settings.temperature)
+        scores = torch.tensor([episodes[i].score for i in indices], device=device)
+        problems = [
+            f"step {step}: {what} not finite for prompt {episodes[i].prompt_id}; {remedy}"
+            for what, tensor, remedy in (
+                ("score", scores[:, None].expand_as(values), "mend the reward function"),
+                ("log-probabilities", logprobs, "lower learning_rate, or use dtype: float32"),
+                ("reference log-probabilities", reference, "use dtype: float32"),
+                ("values", values, "lower learning_rate or vf_coef"),
             )
-        break
+            for i, bad in zip(indices, (~torch.isfinite(tensor) & batch.mask).any(dim=1).tolist(), strict=True)
+            if bad
+        ]
+        if step == 0 and not problems and (worst := (logprobs - reference).abs().max().item()) > 1e-3:
+            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
+        sums.add("tokens", batch.mask.sum())
+        sums.add("entropy", entropy.sum())
+        sums.add("kl", (logprobs - reference).sum())
+        entries.append(
+            {
+                "batch": batch,
+                "logprobs": logprobs,
+                "reference": reference,
+                "values": values,
+                "scores": scores,
+                "problems": problems,
+            }
+        )
+    sums.add("episodes", len(episodes))
+    sums.add("score", sum(e.score for e in episodes))
+    sums.add("raw_score", sum(e.raw_score for e in episodes))
+    sums.add("length", sum(len(e.completion.tokens) for e in episodes))
+    sums.add("eos", sum(e.completion.finished for e in episodes))
+    return entries
 
 
-def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], settings: Any) -> None:
-    """Step 4: advantages and returns of every micro-batch; whitened with mean and variance over all processes' tokens."""
+def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], settings: Any, kl_coef: float) -> None:
+    """Step 4: rewards, advantages and returns of every micro-batch; whitened with mean and variance over all processes' tokens."""
     entries = [entry for mini in batches for entry in mini]
+    for entry in entries:
+        mask = entry["batch"].mask
+        entry["rewards"] = ppo.shape_rewards(entry["scores"], entry["logprobs"], entry["reference"], mask, kl_coef)
     if settings.whiten_rewards:
         _whiten_together(accelerator, entries, "rewards", shift_mean=False)
     for entry in entries:
@@ -352,7 +272,7 @@ def _step(
     mini: list[dict[str, Any]],
     accumulation: int,
     settings: Any,
-    updates: _Sums,
+    updates: Sums,
     step: int,
     unchanged: bool,
 ) -> None:
@@ -424,65 +344,3 @@ def _ptx(
     accelerator.backward(
         settings.ptx_coef * loss + 0.0 * values.sum()
     )  # the critic takes part, for DDP, without being moved
-
-
-def _rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: Any) -> dict[str, float]:
-    n = totals["episodes"]
-    kl = totals["kl"] / n
-    return {
-        "step": step + 1,
-        "episode": (step + 1) * settings.batch_size,
-        "objective/kl": kl,
-        "objective/kl_coef": kl_coef,
-        "objective/entropy": totals["entropy"] / n,
-        "objective/non_score_reward": -kl_coef * kl,
-        "objective/rlhf_reward": totals["score"] / n - kl_coef * kl,
-        "objective/scores": totals["raw_score"] / n,
-        "policy/entropy_avg": totals["entropy"] / totals["tokens"],
-        "completions/mean_length": totals["length"] / n,
-        "completions/eos_rate": totals["eos"] / n,
-    }
-
-
-def _update_figures(totals: dict[str, float]) -> dict[str, float]:
-    tokens = totals["tokens"]
-    ratio = totals["ratio"] / tokens
-    return {
-        "loss/policy_avg": totals["policy"] / tokens,
-        "loss/value_avg": totals["value"] / tokens,
-        "policy/approxkl_avg": totals["approxkl"] / tokens,
-        "policy/clipfrac_avg": totals["clipped"] / tokens,
-        "val/clipfrac_avg": totals["value_clipped"] / tokens,
-        "val/ratio": ratio,
-        "val/ratio_var": max(totals["ratio_square"] / tokens - ratio**2, 0.0),
-        "grad_norm": totals["grad_norm"] / totals["steps"],
-    }
-
-
-def _check_limits(figures: dict[str, float], settings: Any, step: int) -> None:
-    """Stop before an update from a batch that lies outside the limits."""
-    for name, figure, limit, broken, remedy in (
-        (
-            "KL",
-            figures["objective/kl"],
-            f"above max_kl {settings.max_kl}",
-            figures["objective/kl"] > settings.max_kl,
-            "raise kl_coef or lower learning_rate",
-        ),
-        (
-            "entropy",
-            figures["policy/entropy_avg"],
-            f"below min_entropy {settings.min_entropy}",
-            figures["policy/entropy_avg"] < settings.min_entropy,
-            "lower learning_rate or raise kl_coef",
-        ),
-        (
-            "length",
-            figures["completions/mean_length"],
-            f"below min_length {settings.min_length}",
-            figures["completions/mean_length"] < settings.min_length,
-            "look at the samples: the score may favour empty completions",
-        ),
-    ):
-        if broken:
-            raise Halt(f"step {step}: {name} {figure:.3g} {limit}; {remedy}")
