@@ -1,5 +1,6 @@
 """How is a model folder made that loads without our code? Merged weights, tokenizer, adapter beside them, model card."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,17 @@ from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from pipeline.artifacts import write_json
 from pipeline.config import Config
 
 
 def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "default") -> PreTrainedModel:
     """Save full weights (and the adapter under adapter/, when there is one) and the tokenizer; returns the merged model.
 
-    The adapter's config names no base folder of this machine: it belongs on the model that the stage started from.
+    The adapter belongs on the model that the stage started from, which its config names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = None
         model.save_pretrained(str(folder / "adapter"), selected_adapters=[adapter_name])
         inner = folder / "adapter" / adapter_name
         if inner.is_dir():  # peft puts an adapter that is not called "default" into a folder of its name
@@ -26,6 +26,10 @@ def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "d
                 path.rename(folder / "adapter" / path.name)
             inner.rmdir()
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        settings = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+        if isinstance(settings["target_modules"], list):  # a set in peft: its order, and so the file's hash, would vary
+            settings["target_modules"] = sorted(settings["target_modules"])
+        write_json(folder / "adapter" / "adapter_config.json", settings)
         merged: Any = model.merge_and_unload(adapter_names=[adapter_name])
         model = merged
     # save_pretrained writes a name of its own origin into config.json otherwise: a path of this machine
