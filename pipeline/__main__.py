@@ -1,6 +1,7 @@
 """The command line: python -m pipeline STAGE RECIPE [key=value …]. Imports a stage only when it runs."""
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import ArtifactError, Run
+from pipeline.artifacts import PARENTS, ArtifactError, Run
 from pipeline.config import Config, ConfigError, fields, load
 
 MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
@@ -70,11 +71,15 @@ def run_stage(stage: str, config: Config, name: str) -> None:
         raise ConfigError(
             f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings"
         )
+    if world > 1 and stage in SINGLE:
+        raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world)
     if (done := run.finished(stage, config)) is not None:
         if run.main_process:
             print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
         return
+    for parent in PARENTS[stage]:
+        run.identity(parent)  # a missing one is told before anything heavy is imported
     module = importlib.import_module(f"pipeline.{MODULES[stage]}")
     importlib.import_module("pipeline.context").quiet()
     manifest = module.run(config, run)
@@ -95,7 +100,7 @@ def command(stage: str, text: str) -> None:
 
         guarded(work)
 
-    app.command(stage, help=text)(entry)
+    app.command(stage, help=text, short_help=text)(entry)  # a short help that is given is not cut
 
 
 command("data", "Read, check, clean and split demonstrations, rankings and prompts.")
@@ -119,11 +124,8 @@ def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, np
 @app.command("settings", help="Every setting with its default and meaning.")
 def settings() -> None:
     for name, info in fields().items():
-        default = info.get_default(call_default_factory=True)
-        print(
-            f"{name} = {'(required)' if info.is_required() else default}"
-            + (f"    # {info.description}" if info.description else "")
-        )
+        default = json.dumps(info.get_default(call_default_factory=True), ensure_ascii=False)  # JSON is YAML
+        print(f"{name} = {default}" + (f"    # {info.description}" if info.description else ""))
 
 
 if __name__ == "__main__":

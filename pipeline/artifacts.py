@@ -30,18 +30,21 @@ PARENTS = {
 # What else than its own section decides what a stage makes.
 READS = {
     "data": ("model", "revision", "seed", "data"),
-    "sft": ("model", "revision", "dtype", "seed", "sft"),
-    "reward": ("model", "revision", "dtype", "seed", "reward", "ppo.temperature"),
-    "ppo": ("model", "revision", "dtype", "seed", "ppo"),
+    "sft": ("model", "revision", "dtype", "seed", "sft", "data.max_length"),
+    "reward": ("model", "revision", "dtype", "seed", "reward", "data.max_length", "ppo.temperature"),
+    "ppo": ("model", "revision", "dtype", "seed", "ppo", "data.max_length"),
     "compare": (
         "model",
         "revision",
         "dtype",
         "seed",
         "compare",
+        "data.source",
+        "data.max_length",
         "ppo.response_length",
         "ppo.temperature",
         "ppo.reward_funcs",
+        "ppo.reward_weights",
     ),
 }
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -127,11 +130,14 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -177,6 +183,12 @@ def section_values(config: Config, stage: str) -> dict[str, Any]:
     return out
 
 
+def _local_files(source: str) -> list[Path]:
+    """The files of a data source that lies on this machine: the file itself, or all in the folder (before a #split)."""
+    path, folder = Path(source).expanduser(), Path(source.partition("#")[0]).expanduser()
+    return [path] if path.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+
+
 @dataclass(frozen=True)
 class Run:
     """One run's folder, and the rules for what may enter it."""
@@ -201,9 +213,13 @@ class Run:
             raw = json.loads(path.read_text(encoding="utf-8"))
             if raw["contract"] != CONTRACT:
                 raise ArtifactError(
-                    f'{path}: contract {raw["contract"]}, this version reads {CONTRACT}; run "make {stage} RUN={self.name}" again'
+                    f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
+                    f'remove {self.folder(stage)} and run "make {stage} RUN={self.name}"'
                 )
-            return Manifest(**raw)
+            found = Manifest(**raw)
+            if not isinstance(found.files, list) or "result" not in found.gate:
+                raise ValueError("files or gate are not what publish writes")
+            return found
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {stage} RUN={self.name}"'
@@ -233,15 +249,14 @@ class Run:
             failed = "; ".join(
                 f"{c['name']} {c['figure']} ({c['threshold']})" for c in found.gate["checks"] if c["result"] == "fail"
             )
-            raise ArtifactError(f"{stage} failed its gate: {failed}; mend {stage} first, or go on with force=true")
+            raise ArtifactError(f"{folder}: failed its gate: {failed}; mend {stage} first, or go on with force=true")
         return found
 
     def inputs(self, stage: str, config: Config) -> str:
         """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
         local = []
         for source in (config.data.source, config.data.demonstrations, config.data.prompts) if stage == "data" else ():
-            if source and Path(source).is_file():
-                local.append(sha256(Path(source)))
+            local += [sha256(path) for path in _local_files(source)] if source else []
         parents = {parent: self.identity(parent) for parent in PARENTS[stage]}
         return digest(
             {
@@ -300,20 +315,25 @@ class Run:
     ) -> Manifest:
         """Publish the folder `made` (inside the partial folder) as the finished stage, by one rename, manifest written last.
 
-        `metrics` must be finite. An older result of the stage is replaced only once the new one is complete. To be called by the
-        main process alone.
+        `metrics` and the gate's figures must be finite. An older result of the stage is replaced only once the new one is complete.
+        To be called by the main process alone.
         """
-        bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        figures = metrics | {c.name: c.figure for c in gate.checks if c.figure is not None}
+        bad = sorted(name for name, value in figures.items() if not math.isfinite(value))
         if bad:
             raise ArtifactError(
                 f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {self.partial(stage)}"
             )
         mark = self.partial(stage) / "inputs.json"
         started = json.loads(mark.read_text())["started"] if mark.is_file() else now()
+        own = (
+            made / "manifest.json",
+            made / "manifest.json.tmp",
+        )  # left by an attempt that was killed while publishing
         files = [
-            {"path": str(path.relative_to(made)), "size": path.stat().st_size, "sha256": sha256(path)}
+            {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(made.rglob("*"))
-            if path.is_file() and path.name != "manifest.json"
+            if path.is_file() and path not in own
         ]
         settings = section_values(config, stage)
         manifest = Manifest(
@@ -353,7 +373,12 @@ class Run:
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
-        made.rename(folder)
+        try:
+            made.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.partial(stage), ignore_errors=True)
         return manifest

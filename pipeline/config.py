@@ -7,11 +7,12 @@ A recipe is one YAML file with a section a stage. Everything wrong with it is re
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 STAGES = ("data", "sft", "reward", "ppo", "compare")
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
@@ -24,19 +25,27 @@ class ConfigError(Exception):
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    """Settings that belong together. Nothing is converted (yes is no number), no number may be NaN or infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_section(cls, value: Any, info: ValidationInfo) -> Any:
+        """`sft:` with nothing below it, which YAML reads as null, means the section's defaults."""
+        return {} if value is None and _is_section(cls.model_fields[str(info.field_name)].annotation) else value
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 class Reviews(Section):
     """How the embedded film reviews become demonstrations, prompts and rankings."""
 
     k: int = Field(4, ge=2, description="completions in a ranking")
-    tie_gap: float = Field(
-        0.5, gt=0, description="mean ratings closer than this to the best of a tier are tied (scale -4 to 4)"
-    )
-    opening_words: int = Field(
-        1, ge=1, description="reviews that share so many opening words are ranked against each other"
-    )
+    tie_gap: float = Field(0.5, gt=0, description="nearer than this to the best of a tier is tied (scale -4 to 4)")
+    opening_words: int = Field(1, ge=1, description="reviews that share so many opening words are ranked together")
     prompt_words: int = Field(3, ge=1, description="opening words of a review that make the prompt of a demonstration")
     max_words: int | None = Field(None, ge=4, description="leave out reviews longer than this")
 
@@ -44,20 +53,14 @@ class Reviews(Section):
 class Data(Section):
     """Stage data: raw files to validated, split, fingerprinted rows."""
 
-    source: str = Field(
-        EMBEDDED_REVIEWS, description="rankings: film_reviews, a file or folder, a Hub id, or module:function"
-    )
+    source: str = Field(EMBEDDED_REVIEWS, description="film_reviews, a file, folder, Hub id or module:function")
     format: str | None = Field(None, description="row format of source; default: detected")
-    demonstrations: str | None = Field(
-        None, description="demonstrations; default: the best-ranked completions of source"
-    )
+    demonstrations: str | None = Field(None, description="demonstrations; default: the best completions of source")
     prompts: str | None = Field(None, description="prompts for PPO; default: the prompts of source")
     skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
     max_length: int = Field(512, ge=8, description="tokens of prompt + completion + EOS that any stage may see")
-    min_completion_tokens: int = Field(
-        1, ge=1, description="room for the completion that a prompt must leave within max_length"
-    )
+    min_completion_tokens: int = Field(1, ge=1, description="room that a prompt must leave within max_length")
     reviews: Reviews = Reviews()
 
 
@@ -67,9 +70,7 @@ class Lora(Section):
     r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     target_modules: str | list[str] = Field("all-linear", description="as peft has it")
-    layers: str | None = Field(
-        None, pattern=r"^last \d+$", description='adapt only these layers, such as "last 10"; default: all'
-    )
+    layers: str | None = Field(None, pattern=r"^last [1-9]\d*$", description='such as "last 10"; default: all')
 
 
 class Training(Section):
@@ -91,7 +92,7 @@ class Training(Section):
         each = self.per_device_train_batch_size * world_size
         if self.batch_size % each:
             raise ConfigError(
-                f"batch_size: {self.batch_size} rows cannot be shared by {world_size} process(es) in micro-batches of "
+                f"{type(self).__name__.lower()}.batch_size: {self.batch_size} rows cannot be shared by {world_size} process(es) in micro-batches of "
                 f"{self.per_device_train_batch_size}; make it a multiple of {each}"
             )
         return self.batch_size // each
@@ -122,13 +123,9 @@ class Reward(Supervised):
     learning_rate: float = Field(3e-4, gt=0)
     batch_size: int = Field(8, ge=1, description="rankings of one optimizer step")
     per_device_train_batch_size: int = Field(4, ge=1, description="rankings of one micro-batch on one device")
-    loss: Literal["k_wise", "plackett_luce"] = Field(
-        "k_wise", description="all pairs (InstructGPT), or the whole order"
-    )
+    loss: Literal["k_wise", "plackett_luce"] = Field("k_wise", description="all pairs (InstructGPT) or the whole order")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (k_wise only)")
-    margin: float = Field(
-        0.0, ge=0, description="margin a unit of rating difference, where ratings are known (k_wise only)"
-    )
+    margin: float = Field(0.0, ge=0, description="margin a unit of rating difference, where rated (k_wise only)")
     eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
     normalise_samples: int = Field(64, ge=2, description="samples of the sft model that fix mean 0 and std 1")
     max_new_tokens: int = Field(32, ge=1, description="length limit of those samples")
@@ -144,7 +141,7 @@ class PPO(Training):
     """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
 
     reward_funcs: list[str] = Field(
-        ["reward"], min_length=1, description='"reward" (the stage), a path or Hub id, or module:function'
+        ["reward"], min_length=1, description="reward (the stage), path, Hub id, module:function"
     )
     reward_weights: list[float] | None = Field(None, description="one a function; default: all 1")
     total_episodes: int = Field(2048, ge=1, description="completions sampled in the whole run")
@@ -157,26 +154,20 @@ class PPO(Training):
     response_length: int = Field(32, ge=1, description="most new tokens of a completion")
     temperature: float = Field(1.0, gt=0)
     kl_coef: float = Field(0.05, ge=0)
-    kl_target: float | None = Field(
-        None, gt=0, description="nats a sequence for the adaptive controller; default: kl_coef is fixed"
-    )
+    kl_target: float | None = Field(None, gt=0, description="nats a sequence, for an adaptive kl_coef; default: fixed")
     kl_horizon: int = Field(10_000, ge=1, description="episodes over which the controller acts")
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
-    dual_clip: float | None = Field(
-        None, gt=1, description="bound on the loss of tokens with a negative advantage; 3 is usual"
-    )
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss at negative advantages; often 3")
     vf_coef: float = Field(0.1, ge=0)
     value: Literal["adapter", "shared"] = Field(
         "adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy"
     )
     whiten_rewards: bool = Field(False, description="scale rewards to unit variance, their mean kept")
     whiten_advantages: bool = True
-    missing_eos_score: float | None = Field(
-        -1.0, description="replaces the score of a completion without EOS; null: keep the score"
-    )
+    missing_eos_score: float | None = Field(-1.0, description="score of a completion without EOS; null: keep its own")
     missing_eos_penalty: float | None = Field(
         None, ge=0, description="subtracted from the score of a completion without EOS (TRL's rule)"
     )
@@ -189,31 +180,24 @@ class PPO(Training):
     max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
-    min_length: float = Field(
-        1.0, ge=0, description="halt when completions are shorter than this on average, in tokens"
-    )
+    min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, tokens")
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="trackers, through Accelerate")
 
     @model_validator(mode="after")
     def _fits(self) -> "PPO":
+        wrong = []
         if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
-            raise ValueError(
-                f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs; give one each"
-            )
+            wrong.append(f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs")
         if len(set(self.reward_funcs)) < len(self.reward_funcs):
-            raise ValueError(
-                f"reward_funcs: {self.reward_funcs} names one twice; name each once and weigh it with reward_weights"
-            )
+            wrong.append(f"reward_funcs: {self.reward_funcs} names one twice; use reward_weights to weigh it")
         if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
-            raise ValueError(
-                "missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null to subtract"
-            )
+            wrong.append("missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null")
         if self.batch_size % self.num_mini_batches:
-            raise ValueError(
-                f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}"
-            )
+            wrong.append(f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}")
         if self.total_episodes % self.batch_size:
-            raise ValueError(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
+            wrong.append(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
         return self
 
     def iterations(self) -> int:
@@ -305,8 +289,7 @@ def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[
     """Every setting by its dotted name, with pydantic's FieldInfo (annotation, default, description)."""
     out: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if _is_section(kind := info.annotation):
             out |= fields(kind, (*path, name))
         else:
             out[".".join((*path, name))] = info
@@ -324,58 +307,93 @@ def _nearest(name: str) -> str:
     return f"did you mean {close[0]}?" if close else "python -m pipeline settings lists all"
 
 
-def load(recipe: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+def _read(file: Path, errors: list[str]) -> tuple[dict[Any, Any], dict[tuple[str, ...], str]]:
+    """A recipe's settings, and the `file:line` of each. Raises ConfigError for what is no recipe at all."""
+    lines: dict[tuple[str, ...], int] = {}
+    text = ""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        _lines(yaml.compose(text, Loader=_Loader), (), lines, errors, str(file))
+        raw = yaml.load(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{file}:{line + 1}: not valid YAML: {problem}; mend the syntax") from None
+    except ValueError as error:  # a date such as 2024-13-45
+        raise ConfigError(
+            f"{file}: a value reads as a date or number and is none ({error}); put it in quotes"
+        ) from None
+    if not isinstance(raw, dict | None):
+        raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
+    return raw or {}, {path: f"{file}:{line}" for path, line in lines.items()}
+
+
+def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], str], errors: list[str]) -> None:
+    """Put one `key=value` into the recipe's settings; a section given whole replaces the recipe's."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
+        return
+    if not any(name == key or name.startswith(f"{key}.") for name in fields()):
+        errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
+        return
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
+        parsed = value
+    path = tuple(key.split("."))
+    target = raw
+    for part in path[:-1]:
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict):
+            return  # the recipe has a value where a section belongs: told when it is validated
+    target[path[-1]] = parsed
+    for inner in [p for p in where if p[: len(path)] == path]:
+        del where[inner]
+    where[path] = override
+
+
+def _place(
+    path: tuple[str, ...], message: str, where: dict[tuple[str, ...], str], overrides: Sequence[str]
+) -> str | None:
+    """Where a mistake was made: at a setting below `path` that the message names (an override before the recipe), else at `path`
+    or what holds it; None for a default."""
+    words = set(re.findall(r"[\w.]+", message))
+    named = [place for p, place in where.items() if p[: len(path)] == path and ".".join(p[len(path) :]) in words]
+    around = [where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where]
+    return next((place for place in named if place in overrides), next(iter([*named, *around]), None))
+
+
+def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply `key=value` overrides (values as YAML). Raises ConfigError with every mistake, each by file and line."""
     file = Path(recipe)
     if not file.is_file():
         known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml"))) or "none here"
         raise ConfigError(f"{file}: no such recipe; shipped: {known}")
     errors: list[str] = []
-    lines: dict[tuple[str, ...], int] = {}
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        _lines(yaml.compose(text, Loader=_Loader), (), lines, errors, str(file))
-        raw = yaml.load(text, Loader=_Loader) or {}
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(
-            f"{file}:{mark.line + 1 if mark else 1}: not valid YAML: {getattr(error, 'problem', error)}; mend the syntax"
-        ) from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
-    where: dict[tuple[str, ...], str] = {path: f"{file}:{line}" for path, line in lines.items()}
+    raw, where = _read(file, errors)
     for override in overrides:
-        key, equals, value = override.partition("=")
-        path = tuple(key.split("."))
-        if not equals or not key:
-            errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
-            continue
-        try:
-            parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError:
-            parsed = value
-        target = raw
-        for part in path[:-1]:
-            if not isinstance(target.get(part), dict):
-                target[part] = {}
-            target = target[part]
-        target[path[-1]] = parsed
-        where[path] = override
+        _override(override, raw, where, errors)
     try:
         config = Config.model_validate(raw)
     except ValidationError as invalid:
         for e in invalid.errors():
             path = tuple(str(p) for p in e["loc"])
-            named = next((where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where), str(file))
             name = ".".join(path)
             if e["type"] == "extra_forbidden":
-                errors.append(f"{named}: {name}: no such setting; {_nearest(name)}")
+                messages = [f"no such setting; {_nearest(name)}"]
             elif e["type"] == "value_error":
-                errors.append(f"{named}: {name + ': ' if name else ''}{e['ctx']['error']}")
+                messages = str(e["ctx"]["error"]).splitlines()
             else:
-                errors.append(f"{named}: {name}: {e['msg']}, not {e['input']!r}")
+                messages = [f"{e['msg']}, not {e['input']!r}"]
+            for message in messages:
+                place = _place(path, message if e["type"] == "value_error" else "", where, overrides) or file
+                errors.append(f"{place}: {name + ': ' if name else ''}{message}")
         raise ConfigError("\n".join(errors)) from None
     if errors:
         raise ConfigError("\n".join(errors))

@@ -3,10 +3,10 @@
 A judge is a plain function: judge(prompts, completions) -> one finite number a completion, higher is better.
 """
 
-import functools
-import importlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from reward.functions import RewardError, call_checked, resolve
 
 Messages = list[dict[str, str]]
 Judge = Callable[[Sequence[str | Messages], Sequence[str]], list[float]]
@@ -45,44 +45,22 @@ def load(name: str) -> Judge:
     Raises JudgeError when there is no such judge, and from the judge itself when it returns anything but one finite
     number a completion.
     """
-    return _checked(name, vader if name == "vader" else _imported(name))
-
-
-def _imported(name: str) -> Callable[..., object]:
-    module_name, colon, function_name = name.partition(":")
-    if not (module_name and colon and function_name):
+    if name != "vader" and ":" not in name:
         raise JudgeError(f'no judge is called {name!r}: use "vader", or "module:function" for your own')
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # a package that the user's module imports and lacks is not the module's absence: that traceback is theirs
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise JudgeError(
-            f"judge {name!r}: no module {module_name!r} can be imported from here; check its spelling, "
-            f"or put its folder on PYTHONPATH"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise JudgeError(f"judge {name!r}: {module_name!r} has no function {function_name!r}; check its spelling")
-    return function
+    with _as_judge():
+        function = vader if name == "vader" else resolve(name)
 
-
-def _checked(name: str, function: Callable[..., object]) -> Judge:
-    @functools.wraps(function)
     def judge(prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
-        result = function(prompts, completions)
-        try:
-            scores = [float(score) for score in result]  # type: ignore[attr-defined]
-        except (TypeError, ValueError) as error:
-            raise JudgeError(f"judge {name!r} must return a list of numbers, not {type(result).__name__}") from error
-        if len(scores) != len(completions):
-            raise JudgeError(
-                f"judge {name!r} returned {len(scores)} scores for {len(completions)} completions; return one each"
-            )
-        for index, score in enumerate(scores):
-            if not math.isfinite(score):
-                raise JudgeError(f"judge {name!r} returned {score} for completion {index}; return a finite number")
-        return scores
+        with _as_judge():
+            return call_checked(function, name, prompts, completions).tolist()
 
     return judge
+
+
+@contextmanager
+def _as_judge() -> Iterator[None]:
+    """A judge is found, called and checked as a reward function is; only its errors speak of a judge."""
+    try:
+        yield
+    except RewardError as error:
+        raise JudgeError(str(error).replace("reward function", "judge")) from error

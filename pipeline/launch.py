@@ -10,10 +10,11 @@ from pipeline.config import STAGES
 
 def _environment(nproc: int) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
-    threads = max(1, (os.cpu_count() or 1) // nproc)
-    return os.environ | {
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} if nproc > 1 else {}
+    return {
+        **threads,
+        **os.environ,  # OMP_NUM_THREADS as the user has it, where it is set
         "PIPELINE_NPROC": str(nproc),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
     }
 
@@ -38,7 +39,7 @@ def chain(recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
     """Run all stages, each in a process of its own; exits with the code of the first that fails."""
     for stage in STAGES:
         call = [sys.executable, "-m", "pipeline", stage, str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
-        done = subprocess.run(call, env=_environment(1) | {"OMP_NUM_THREADS": str(os.cpu_count() or 1)})
+        done = subprocess.run(call, env=_environment(1))
         if done.returncode:
             sys.exit(_code(done.returncode))
 

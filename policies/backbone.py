@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 class BackboneError(Exception):
@@ -29,9 +30,12 @@ def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool
 
     Where pad is missing or equal to EOS, the unknown token takes its place if it has no other role, else `<|pad|>` is added: a pad
     that equals EOS would hide the end of a completion from everything that counts non-pad tokens.
-    Raises BackboneError when there is no EOS, unless `need_eos` is false (an encoder that only scores).
+    Raises BackboneError when there is no tokenizer, or no EOS unless `need_eos` is false (an encoder that only scores).
     """
-    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise _not_there(path, "tokenizer", error) from error
     if tokenizer.eos_token_id is None and need_eos:
         raise BackboneError(
             f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
@@ -45,12 +49,20 @@ def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool
     return tokenizer
 
 
+def _not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return BackboneError(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")
+
+
 def _loaded(
     loader: Any, path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None, **more: Any
 ) -> PreTrainedModel:
-    model, info = loader.from_pretrained(
-        str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more
-    )
+    try:
+        model, info = loader.from_pretrained(
+            str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more
+        )
+    except OSError as error:
+        raise _not_there(path, "model", error) from error
     wrong = [
         *info["missing_keys"],
         *info["mismatched_keys"],
@@ -118,7 +130,7 @@ def output_head(model: nn.Module) -> nn.Linear:
 
 def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig:
     """peft's LoraConfig from a recipe's `lora` section (r, lora_alpha, target_modules, layers)."""
-    layers = None
+    layers, targets = None, lora.target_modules
     if lora.layers is not None:
         count, wanted = model.config.get_text_config().num_hidden_layers, int(lora.layers.split()[1])
         if wanted > count:
@@ -126,14 +138,26 @@ def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig
                 f"lora.layers: {lora.layers!r} of a model with {count} layers; choose at most last {count}"
             )
         layers = list(range(count - wanted, count))
+        if targets == "all-linear":  # peft takes layers only beside names of modules
+            targets = _linear_names(model)
+        elif isinstance(targets, str):
+            raise BackboneError(
+                "lora.layers: goes with lora.target_modules as all-linear or a list of names; give those"
+            )
     return LoraConfig(
         task_type=task_type,
         r=lora.r,
         lora_alpha=lora.lora_alpha,
         lora_dropout=0.0,
-        target_modules=lora.target_modules,
+        target_modules=targets,
         layers_to_transform=layers,
     )
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """Names of the linear modules inside the numbered layers: what peft calls all-linear, which leaves the head out too."""
+    linear = [name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    return sorted({parts[-1] for parts in linear if any(part.isdigit() for part in parts)})
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
@@ -157,6 +181,8 @@ def adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     layers' active adapter itself. Needs peft 0.17 or newer; to be dropped when peft can switch without touching gradients.
     """
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if name is not None and not any(name in layer._get_available_adapters() for layer in layers):
+        raise KeyError(f"no layer has an adapter {name}")  # peft would run the base in its place
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     for layer in layers:
         layer._disable_adapters = name is None

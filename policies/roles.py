@@ -38,7 +38,7 @@ class Roles(nn.Module):
         for name, parameter in self.named_parameters():
             trained = "value_head" in name
             if self.lora:
-                trained |= f".{POLICY}." in name or (value == "adapter" and f".{VALUE}." in name)
+                trained |= _in_adapter(name, POLICY) or (value == "adapter" and _in_adapter(name, VALUE))
             else:
                 trained |= name.startswith(("policy.", "critic."))
             parameter.requires_grad_(trained)
@@ -99,6 +99,12 @@ class Roles(nn.Module):
                 merged: Any = self._sampler.get_submodule(name).weight
                 merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
         return self._sampler
+
+
+def _in_adapter(name: str, adapter_name: str) -> bool:
+    """Whether a parameter belongs to an adapter; a base may have modules of its own called policy or value, as BERT's attention has."""
+    parts = name.split(".")
+    return any(a.startswith("lora_") and b == adapter_name for a, b in zip(parts, parts[1:], strict=False))
 
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:

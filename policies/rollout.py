@@ -39,7 +39,9 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor,
     """
     logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
     cumulative = logprobs.exp().cumsum(dim=-1)
-    target = (uniform.to(cumulative) * cumulative[:, -1])[:, None]
+    total = cumulative[:, -1]
+    # in float32 a uniform number near 1 is 1, and would take the last token of the vocabulary, though its probability be 0
+    target = torch.minimum(uniform.to(total) * total, torch.nextafter(total, torch.zeros_like(total)))[:, None]
     tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
 

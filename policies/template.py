@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from jinja2 import TemplateError
+
 PromptText = str | list[dict[str, str]]
 
 
 def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
     """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts.
 
-    Raises ValueError for messages when the tokenizer has no chat template.
+    Raises ValueError for messages when the tokenizer has no chat template, or one that refuses them.
     """
     if isinstance(prompt, str):
         return _opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
@@ -25,7 +27,10 @@ def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
         raise ValueError(
             "the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts"
         )
-    text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the tokenizer's chat template refuses the messages ({error}); change their roles") from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -61,6 +66,9 @@ def fingerprint(tokenizer: Any) -> str:
     if backend is not None:
         state = json.loads(backend.to_str())
         rules = {key: state[key] for key in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")}
+        known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+        if added := {token: i for token, i in tokenizer.get_added_vocab().items() if token not in known}:
+            rules["added"] = added
     else:
         rules = tokenizer.get_vocab()
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}

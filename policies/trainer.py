@@ -83,6 +83,8 @@ def train(
         first_step, kl_coef = saved["step"], saved["kl_coef"]
         result.first, result.last, result.evals = saved["first"], saved["last"], saved["evals"]
         scheduler.load_state_dict(saved["scheduler"])
+        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate  # the scheduler sets it only at its next step
     begin(first_step)
     wrapped, optimizer = accelerator.prepare(roles, optimizer)
     bare: Roles = accelerator.unwrap_model(wrapped)
@@ -93,6 +95,7 @@ def train(
         episodes = gather_object(
             rollout(bare, tokenizer, score, mine, EVAL_STEP, settings, seed, times) if mine else []
         )
+        _check_scores(episodes, step)
         show(step, episodes)
         return {
             "eval/scores": float(np.mean([e.raw_score for e in episodes])),
@@ -102,9 +105,10 @@ def train(
 
     for step in range(first_step, settings.iterations()):
         times: dict[str, float] = {}
-        if held_out and step == 0:
-            result.evals.append({"step": 0, **evaluate(0)})
         try:
+            if held_out and step == 0:
+                result.evals.append({"step": 0, **evaluate(0)})
+
             # 1 rollout, 2 score: this process's share of the iteration's prompts, the same share of every minibatch.
             numbers = range(step * settings.batch_size, (step + 1) * settings.batch_size)
             chosen = prompt_order(len(encoded), numbers, seed)
@@ -131,6 +135,9 @@ def train(
             updates, started = Sums(), time.perf_counter()
             for epoch in range(settings.num_ppo_epochs):
                 for number, mini_batches in enumerate(batches):
+                    if demonstrations and settings.ptx_coef:
+                        at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
+                        _ptx(accelerator, wrapped, demonstrations, at, mini_size, settings, tokenizer.pad_token_id)
                     _step(
                         accelerator,
                         wrapped,
@@ -142,41 +149,44 @@ def train(
                         step,
                         epoch == 0 and number == 0,
                     )
-                    if demonstrations and settings.ptx_coef:
-                        at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
-                        _ptx(accelerator, wrapped, demonstrations, at, settings, tokenizer.pad_token_id)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad()
+            times["time/update"] = time.perf_counter() - started
+            figures |= update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]} | times
+            if settings.kl_target is not None:
+                kl_coef = ppo.adaptive_kl_coef(
+                    kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size
+                )
+            done = step + 1
+            if held_out and (done % settings.eval_steps == 0 or done == settings.iterations()):
+                result.evals.append({"step": done, **evaluate(done)})
+                figures |= {k: v for k, v in result.evals[-1].items() if k != "step"}
+            result.first = result.first or figures
+            result.last = figures
+            log(figures)
+            if done % settings.save_steps == 0 or done == settings.iterations():
+                if accelerator.is_main_process:
+                    extra = {
+                        "first": result.first,
+                        "last": result.last,
+                        "evals": result.evals,
+                        "scheduler": scheduler.state_dict(),
+                    }
+                    save_state(state, parameters, optimizer, {"step": done, "kl_coef": kl_coef, **extra})
+                accelerator.wait_for_everyone()
+            progress(done)
         except Halt as halt:
             optimizer.zero_grad()
             result.halted = str(halt)
             break
-        times["time/update"] = time.perf_counter() - started
-        figures |= update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]} | times
-        if settings.kl_target is not None:
-            kl_coef = ppo.adaptive_kl_coef(
-                kl_coef, figures["objective/kl"], settings.kl_target, settings.kl_horizon, settings.batch_size
-            )
-        done = step + 1
-        if held_out and (done % settings.eval_steps == 0 or done == settings.iterations()):
-            result.evals.append({"step": done, **evaluate(done)})
-            figures |= {k: v for k, v in result.evals[-1].items() if k != "step"}
-        result.first = result.first or figures
-        result.last = figures
-        log(figures)
-        if done % settings.save_steps == 0 or done == settings.iterations():
-            if accelerator.is_main_process:
-                extra = {
-                    "first": result.first,
-                    "last": result.last,
-                    "evals": result.evals,
-                    "scheduler": scheduler.state_dict(),
-                }
-                save_state(state, parameters, optimizer, {"step": done, "kl_coef": kl_coef, **extra})
-            accelerator.wait_for_everyone()
-        progress(done)
     return result
+
+
+def _check_scores(episodes: Sequence[Episode], step: int) -> None:
+    """Halt when a score of an evaluation is not finite. `episodes` are those of all processes."""
+    if bad := [e.prompt_id for e in episodes if not math.isfinite(e.raw_score)]:
+        raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function")
 
 
 def _measure(
@@ -193,10 +203,11 @@ def _measure(
             logprobs, entropy, values = roles(batch, settings.temperature)
             reference = roles.reference_logprobs(batch, settings.temperature)
         scores = torch.tensor([episodes[i].score for i in indices], device=device)
+        raw_scores = torch.tensor([episodes[i].raw_score for i in indices], device=device)
         problems = [
             f"step {step}: {what} not finite for prompt {episodes[i].prompt_id}; {remedy}"
             for what, tensor, remedy in (
-                ("score", scores[:, None].expand_as(values), "mend the reward function"),
+                ("score", raw_scores[:, None].expand_as(values), "mend the reward function"),
                 ("log-probabilities", logprobs, "lower learning_rate, or use dtype: float32"),
                 ("reference log-probabilities", reference, "use dtype: float32"),
                 ("values", values, "lower learning_rate or vf_coef"),
@@ -330,17 +341,24 @@ def _ptx(
     wrapped: Any,
     rows: Sequence[tuple[list[int], list[int]]],
     at: int,
+    count: int,
     settings: Any,
     pad_id: int,
 ) -> None:
-    """Add the gradient of ptx_coef · sft loss on demonstrations (InstructGPT eq. 2), in a backward of its own."""
+    """Add the gradient of ptx_coef · sft loss (InstructGPT eq. 2) on as many demonstrations as the step has episodes, `count`.
+
+    In backwards of its own and before the step's, so that what is clipped and checked is the sum. `at` numbers the optimizer steps.
+    """
     size, world = settings.per_device_train_batch_size, accelerator.num_processes
-    start = (at * world + accelerator.process_index) * size
-    picked = [rows[(start + i) % len(rows)] for i in range(size)]
-    batch = pack([p for p, _ in picked], [c for _, c in picked], pad_id, accelerator.device)
-    logprobs, _, values = wrapped(batch, 1.0)
-    tokens = accelerator.reduce(batch.mask.sum().float(), "sum")
-    loss = -(logprobs.sum() / tokens) * world
-    accelerator.backward(
-        settings.ptx_coef * loss + 0.0 * values.sum()
-    )  # the critic takes part, for DDP, without being moved
+    numbers = range(at * count + accelerator.process_index, (at + 1) * count, world)
+    picked = sorted((rows[i % len(rows)] for i in numbers), key=lambda row: len(row[0]) + len(row[1]))
+    local = torch.tensor(float(sum(len(completion) for _, completion in picked)), device=accelerator.device)
+    tokens = accelerator.reduce(local, "sum")
+    for start in range(0, len(picked), size):
+        part = picked[start : start + size]
+        batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)
+        with torch.enable_grad() if start + size >= len(picked) else accelerator.no_sync(wrapped):
+            logprobs, _, values = wrapped(batch, 1.0)
+            loss = -(logprobs.sum() / tokens) * world
+            # the critic takes part, for DDP, without being moved
+            accelerator.backward(settings.ptx_coef * loss + 0.0 * values.sum())

@@ -20,7 +20,8 @@ class RankingCollator:
     """Groups {"input_ids": K token lists, "ranks": K ints, "ratings": K floats or none} to padded tensors.
 
     Gives input_ids and attention_mask (N, L) int64 of all N completions one after another, ranks (G, K) int64 padded with -1,
-    ratings (G, K) float32 (zeros where unknown), and labels (G,), whose number is what the loss is divided by.
+    ratings (G, K) float32 (zeros where unknown), and labels (G,) int64, -100 where all of a group is tied: the number of the others is
+    what the loss is divided by.
     """
 
     pad_id: int
@@ -38,7 +39,7 @@ class RankingCollator:
             "attention_mask": (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long(),
             "ranks": nn.utils.rnn.pad_sequence(ranks, batch_first=True, padding_value=-1),
             "ratings": nn.utils.rnn.pad_sequence(ratings, batch_first=True),
-            "labels": torch.ones(len(groups), dtype=torch.long),
+            "labels": torch.tensor([1 if len(set(group["ranks"])) > 1 else -100 for group in groups]),
         }
 
 
@@ -89,8 +90,9 @@ class RankingTrainer(Trainer):
                 else None
             )
             mean = k_wise(scores, ranks, self.ranking_smoothing, margin)
-        groups = num_items_in_batch if num_items_in_batch is not None else len(ranks)
-        loss = mean * len(ranks) / groups
+        untied = (inputs["labels"] != -100).sum()
+        groups = num_items_in_batch if num_items_in_batch is not None else untied
+        loss = mean * untied / max(groups, 1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the sum is wanted
         return (loss, {"logits": flat}) if return_outputs else loss

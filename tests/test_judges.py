@@ -78,12 +78,12 @@ def test_load_finds_a_function_of_the_user(users_file: None) -> None:
     ("name", "said"),
     [
         ("vadr", "no judge is called 'vadr': use \"vader\""),
-        (":length", "no judge is called"),
-        ("my_judges:", "no judge is called"),
-        ("no_such_module:length", "no module 'no_such_module' can be imported"),
-        ("no_such_module.inner:length", "can be imported"),
-        ("my_judges:lenght", "has no function 'lenght'"),
-        ("my_judges:number", "has no function 'number'"),
+        (":length", "not of the form module:function"),
+        ("my_judges:", "not of the form module:function"),
+        ("no_such_module:length", "no module no_such_module in "),
+        ("no_such_module.inner:length", "no module no_such_module.inner in "),
+        ("my_judges:lenght", "has no function lenght; did you mean length"),
+        ("my_judges:number", "is a int, which cannot be called"),
     ],
 )
 def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str, said: str) -> None:
@@ -95,10 +95,10 @@ def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("short", "returned 1 scores for 2 completions"),
-        ("broken", "returned nan for completion 0"),
-        ("words", "must return a list of numbers"),
-        ("nothing", "must return a list of numbers, not NoneType"),
+        ("short", "returned a list of 1; it must return 2 finite numbers"),
+        ("broken", "returned nan at index 0"),
+        ("words", "returned 'a' at index 0"),
+        ("nothing", "returned None; it must return 2 finite numbers"),
     ],
 )
 def test_unusable_scores_are_refused(users_file: None, name: str, said: str) -> None:

@@ -1,0 +1,305 @@
+"""Is every mistake in a recipe told at once, where it was made, with its remedy, and is what is right read as it is meant?"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline.config import PPO, SFT, STAGES, Config, ConfigError, Reward, fields, load
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Any:
+    """Writes a recipe: recipe("seed: 1") -> its path."""
+
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "r.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def told(path: Path, *overrides: str) -> list[str]:
+    """The lines of the ConfigError, the recipe's folder cut from each."""
+    with pytest.raises(ConfigError) as caught:
+        load(path, overrides)
+    return str(caught.value).replace(f"{path.parent}/", "").splitlines()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_recipes_parse(path: Path) -> None:
+    config = load(path)
+    for section in (config.sft, config.reward, config.ppo):
+        assert section.accumulation(1) >= 1
+    assert config.ppo.iterations() >= 1
+
+
+def test_an_empty_recipe_is_the_defaults(recipe: Any) -> None:
+    assert load(recipe("")) == Config()
+    assert load(recipe("# nothing but a comment\n")) == Config()
+
+
+@pytest.mark.parametrize("section", [*STAGES, "data:\n  reviews", "sft:\n  lora"])
+def test_an_empty_section_is_its_defaults(recipe: Any, section: str) -> None:
+    """`sft:` with everything below it commented out is null in YAML."""
+    assert load(recipe(f"{section}:\n")) == Config()
+    assert load(recipe(f"{section}:\n    # a comment\n"), ["seed=0"]) == Config()
+
+
+def test_null_stays_null_where_a_setting_may_be_null(recipe: Any) -> None:
+    assert load(recipe("ppo:\n  missing_eos_score:\n")).ppo.missing_eos_score is None
+    assert told(recipe("ppo:\n  gamma:\n")) == ["r.yaml:2: ppo.gamma: Input should be a valid number, not None"]
+
+
+def test_an_unknown_key_has_its_line_and_a_suggestion(recipe: Any) -> None:
+    path = recipe("seed: 1\n\nppo:\n  kl_coeff: 0.1\nsft:\n  batchsize: 8\nlearning_rate: 1\nzzzz: 1\n")
+    assert told(path) == [
+        "r.yaml:6: sft.batchsize: no such setting; did you mean sft.batch_size?",
+        "r.yaml:4: ppo.kl_coeff: no such setting; did you mean ppo.kl_coef?",
+        "r.yaml:7: learning_rate: no such setting; did you mean sft.learning_rate?",
+        "r.yaml:8: zzzz: no such setting; python -m pipeline settings lists all",
+    ]
+
+
+def test_all_mistakes_are_told_together(recipe: Any) -> None:
+    """One of each kind: type, range, choice, unknown, twice, across fields, overrides not key=value and unknown."""
+    path = recipe(
+        "seed: one\ndata:\n  eval_fraction: 2\nsft:\n  tuning: lorra\nsft2: 1\nreward:\n  loss: plackett_luce\n  margin: 1\nseed: 2\n"
+    )
+    lines = told(path, "ppo", "ppo.gama=1", "seed=x")
+    assert [line.split(" ")[0] for line in lines] == [
+        "r.yaml:10:",
+        "ppo:",
+        "ppo.gama=1:",
+        "seed=x:",
+        "r.yaml:3:",
+        "r.yaml:5:",
+        "r.yaml:8:",
+        "r.yaml:6:",
+    ]
+    assert lines[0] == "r.yaml:10: seed: given twice; keep one"
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("seed: 1.5", "seed"),
+        ("seed: true", "seed"),
+        ('seed: "1"', "seed"),
+        ("force: 1", "force"),
+        ("force: later", "force"),
+        ("model: 7", "model"),
+        ("data: film_reviews", "data"),
+        ("sft: [1]", "sft"),
+        ("sft:\n  learning_rate: yes", "sft.learning_rate"),
+        ("sft:\n  learning_rate: .inf", "sft.learning_rate"),
+        ("ppo:\n  missing_eos_score: .nan", "ppo.missing_eos_score"),
+        ("ppo:\n  reward_funcs: reward", "ppo.reward_funcs"),
+        ("ppo:\n  reward_weights: [.nan]", "ppo.reward_weights.0"),
+        ("ppo:\n  report_to: [excel]", "ppo.report_to.0"),
+        ("sft:\n  lora:\n    layers: last 0", "sft.lora.layers"),
+        ("sft:\n  lora:\n    layers: first 3", "sft.lora.layers"),
+        ("data:\n  source: 2024-01-01", "data.source"),
+    ],
+)
+def test_a_wrong_value_is_refused_not_converted(recipe: Any, text: str, setting: str) -> None:
+    lines = told(recipe(text))
+    assert len(lines) == 1
+    assert re.match(rf"r\.yaml:{len(text.splitlines())}: {re.escape(setting)}: ", lines[0]), lines
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [("1e-4", 1e-4), ("1E5", 1e5), ("-2e+3", -2e3), (".5", 0.5), ("5.", 5.0), ("1.5e-05", 1.5e-5), ("3", 3.0)],
+)
+def test_numbers_are_read_as_people_write_them(recipe: Any, written: str, value: float) -> None:
+    """YAML 1.1 reads 1e-4 as text."""
+    for config in (
+        load(recipe(f"ppo:\n  missing_eos_score: {written}")),
+        load(recipe(""), [f"ppo.missing_eos_score={written}"]),
+    ):
+        assert config.ppo.missing_eos_score == value and isinstance(config.ppo.missing_eos_score, float)
+
+
+def test_text_that_begins_like_a_number_stays_text(recipe: Any) -> None:
+    for text in ("1e4x", "e4", "4e", "1.2.3", "+e5"):
+        assert load(recipe(f"revision: '{text}'")).revision == text
+        assert load(recipe(""), [f"model={text}"]).model == text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("seed: 1\nseed: 2", "r.yaml:2: seed: given twice; keep one"),
+     ("sft:\n  lora:\n    r: 1\n    r: 1", "r.yaml:4: sft.lora.r: given twice; keep one"),
+     ("sft:\n  max_steps: 1\nppo:\nsft:\n  warmup_steps: 1", "r.yaml:4: sft: given twice; keep one")],
+)  # fmt: skip
+def test_a_key_given_twice_is_refused(recipe: Any, text: str, line: str) -> None:
+    assert told(recipe(text)) == [line]
+
+
+def test_overrides_replace_the_recipe(recipe: Any) -> None:
+    path = recipe("model: a\nsft:\n  lora:\n    r: 4\nppo:\n")
+    config = load(
+        path,
+        ["model=org/name@x=y", "sft.lora.r=8", "sft.lora.lora_alpha=9", "ppo.reward_funcs=[reward, m:f]", "force=true"],
+    )
+    assert config.model == "org/name@x=y"  # only the first = parts key from value
+    assert (config.sft.lora.r, config.sft.lora.lora_alpha) == (8, 9)
+    assert config.ppo.reward_funcs == ["reward", "m:f"] and config.force is True
+    assert load(path, ["seed=1", "seed=2"]).seed == 2
+    assert load(path, ["sft={max_steps: 3}"]).sft == SFT(max_steps=3)
+    assert load(path, ["data.source=[broken.jsonl"]).data.source == "[broken.jsonl"
+    assert load(path, ["data.source=2024-13-45"]).data.source == "2024-13-45"
+
+
+@pytest.mark.parametrize("override", ["ppo", "", "=1", "seed", "--force"])
+def test_an_override_without_key_or_value_is_told(recipe: Any, override: str) -> None:
+    assert told(recipe(""), override) == [f"{override}: not key=value; write for instance ppo.kl_coef=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("override", "rest"),
+    [
+        ("ppo.kl_coeff=1", "ppo.kl_coeff: no such setting; did you mean ppo.kl_coef?"),
+        ("seed.x=1", "seed.x: no such setting; "),
+        ("ppo.=1", "ppo.: no such setting; "),
+        ("seed=abc", "seed: Input should be a valid integer, not 'abc'"),
+        ("ppo={kl_coef: -1}", "ppo.kl_coef: Input should be greater than or equal to 0, not -1"),
+        ("ppo=3", "ppo: Input should be a valid dictionary"),
+        ("ppo.batch_size=48", "ppo: total_episodes: 2048 is no multiple of batch_size 48"),
+        ("compare.judges=[reward]", "compare.judges: reward is what ppo.reward_funcs maximises"),
+    ],
+)
+def test_a_wrong_override_is_named_itself(recipe: Any, override: str, rest: str) -> None:
+    """Also where the recipe sets the same thing on some line, and where the mistake shows only across fields."""
+    for text in ("", "seed: 3\nppo:\n  kl_coef: 0.1\n"):
+        lines = told(recipe(text), override)
+        assert len(lines) == 1 and lines[0].startswith(f"{override}: {rest}"), lines
+
+
+def test_an_override_below_a_wrong_section_leaves_the_mistake_visible(recipe: Any) -> None:
+    assert told(recipe("seed: 1\nppo: 5"), "ppo.gamma=1")[0].startswith("r.yaml:2: ppo: Input should be a valid dict")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("reward:\n  loss: plackett_luce\n  label_smoothing: 0.1",
+         ["r.yaml:2: reward: label_smoothing and margin belong to loss k_wise"]),
+        ("ppo:\n  reward_weights: [1, 2]", ["r.yaml:2: ppo: reward_weights: 2 for 1 reward_funcs"]),
+        ("ppo:\n  reward_funcs: [m:f, m:f]", ["r.yaml:2: ppo: reward_funcs: ['m:f', 'm:f'] names one twice"]),
+        ("ppo:\n  missing_eos_penalty: 1.0", ["r.yaml:2: ppo: missing_eos_penalty and missing_eos_score exclude"]),
+        ("ppo:\n  num_mini_batches: 3", ["r.yaml:2: ppo: batch_size: 64 is no multiple of num_mini_batches 3"]),
+        ("ppo:\n  value: shared\n  total_episodes: 100", ["r.yaml:3: ppo: total_episodes: 100 is no multiple of"]),
+        ("ppo:\n  num_mini_batches: 5\n  total_episodes: 100",
+         ["r.yaml:2: ppo: batch_size: 64 is no multiple", "r.yaml:3: ppo: total_episodes: 100 is no multiple"]),
+        ("ppo:\n  reward_funcs: [vader]", ["r.yaml:2: compare.judges: vader is what ppo.reward_funcs maximises"]),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together(recipe: Any, text: str, lines: list[str]) -> None:
+    found = told(recipe(text))
+    assert len(found) == len(lines)
+    for got, wanted in zip(found, lines, strict=True):
+        assert got.startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    ("section", "world", "steps"),
+    [
+        (SFT(batch_size=16, per_device_train_batch_size=8), 1, 2),
+        (SFT(batch_size=16, per_device_train_batch_size=8), 2, 1),
+        (Reward(batch_size=24, per_device_train_batch_size=2), 3, 4),
+        (PPO(batch_size=64, per_device_train_batch_size=16), 1, 4),
+        (PPO(batch_size=64, per_device_train_batch_size=16, num_mini_batches=2), 2, 1),
+        (PPO(batch_size=64, per_device_train_batch_size=4, num_mini_batches=2), 2, 4),
+    ],
+)
+def test_batch_arithmetic(section: Any, world: int, steps: int) -> None:
+    """micro-batches a process and optimizer step = rows of the step / (processes x rows of a micro-batch), by hand."""
+    assert section.accumulation(world) == steps
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^sft\.batch_size: 16 rows .* by 3 process.* of 8; make it a multiple of 24"
+    ):
+        SFT(batch_size=16, per_device_train_batch_size=8).accumulation(3)
+    with pytest.raises(ConfigError, match=r"^reward\.batch_size: 8 .* multiple of 16"):
+        Reward().accumulation(4)
+    with pytest.raises(
+        ConfigError, match=r"^ppo\.batch_size: a minibatch of 32 episodes .* 4 process.* multiple of 64"
+    ):
+        PPO(num_mini_batches=2).accumulation(4)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("seed: 1\nmodel: ä".encode("utf-16"), "r.yaml: not UTF-8 (byte 0); save it as UTF-8"),
+        ("seed: ä".encode("cp1252"), "r.yaml: not UTF-8 (byte 6); save it as UTF-8"),
+        ("seed: 1\nsft: 2".encode("utf-16-le"), "r.yaml:1: not valid YAML: unacceptable character #x0000"),
+        ("seed: 1\nmodel: [a, b\nsft:\n", "r.yaml:3: not valid YAML: "),
+        ("seed: 1\n\tmodel: a", "r.yaml:2: not valid YAML: "),
+        ("model: {a: b", "r.yaml:1: not valid YAML: "),
+        ("seed: 1\n---\nseed: 2", "r.yaml:2: not valid YAML: "),
+        ("model: !!python/object/apply:os.system [echo]", "r.yaml:1: not valid YAML: could not determine a constructor"),
+        ("seed: 2024-13-45", "r.yaml: a value reads as a date or number and is none"),
+        ("- seed: 1", "r.yaml:1: a recipe is a mapping of settings"),
+        ("[]", "r.yaml:1: a recipe is a mapping of settings"),
+        ("just words", "r.yaml:1: a recipe is a mapping of settings"),
+        ("0", "r.yaml:1: a recipe is a mapping of settings"),
+    ],
+)  # fmt: skip
+def test_what_is_no_recipe_is_told_in_one_sentence(recipe: Any, content: bytes | str, line: str) -> None:
+    found = told(recipe(content))
+    assert len(found) == 1 and found[0].startswith(line), found
+
+
+def test_a_byte_order_mark_is_passed_over(recipe: Any) -> None:
+    assert load(recipe(b"\xef\xbb\xbfseed: 4\r\nforce: true\r\n")).seed == 4
+
+
+def test_a_missing_recipe_names_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: no such recipe; shipped: .*recipes/film_reviews.yaml"):
+        load("nowhere.yaml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no such recipe; shipped: none here"):
+        load(tmp_path)
+
+
+def leaves(model: type[BaseModel], path: str = "") -> set[str]:
+    """Dotted names of all settings, from the defaults' JSON rather than from `fields`."""
+    found: set[str] = set()
+
+    def walk(value: Any, at: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{at}.{key}" if at else key)
+        else:
+            found.add(at)
+
+    walk(model().model_dump(), path)
+    return found
+
+
+def test_the_settings_command_lists_every_setting_as_it_can_be_given(recipe: Any) -> None:
+    """Each line is an override that leaves the defaults as they are."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "settings"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    overrides = []
+    for line in done.stdout.splitlines():
+        name, value = line.split("    # ")[0].split(" = ", 1)
+        overrides.append(f"{name}={value}")
+        yaml.safe_load(value)
+    assert {override.partition("=")[0] for override in overrides} == leaves(Config) == set(fields())
+    assert load(recipe("seed: 5\nppo:\n  gamma: 0.5\n"), overrides) == Config()

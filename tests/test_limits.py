@@ -1,0 +1,133 @@
+"""Does the PPO loop stop before the step that a limit or a value that is not finite would spoil, and say where?"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import PROMPTS, run, same, settings, vowels, weights
+from tiny import make_roles as fresh
+from torch import Tensor
+from two_processes import DEMONSTRATIONS, HELD_OUT
+
+from policies import trainer
+from policies.template import encode_prompt
+
+
+def nan_for(prompt: str, after: int = 0) -> Any:
+    """A score that is not a number for one prompt from its call number `after` on."""
+    calls = [-1]
+
+    def score(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
+        calls[0] += 1
+        out = vowels(prompts, completions)
+        if calls[0] >= after:
+            out[[p == prompt for p in prompts]] = torch.nan
+        return out
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "words"),
+    [
+        ({"max_kl": 1e-9}, 1, "KL .* above max_kl"),
+        ({"min_entropy": 50.0}, 0, "entropy .* below min_entropy"),
+        ({"min_length": 50.0}, 0, "length .* below min_length"),
+        ({"max_ratio": 0.5}, 0, "mean ratio 1 above max_ratio"),
+    ],
+)
+def test_limits_halt_before_the_update(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, limits: dict[str, float], step: int, words: str
+) -> None:
+    """The weights are those of as many iterations as went well."""
+    section = settings(lr_scheduler_type="constant", total_episodes=24)
+    good = fresh(tiny_folder, tiny_tokenizer)
+    if step:
+        run(good, tiny_tokenizer, section.model_copy(update={"total_episodes": 8 * step}), tmp_path / "good")
+    roles = fresh(tiny_folder, tiny_tokenizer)
+    result, logged = run(roles, tiny_tokenizer, section.model_copy(update=limits), tmp_path / "state")
+    assert result.halted is not None
+    assert re.match(f"step {step}: {words}", result.halted)
+    assert len(logged) == step and same(weights(roles), weights(good))
+
+
+@pytest.mark.parametrize("missing_eos_score", [None, -1.0])
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_score_that_is_not_a_number_halts(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, step: int, missing_eos_score: float | None
+) -> None:
+    """Also where the rule for a missing end would have replaced it. Eight of twelve prompts an iteration: p5 is in the first two."""
+    section = settings(lr_scheduler_type="constant", total_episodes=24, missing_eos_score=missing_eos_score)
+    good = fresh(tiny_folder, tiny_tokenizer)
+    if step:
+        run(good, tiny_tokenizer, section.model_copy(update={"total_episodes": 8}), tmp_path / "good")
+    roles = fresh(tiny_folder, tiny_tokenizer)
+    named = [
+        p
+        for p in PROMPTS
+        if {PROMPTS[i]["id"] for i in trainer.prompt_order(12, range(8 * step, 8 * step + 8), 3)} >= {p["id"]}
+    ][0]
+    result, logged = run(roles, tiny_tokenizer, section, tmp_path / "s", score=nan_for(named["prompt"], after=step))
+    assert result.halted is not None and result.halted.startswith(
+        f"step {step}: score not finite for prompt {named['id']};"
+    )
+    assert len(logged) == step and same(weights(roles), weights(good))
+
+
+def test_a_score_that_is_not_a_number_in_an_evaluation_halts(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    section = settings(eval_steps=1, eval_prompts=2)
+    roles = fresh(tiny_folder, tiny_tokenizer)
+    result, _ = run(
+        roles, tiny_tokenizer, section, tmp_path / "s", score=nan_for(HELD_OUT[1]["prompt"]), held_out=HELD_OUT
+    )
+    assert result.halted is not None and result.halted.startswith("step 0: score not finite for prompt h1;")
+
+
+def test_logprobs_that_are_not_numbers_halt(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 1 on the forward gives NaN for the prompt p7 ("oh")."""
+    section = settings(lr_scheduler_type="constant", total_episodes=24, batch_size=12, per_device_train_batch_size=4)
+    good = fresh(tiny_folder, tiny_tokenizer)
+    run(good, tiny_tokenizer, section.model_copy(update={"total_episodes": 12}), tmp_path / "good")
+    roles = fresh(tiny_folder, tiny_tokenizer)
+    right, done, oh = roles.forward, [0], encode_prompt(tiny_tokenizer, "oh")
+
+    def wrong(batch: Any, temperature: float) -> Any:
+        logprobs, entropy, values = right(batch, temperature)
+        if done[0] == 1:
+            row = [r[:2] == oh for r in batch.input_ids.tolist()]
+            logprobs = logprobs.masked_fill(torch.tensor(row)[:, None] & batch.mask, torch.nan)
+        return logprobs, entropy, values
+
+    monkeypatch.setattr(roles, "forward", wrong)
+    result, _ = run(roles, tiny_tokenizer, section, tmp_path / "s", progress=lambda n: done.__setitem__(0, n))
+    assert result.halted is not None
+    assert result.halted.startswith("step 1: log-probabilities not finite for prompt p7;") and "p1" not in result.halted
+    assert same(weights(roles), weights(good))
+
+
+@pytest.mark.parametrize("ptx_coef", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_halts(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ptx_coef: float
+) -> None:
+    """In PPO's own loss, or in that of the demonstrations alone (temperature 1, while the rollout has 0.8)."""
+    roles = fresh(tiny_folder, tiny_tokenizer)
+    before, right = weights(roles), roles.forward
+
+    def wrong(batch: Any, temperature: float) -> Any:
+        logprobs, entropy, values = right(batch, temperature)
+        if torch.is_grad_enabled() and (temperature == 1.0) == bool(ptx_coef):
+            logprobs.register_hook(lambda g: g * torch.inf)
+        return logprobs, entropy, values
+
+    monkeypatch.setattr(roles, "forward", wrong)
+    section = settings(temperature=0.8, ptx_coef=ptx_coef)
+    result, _ = run(roles, tiny_tokenizer, section, tmp_path / "s", demonstrations=DEMONSTRATIONS)
+    assert result.halted is not None and result.halted.startswith("step 0: gradient norm nan")
+    assert same(before, weights(roles))

@@ -1,0 +1,128 @@
+"""Are log-probabilities and entropies of completions those that the model gives token by token, without padding or batching?"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import PAD, make_roles, randomise
+
+from policies import logprobs
+from policies.backbone import load_causal, trunk
+from policies.logprobs import completion_logprobs, pack
+
+PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]]
+COMPLETIONS = [[33, 1], [4], [17, 90, 25, 66, 31, 2], [70, 71, 1]]
+
+
+def by_hand(model: Any, prompt: list[int], completion: list[int], temperature: float) -> list[tuple[float, float]]:
+    """(log-probability, entropy) of each completion token: a whole forward a token, softmax written out in float64."""
+    out = []
+    for t, token in enumerate(completion):
+        with torch.no_grad():
+            z = model(torch.tensor([prompt + completion[:t]])).logits[0, -1].double() / temperature
+        p = torch.exp(z - z.max())
+        p = p / p.sum()
+        out.append((math.log(p[token]), -sum(float(q) * math.log(q) for q in p)))
+    return out
+
+
+@pytest.fixture
+def model(tiny_folder: Path, tiny_tokenizer: Any) -> Any:
+    return load_causal(tiny_folder, tiny_tokenizer, torch.float32)
+
+
+def test_pack_points_at_the_hidden_state_before_each_token() -> None:
+    batch = pack(PROMPTS, COMPLETIONS, PAD)
+    assert batch.input_ids.shape == (4, 14) and batch.tokens.shape == (4, 6)
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        whole = prompt + completion
+        assert batch.input_ids[row].tolist() == whole + [PAD] * (14 - len(whole))
+        assert batch.attention_mask[row].tolist() == [1] * len(whole) + [0] * (14 - len(whole))
+        assert batch.mask[row].tolist() == [True] * len(completion) + [False] * (6 - len(completion))
+        for t, token in enumerate(completion):
+            assert batch.tokens[row, t] == token == batch.input_ids[row, batch.positions[row, t] + 1]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_equal_to_a_slow_loop(model: Any, temperature: float) -> None:
+    batch = pack(PROMPTS, COMPLETIONS, PAD)
+    with torch.no_grad():
+        found, entropy = completion_logprobs(model, trunk(model), batch, temperature)
+    assert found.dtype == entropy.dtype == torch.float32
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        for t, (logprob, expected_entropy) in enumerate(by_hand(model, prompt, completion, temperature)):
+            assert found[row, t].item() == pytest.approx(logprob, abs=2e-5)
+            assert entropy[row, t].item() == pytest.approx(expected_entropy, abs=2e-5)
+        assert not found[row, len(completion) :].any() and not entropy[row, len(completion) :].any()
+
+
+def test_pad_token_and_neighbours_do_not_matter(model: Any) -> None:
+    with torch.no_grad():
+        together = completion_logprobs(model, trunk(model), pack(PROMPTS, COMPLETIONS, PAD), 1.0)[0]
+        other_pad = completion_logprobs(model, trunk(model), pack(PROMPTS, COMPLETIONS, 50), 1.0)[0]
+        assert torch.equal(together, other_pad)
+        for row in range(4):
+            alone = completion_logprobs(
+                model, trunk(model), pack(PROMPTS[row : row + 1], COMPLETIONS[row : row + 1], PAD), 1.0
+            )[0]
+            torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=2e-6, rtol=0)
+
+
+def test_chunks_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pack(PROMPTS, COMPLETIONS, PAD)
+    with torch.no_grad():
+        whole = completion_logprobs(model, trunk(model), batch, 0.8)
+        monkeypatch.setattr(logprobs, "CHUNK", 5)
+        parts = completion_logprobs(model, trunk(model), batch, 0.8)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
+
+
+def test_gradient_equals_that_of_plain_logits(model: Any) -> None:
+    """d/dθ of Σ w·log p, once through the packed path, once through model(...).logits row by row."""
+    batch = pack(PROMPTS, COMPLETIONS, PAD)
+    weight = torch.linspace(-1.0, 2.0, batch.mask.numel()).view(batch.mask.shape)
+    (weight * completion_logprobs(model, trunk(model), batch, 0.7)[0]).sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        z = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / 0.7
+        picked = torch.log_softmax(z, -1)[torch.arange(len(completion)), completion]
+        (weight[row, : len(completion)] * picked).sum().backward()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(found[name], p.grad, atol=2e-5, rtol=1e-4)
+        assert p.grad.abs().max() > 0
+
+
+def test_logits_are_those_of_models_that_rescale_them(model: Any) -> None:
+    """Granite divides logits by logits_scaling, Cohere multiplies by logit_scale, Gemma caps them: c·tanh(z/c)."""
+    hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    plain = logprobs.logits(model, hidden)
+    assert torch.equal(plain, model.lm_head(hidden))
+    for key, expected in (
+        ("logits_scaling", plain / 4.0),
+        ("logit_scale", plain * 4.0),
+        ("final_logit_softcapping", 4.0 * torch.tanh(plain / 4.0)),
+    ):
+        setattr(model.config, key, 4.0)
+        assert torch.equal(logprobs.logits(model, hidden), expected), key
+        delattr(model.config, key)
+
+
+def test_roles_use_the_same_path(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+    """Through an adapter that is not zero, policy and reference differ and each equals its own slow loop."""
+    roles = make_roles(tiny_folder, tiny_tokenizer)
+    randomise(roles, "policy")
+    batch = pack(PROMPTS, COMPLETIONS, PAD)
+    with torch.no_grad():
+        policy, reference = roles(batch, 0.7)[0], roles.reference_logprobs(batch, 0.7)
+    plain, merged = load_causal(tiny_folder, tiny_tokenizer, torch.float32), roles.sampler()
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        for t, ((a, _), (b, _)) in enumerate(
+            zip(by_hand(merged, prompt, completion, 0.7), by_hand(plain, prompt, completion, 0.7), strict=True)
+        ):
+            assert policy[row, t].item() == pytest.approx(a, abs=5e-5)
+            assert reference[row, t].item() == pytest.approx(b, abs=5e-5)
+    assert (policy - reference).abs().max() > 0.05

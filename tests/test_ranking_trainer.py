@@ -1,0 +1,158 @@
+"""Does the reward model learn from groups as InstructGPT says: each completion encoded once, the same whatever the micro-batches?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback, TrainingArguments
+
+from pipeline.config import Reward
+from pipeline.training import trainer_arguments
+from policies.backbone import new_classifier
+from reward.trainer import RankingCollator, RankingTrainer, encode_rows
+
+RATED = 40  # the token that people like
+
+
+def group(seed: int, k: int, ties: bool = False) -> dict[str, Any]:
+    """K random completions; rank 0 holds the liked token, the others do not."""
+    rng = np.random.default_rng(seed)
+    rows = [[int(t) for t in rng.integers(50, 97, rng.integers(3, 14))] + [1] for _ in range(k)]
+    rows[0][len(rows[0]) // 2] = RATED
+    ranks = [0] + [1 if ties else i for i in range(1, k)]
+    order = rng.permutation(k)
+    return {
+        "input_ids": [rows[i] for i in order],
+        "ranks": [ranks[i] for i in order],
+        "ratings": [float(-ranks[i]) for i in order],
+    }
+
+
+GROUPS = [group(i, k) for i, k in enumerate([2, 5, 3, 2, 4, 3, 2, 6, 4, 2, 3, 3, 5, 2, 2, 4])]
+
+
+def train(
+    folder: Path,
+    tokenizer: Any,
+    state: Path,
+    groups: list[dict[str, Any]],
+    size: int,
+    callback: TrainerCallback | None = None,
+    learning_rate: float = 1e-3,
+    **loss: Any,
+) -> tuple[Any, list[float]]:
+    """The trained classifier and the logged losses; 8 groups a step, `size` a micro-batch."""
+    section = Reward(
+        batch_size=8,
+        per_device_train_batch_size=size,
+        learning_rate=learning_rate,
+        logging_steps=1,
+        save_steps=1000,
+        lr_scheduler_type="constant",
+    )
+    model = new_classifier(folder, tokenizer, torch.float32, seed=0)
+    trainer = RankingTrainer(
+        model=model,
+        args=TrainingArguments(**trainer_arguments(section, state, 1, 0)),
+        train_dataset=groups,
+        data_collator=RankingCollator(tokenizer.pad_token_id),
+        **{"loss": "k_wise", **loss},
+    )
+    if callback is not None:
+        trainer.add_callback(callback)
+    trainer.train()
+    return model, [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+@pytest.mark.parametrize("loss", [{"loss": "k_wise", "margin": 0.2, "label_smoothing": 0.1}, {"loss": "plackett_luce"}])
+def test_micro_batches_do_not_matter(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, loss: dict[str, Any]
+) -> None:
+    """1 × 8 = 2 × 4 = 8 × 1 after two steps, with groups of two to six."""
+    results = [train(tiny_folder, tiny_tokenizer, tmp_path / str(n), GROUPS, n, **loss) for n in (8, 4, 1)]
+    plain: Any = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+    for model, losses in results[1:]:
+        assert losses == pytest.approx(results[0][1], abs=1e-4) and len(losses) == 2
+        for (name, p), q in zip(model.named_parameters(), results[0][0].parameters(), strict=True):
+            torch.testing.assert_close(p, q, atol=1e-5, rtol=0, msg=name)
+    assert not torch.equal(results[0][0].score.weight, plain.score.weight)
+
+
+def test_groups_without_a_pair_do_not_dilute_the_others(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """A wholly tied group adds nothing to the loss, whichever micro-batch it falls into."""
+    tied = [{**g, "ranks": [0] * len(g["ranks"])} if i in (1, 2, 9) else g for i, g in enumerate(GROUPS)]
+    results = [train(tiny_folder, tiny_tokenizer, tmp_path / str(n), tied, n) for n in (8, 4, 1)]
+    for model, losses in results[1:]:
+        assert losses == pytest.approx(results[0][1], abs=1e-4)
+        torch.testing.assert_close(model.score.weight, results[0][0].score.weight, atol=1e-5, rtol=0)
+
+
+def test_loss_is_the_mean_over_groups_of_the_mean_over_pairs(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """The first step's loss by a slow loop: every row scored alone, -log σ(s_i - s_j) averaged over a group's pairs, then over groups."""
+    model = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+    means = []
+    for g in GROUPS[:8]:
+        with torch.no_grad():
+            s = [model(torch.tensor([ids])).logits.item() for ids in g["input_ids"]]
+        pairs = [(s[i] - s[j]) for i, a in enumerate(g["ranks"]) for j, b in enumerate(g["ranks"]) if a < b]
+        means.append(np.mean([np.log1p(np.exp(-d)) for d in pairs]))
+    for size in (8, 2):
+        _, losses = train(tiny_folder, tiny_tokenizer, tmp_path / str(size), GROUPS[:8], size)
+        assert losses == [pytest.approx(float(np.mean(means)), abs=1e-4)]
+
+
+def test_each_completion_is_encoded_once(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows that pass through the model in training are the completions, not the pairs they make."""
+    seen: list[tuple[int, ...]] = []
+    from transformers import LlamaForSequenceClassification
+
+    right = LlamaForSequenceClassification.forward
+
+    def counted(self: Any, input_ids: Any = None, attention_mask: Any = None, **kw: Any) -> Any:
+        seen.extend(tuple(r[: int(m.sum())].tolist()) for r, m in zip(input_ids, attention_mask, strict=True))
+        return right(self, input_ids=input_ids, attention_mask=attention_mask, **kw)
+
+    monkeypatch.setattr(LlamaForSequenceClassification, "forward", counted)
+    train(tiny_folder, tiny_tokenizer, tmp_path / "s", GROUPS, 4)
+    assert sorted(seen) == sorted(tuple(ids) for g in GROUPS for ids in g["input_ids"])
+
+
+def test_rows_of_like_length_together_score_as_alone(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+    model = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+    inputs = RankingCollator(tiny_tokenizer.pad_token_id)(GROUPS[:6])
+    with torch.no_grad():
+        found = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], chunks=4)
+        alone = [model(torch.tensor([ids])).logits.item() for g in GROUPS[:6] for ids in g["input_ids"]]
+    assert found.tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_collator_pads_ranks_apart_from_rank_zero(tiny_tokenizer: Any) -> None:
+    out = RankingCollator(0)([GROUPS[0], {**GROUPS[1], "ratings": None}])
+    assert out["ranks"].tolist() == [[*GROUPS[0]["ranks"], -1, -1, -1], GROUPS[1]["ranks"]]
+    assert out["ratings"].tolist() == [[*GROUPS[0]["ratings"], 0, 0, 0], [0.0] * 5]
+    assert out["input_ids"].shape[0] == out["attention_mask"].shape[0] == 7
+
+
+@pytest.mark.parametrize("loss", ["k_wise", "plackett_luce"])
+def test_learns_what_people_like(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, loss: str) -> None:
+    """The liked token decides the first place; on groups never seen the model finds it nine times in ten."""
+    groups = [group(100 + i, 2 + i % 3, ties=True) for i in range(400)]
+    model, losses = train(tiny_folder, tiny_tokenizer, tmp_path / "s", groups, 8, learning_rate=3e-3, loss=loss)
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    model.eval()
+    right = pairs = 0
+    for i in range(60):
+        g = group(9000 + i, 3, ties=True)
+        inputs = RankingCollator(tiny_tokenizer.pad_token_id)([g])
+        with torch.no_grad():
+            s = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], 1).tolist()
+        best = g["ranks"].index(0)
+        right += sum(s[best] > x for j, x in enumerate(s) if j != best)
+        pairs += len(s) - 1
+    assert right / pairs > 0.9

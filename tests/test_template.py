@@ -1,0 +1,168 @@
+"""Are prompt and completion the same tokens wherever they are rendered, and does a fingerprint tell one rendering from another?"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from policies.template import decode_completion, encode_completion, encode_prompt, fingerprint, show_prompt
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz ?!\n:|<>", "an", "na"]
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+PAD, BOS, EOS = 0, 1, 2
+CHAT = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+MESSAGES = [{"role": "user", "content": "banana"}]
+
+
+def ids(text: str) -> list[int]:
+    """Letters by their place, with "an" merged and no other: the rules below by hand."""
+    out, at = [], 0
+    while at < len(text):
+        piece = "an" if text[at : at + 2] == "an" else text[at]
+        out.append(len(SPECIAL) + LETTERS.index(piece))
+        at += len(piece)
+    return out
+
+
+def tokenizer(
+    bos: bool = False, sep: bool = False, template: str | None = None, letters: list[str] = LETTERS, **special: Any
+) -> Any:
+    """Characters, and the one merge a+n. With `bos` it opens every text with <s>, with `sep` it closes it with </s> too."""
+    rules = Tokenizer(models.BPE({t: i for i, t in enumerate([*SPECIAL, *letters])}, [("a", "n")], unk_token="<unk>"))
+    rules.decoder = decoders.Fuse()
+    if bos:
+        single = "<s> $A </s>" if sep else "<s> $A"
+        rules.post_processor = processors.TemplateProcessing(
+            single=single, special_tokens=[("<s>", BOS), ("</s>", EOS)]
+        )
+    named = {"eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>", "unk_token": "<unk>"} | special
+    made = PreTrainedTokenizerFast(tokenizer_object=rules, **named)
+    made.chat_template = template
+    return made
+
+
+def test_a_text_prompt_is_its_plain_tokens() -> None:
+    assert encode_prompt(tokenizer(), "banana?") == ids("banana?")
+    assert encode_prompt(tokenizer(template=CHAT), "banana?") == ids("banana?")  # text stays text beside a template
+    assert encode_prompt(tokenizer(), "") == []
+
+
+@pytest.mark.parametrize("sep", [False, True])
+def test_bos_is_kept_and_what_closes_a_text_is_not(sep: bool) -> None:
+    """A tokenizer that writes <s> before and </s> after every text: the prompt goes on, so only <s> belongs to it."""
+    made = tokenizer(bos=True, sep=sep)
+    assert encode_prompt(made, "ab") == [BOS, *ids("ab")]
+    assert encode_completion(made, "ab") == [*ids("ab"), EOS]
+
+
+def test_a_completion_ends_with_eos_once() -> None:
+    made = tokenizer()
+    assert encode_completion(made, " na") == [*ids(" na"), EOS]
+    assert encode_completion(made, "") == [EOS]
+    assert encode_completion(made, "abc", 4) == [*ids("abc"), EOS]
+    assert encode_completion(made, "abc", 3) == ids("abc")  # no EOS: as a sample that ran into its limit
+    assert encode_completion(made, "abc", 1) == ids("a")
+
+
+@pytest.mark.parametrize("prompt", ["ba", "a", "so: ", MESSAGES])
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_prompts_tokens_begin_prompt_and_completion(prompt: Any, bos: bool) -> None:
+    """A prompt that ends in a, a completion that begins with n: rendered as one text they would merge into "an", and the
+    completion that is learned would begin with a token that sampling never starts from."""
+    made = tokenizer(bos=bos, template=CHAT)
+    alone = encode_prompt(made, prompt)
+    whole = encode_prompt(made, prompt) + encode_completion(made, "na!")
+    assert whole[: len(alone)] == alone
+    assert whole[len(alone) :] == [*ids("na!"), EOS]
+    if prompt == "ba":
+        assert made("bana!", add_special_tokens=False)["input_ids"] != ids("ba") + ids("na!")  # the merge is real
+
+
+def test_messages_go_through_the_chat_template() -> None:
+    made = tokenizer(bos=True, template=CHAT)
+    written = [*ids("user: banana"), EOS, *ids("assistant: ")]
+    assert encode_prompt(made, MESSAGES) == written  # the template says whether there is a BOS, not the tokenizer
+    made.chat_template = "{{ bos_token }}" + CHAT
+    assert encode_prompt(made, MESSAGES) == [BOS, *written]
+
+
+def test_messages_without_a_template_are_refused() -> None:
+    with pytest.raises(ValueError, match="no chat template; give it one, or use text prompts"):
+        encode_prompt(tokenizer(), MESSAGES)
+
+
+def test_messages_that_the_template_refuses_are_a_value_error() -> None:
+    """Templates call raise_exception for roles they do not know; callers tell it with the row's file and line."""
+    made = tokenizer(template="{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ValueError, match="refuses the messages .*roles must alternate"):
+        encode_prompt(made, MESSAGES)
+
+
+def test_decoding_leaves_out_special_tokens_and_keeps_spaces() -> None:
+    made = tokenizer()
+    text = " ab  c ! ?\n"
+    assert decode_completion(made, encode_completion(made, text)) == text
+    assert decode_completion(made, [EOS, *ids("ab"), PAD, PAD]) == "ab"
+    assert decode_completion(made, []) == ""
+
+
+def test_prompts_are_shown_as_people_read_them() -> None:
+    assert show_prompt("a | b") == "a | b"
+    assert show_prompt([*MESSAGES, {"role": "assistant", "content": "yes"}]) == "user: banana\nassistant: yes"
+
+
+def test_a_fingerprint_is_the_same_for_the_same_tokenizer(tmp_path: Path) -> None:
+    for name, made in (
+        ("plain", tokenizer()),
+        ("all", tokenizer(bos=True, template=CHAT)),
+        ("added", tokenizer(additional_special_tokens=["<|im_start|>"])),
+    ):
+        before = fingerprint(made)
+        made(
+            ["a", "banana"], padding=True, truncation=True, max_length=3
+        )  # leaves padding and truncation in the backend
+        assert fingerprint(made) == before
+        made.save_pretrained(tmp_path / name)
+        loaded = AutoTokenizer.from_pretrained(tmp_path / name)
+        assert fingerprint(loaded) == before
+        loaded.save_pretrained(tmp_path / f"{name} again")
+        assert fingerprint(AutoTokenizer.from_pretrained(tmp_path / f"{name} again")) == before
+    assert fingerprint(tokenizer()) == fingerprint(tokenizer()) and len(before) == 64
+
+
+def added(made: Any) -> Any:
+    made.add_tokens(["banana"])
+    return made
+
+
+def lowered(made: Any) -> Any:
+    made.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return made
+
+
+def split(made: Any) -> Any:
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    return made
+
+
+def test_a_fingerprint_changes_with_whatever_changes_tokens() -> None:
+    """Each of these gives other tokens for some prompt or completion, so artifacts made with one do not fit another."""
+    made = [
+        tokenizer(),
+        tokenizer(template=CHAT),
+        tokenizer(template=CHAT + " "),
+        tokenizer(bos=True),
+        tokenizer(eos_token="<unk>"),
+        tokenizer(pad_token="<unk>"),
+        tokenizer(bos_token="<unk>"),
+        tokenizer(letters=[*LETTERS, "0"]),
+        tokenizer(letters=["b", "a", *LETTERS[2:]]),
+        tokenizer(additional_special_tokens=["<|im_start|>"]),
+        tokenizer(additional_special_tokens=["<|im_end|>"]),
+        added(tokenizer()),
+        lowered(tokenizer()),
+        split(tokenizer()),
+    ]
+    assert len({fingerprint(one) for one in made}) == len(made)

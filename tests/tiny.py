@@ -1,0 +1,152 @@
+"""A model so small that a test can check all of it: two random layers, one token a character. For the tests and their helper processes."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pipeline.config import PPO
+from policies.backbone import load_causal, trunk
+from policies.roles import POLICY, Roles, lora_roles
+from policies.trainer import Result, train
+
+PAD, EOS, STOP = 0, 1, 2  # STOP is a second end of completions, known to the generation config alone
+CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
+PROMPTS = [
+    {"id": f"p{i}", "prompt": text}
+    for i, text in enumerate(
+        ["a", "bcd", "To be, or", "x y z", "12", "What?", "the cat sat", "oh", "A B", "q", "end.", "zz"]
+    )
+]
+DEMO_TEXTS = (["a", "To be, or", "What?", "x y z"], [" b", " not to be", "", " 1 2 3 4 5 6 7"])
+Figures = list[dict[str, float]]
+
+
+def save_tiny(folder: Path) -> Path:
+    """Save the model (98 tokens, hidden size 32, logits of standard deviation about 1) and its tokenizer."""
+    vocabulary = {token: i for i, token in enumerate(["<|pad|>", "<|end|>", "<|stop|>", *CHARACTERS])}
+    rules = Tokenizer(models.WordLevel(vocabulary, unk_token="<|pad|>"))
+    rules.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    rules.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=rules, eos_token="<|end|>", pad_token="<|pad|>", additional_special_tokens=["<|stop|>"]
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=[EOS, STOP], pad_token_id=PAD)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def lora(r: int = 4) -> LoraConfig:
+    return LoraConfig(task_type="CAUSAL_LM", r=r, lora_alpha=2 * r, target_modules="all-linear")
+
+
+def make_roles(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = "adapter") -> Roles:
+    """Fresh roles on the tiny model, always the same weights; the value head is not zero, so that the critic matters."""
+    torch.manual_seed(1)
+    base = load_causal(folder, tokenizer, torch.float32)
+    if tuning == "lora":
+        policy: Any = get_peft_model(base, lora(), adapter_name=POLICY)
+        return lora_roles(policy, value, None, seed=5)
+    head = nn.Linear(32, 1)
+    critic = copy.deepcopy(trunk(base)) if value == "adapter" else None
+    return Roles(base, head, value, reference=copy.deepcopy(base), critic=critic)
+
+
+def randomise(roles: Roles, *adapters: str, std: float = 0.1) -> None:
+    """Give the adapters' B matrices, zero at first, random weights."""
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in roles.named_parameters():
+            if any(f".lora_B.{adapter}." in name for adapter in adapters):
+                parameter.copy_(std * torch.randn(parameter.shape, generator=generator))
+
+
+def settings(**changes: Any) -> PPO:
+    """Two iterations of eight short episodes, no limits in the way."""
+    base: dict[str, Any] = {
+        "total_episodes": 16,
+        "batch_size": 8,
+        "per_device_train_batch_size": 8,
+        "num_ppo_epochs": 2,
+        "response_length": 7,
+        "learning_rate": 2e-3,
+        "max_kl": 1e6,
+        "max_ratio": 1e6,
+        "min_entropy": 0.0,
+        "min_length": 0.0,
+        "save_steps": 1,
+    }
+    return PPO(**{**base, **changes})
+
+
+def vowels(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
+    """A score: vowels less a tenth of the length."""
+    return torch.tensor([sum(c in "aeiou" for c in text) - 0.1 * len(text) for text in completions])
+
+
+def run(
+    roles: Roles,
+    tokenizer: Any,
+    section: PPO,
+    state: Path,
+    score: Callable[[Sequence[Any], Sequence[str]], Tensor] = vowels,
+    held_out: Sequence[dict[str, Any]] = (),
+    accelerator: Accelerator | None = None,
+    **more: Any,
+) -> tuple[Result, Figures]:
+    """`train` on PROMPTS; its result and what it logged."""
+    logged: Figures = []
+    result = train(
+        accelerator or Accelerator(cpu=True),
+        roles,
+        tokenizer,
+        PROMPTS,
+        held_out,
+        score,
+        section,
+        state=state,
+        seed=3,
+        log=logged.append,
+        **more,
+    )
+    return result, logged
+
+
+def weights(roles: nn.Module) -> dict[str, Tensor]:
+    """A copy of everything that is trained."""
+    return {name: p.detach().clone() for name, p in roles.named_parameters() if p.requires_grad}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """The largest difference between two sets of weights."""
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
