@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import PARENTS, ArtifactError, Run
-from pipeline.config import Config, ConfigError, fields, load
+from pipeline.artifacts import ArtifactError, Run, parents
+from pipeline.config import STAGES, Config, ConfigError, fields, load
 
 MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
 SINGLE = ("data", "compare")  # stages that one process does
@@ -78,7 +78,7 @@ def run_stage(stage: str, config: Config, name: str) -> None:
         if run.main_process:
             print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
         return
-    for parent in PARENTS[stage]:
+    for parent in parents(stage, config):
         run.identity(parent)  # a missing one is told before anything heavy is imported
     module = importlib.import_module(f"pipeline.{MODULES[stage]}")
     importlib.import_module("pipeline.context").quiet()
@@ -115,8 +115,9 @@ def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, np
     def work() -> None:
         from pipeline.launch import chain
 
-        load(recipe, overrides or [])
-        chain(recipe, overrides or [], run or recipe.stem, nproc)
+        config = load(recipe, overrides or [])
+        stages = [stage for stage in STAGES if stage != "reward" or "reward" in parents("ppo", config)]
+        chain(stages, recipe, overrides or [], run or recipe.stem, nproc)
 
     guarded(work)
 

@@ -27,6 +27,14 @@ PARENTS = {
     "ppo": ("data", "sft", "reward"),
     "compare": ("data", "sft", "reward", "ppo"),
 }
+
+
+def parents(stage: str, config: Config) -> tuple[str, ...]:
+    """The stages whose results `stage` reads; the reward stage only where ppo maximises its score."""
+    unused = {"reward"} if "reward" not in config.ppo.reward_funcs and stage in ("ppo", "compare") else set()
+    return tuple(parent for parent in PARENTS[stage] if parent not in unused)
+
+
 # What else than its own section decides what a stage makes.
 READS = {
     "data": ("model", "revision", "seed", "data"),
@@ -257,13 +265,13 @@ class Run:
         local = []
         for source in (config.data.source, config.data.demonstrations, config.data.prompts) if stage == "data" else ():
             local += [sha256(path) for path in _local_files(source)] if source else []
-        parents = {parent: self.identity(parent) for parent in PARENTS[stage]}
+        made_of = {parent: self.identity(parent) for parent in parents(stage, config)}
         return digest(
             {
                 "contract": CONTRACT,
                 "stage": stage,
                 "settings": section_values(config, stage),
-                "parents": parents,
+                "parents": made_of,
                 "local": local,
             }
         )
@@ -343,7 +351,7 @@ class Run:
             inputs=self.inputs(stage, config),
             parents=[
                 {"role": p, "path": os.path.relpath(self.folder(p), self.folder(stage)), "sha256": self.identity(p)}
-                for p in PARENTS[stage]
+                for p in parents(stage, config)
             ],
             files=files,
             config={"settings": settings, "sha256": digest(settings)},

@@ -35,7 +35,7 @@ def measure(value: str, iterations: int, folder: Path) -> dict[str, float]:
     base.generation_config.eos_token_id = None
     torch.manual_seed(0)
     policy = get_peft_model(base, lora_config(base, Lora(), "CAUSAL_LM"), adapter_name=POLICY)
-    roles = lora_roles(policy, value, None, seed=0)
+    roles = lora_roles(policy, value, None)
     tokenizer.eos_token_id = len(tokenizer) - 1  # hardly ever sampled, so that completions run to the limit
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(100, 40_000, (EPISODES * (iterations + 1), PROMPT), generator=generator).tolist()

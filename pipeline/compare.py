@@ -15,7 +15,7 @@ import torch
 
 from data.schema import Demonstration, Prompt
 from pipeline import judges, report
-from pipeline.artifacts import Gate, Manifest, Run, check, now
+from pipeline.artifacts import Gate, Manifest, Run, check, now, parents
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, base_model, closing, demonstrations, prompts
 from pipeline.roles import scores
@@ -34,8 +34,9 @@ def run(config: Config, run: Run) -> Manifest:
     device, dtype = place.device, pick_dtype(config.dtype, place.device)
     tokenizer = load_tokenizer(run.folder("sft"))
     template = fingerprint(tokenizer)
-    parents = {name: run.require(name, tokenizer=template, force=config.force) for name in ("data", "sft", "ppo")}
-    parents["reward"] = run.require("reward", force=config.force)
+    made_of = {name: run.require(name, tokenizer=template, force=config.force) for name in ("data", "sft", "ppo")}
+    if "reward" in parents("compare", config):
+        run.require("reward", force=config.force)
     folder = run.start("compare", config)
     held_out = prompts(run, "eval")[: section.prompts]
     examples = demonstrations(run, "train")[: section.few_shot]
@@ -73,7 +74,7 @@ def run(config: Config, run: Run) -> Manifest:
     provenance = {
         "command": f"python -m pipeline compare RECIPE --run {run.name}",
         "made": now(),
-        "data": {kind: parents["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
+        "data": {kind: made_of["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
         "seed": config.seed,
         "decoding": {
             "temperature": section.temperature or config.ppo.temperature,
@@ -82,9 +83,9 @@ def run(config: Config, run: Run) -> Manifest:
             "max_new_tokens": _limit(config),
         },
         "score that was optimised": ", ".join(config.ppo.reward_funcs),
-        "libraries": parents["ppo"].libraries,
-        "hardware": parents["ppo"].machine,
-        "git commit": parents["ppo"].git_commit,
+        "libraries": made_of["ppo"].libraries,
+        "hardware": made_of["ppo"].machine,
+        "git commit": made_of["ppo"].git_commit,
     }
     summary = report.summarise(samples, described, config.judges(), provenance=provenance, seed=config.seed)
     made = folder / "made"

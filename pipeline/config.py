@@ -84,7 +84,6 @@ class Training(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(ge=1, description="rows of one optimizer step, over all processes and micro-batches")
     per_device_train_batch_size: int = Field(ge=1, description="rows of one micro-batch on one device")
-    logging_steps: int = Field(5, ge=1)
     save_steps: int = Field(50, ge=1, description="optimizer steps between resume states")
 
     def accumulation(self, world_size: int) -> int:
@@ -104,6 +103,7 @@ class Supervised(Training):
     num_train_epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: num_train_epochs decides")
     warmup_steps: int = Field(0, ge=0)
+    logging_steps: int = Field(5, ge=1)
 
 
 class SFT(Supervised):
@@ -176,7 +176,6 @@ class PPO(Training):
     eval_steps: int = Field(10, ge=1, description="iterations between evaluations on held-out prompts")
     eval_prompts: int = Field(32, ge=1)
     save_steps: int = Field(5, ge=1, description="iterations between resume states")
-    logging_steps: int = Field(1, ge=1)
     max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.config import STAGES
-
 
 def _environment(nproc: int) -> dict[str, str]:
     root = str(Path(__file__).resolve().parent.parent)
@@ -35,9 +33,9 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int)
     sys.exit(_code(done.returncode))
 
 
-def chain(recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
-    """Run all stages, each in a process of its own; exits with the code of the first that fails."""
-    for stage in STAGES:
+def chain(stages: list[str], recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
+    """Run the stages, each in a process of its own; exits with the code of the first that fails."""
+    for stage in stages:
         call = [sys.executable, "-m", "pipeline", stage, str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
         done = subprocess.run(call, env=_environment(1))
         if done.returncode:

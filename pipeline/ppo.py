@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Gate, Manifest, Run, check
+from pipeline.artifacts import Gate, Manifest, Run, check, parents
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
 from pipeline.publishing import save_merged, write_card
@@ -33,7 +33,8 @@ def run(config: Config, run: Run) -> Manifest:
     template = fingerprint(tokenizer)
     for parent in ("data", "sft"):
         run.require(parent, tokenizer=template, force=config.force)
-    run.require("reward", force=config.force)
+    if "reward" in parents("ppo", config):
+        run.require("reward", force=config.force)
     folder = run.start("ppo", config)
     place.wait_for_everyone()
     if section.report_to:

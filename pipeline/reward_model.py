@@ -14,7 +14,7 @@ import torch
 from peft import get_peft_model
 
 from data.schema import Prompt, Ranking
-from pipeline.artifacts import Gate, Manifest, Run, check, write_json
+from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, write_json
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, prompts, rankings
 from pipeline.publishing import save_merged, write_card
@@ -51,7 +51,7 @@ def run(config: Config, run: Run) -> Manifest:
         model = get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
     ranked, held_out = rankings(run, "train"), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
-        raise ValueError(
+        raise ArtifactError(
             f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
@@ -65,7 +65,7 @@ def run(config: Config, run: Run) -> Manifest:
         label_smoothing=section.label_smoothing,
         margin=section.margin,
     )
-    seconds = train(trainer, Report(folder / "metrics.jsonl", "reward"), folder)
+    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", "reward"), folder)
     if not place.is_main_process:
         place.wait_for_everyone()
         return run.require("reward", force=True)
@@ -94,7 +94,7 @@ def run(config: Config, run: Run) -> Manifest:
         template=fingerprint(tokenizer),
     )
     write_json(made / "evaluation.json", detail)
-    tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order)
+    tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order[skipped * section.batch_size :])
     metrics |= {
         "score_mean": mean,
         "score_std": std,

@@ -50,7 +50,6 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
             policy,
             section.value,
             None if head is None else _normalised(head, read_contract(reward_folder)),
-            config.seed,
         )
         if head is not None:
             forwards["reward"] = lambda ids, mask: _last_score(roles, head, ids, mask)

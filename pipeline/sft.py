@@ -53,7 +53,7 @@ def run(config: Config, run: Run) -> Manifest:
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-    seconds = train(trainer, Report(folder / "metrics.jsonl", "sft"), folder)
+    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", "sft"), folder)
     if not place.is_main_process:
         place.wait_for_everyone()
         return run.require("sft", force=True)
@@ -67,7 +67,8 @@ def run(config: Config, run: Run) -> Manifest:
         "loss_after": after,
         "train_rows": float(len(order)),
         "train_tokens": float(sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order)),
-        "tokens_per_second": sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order) / seconds,
+        "tokens_per_second": sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order[skipped * section.batch_size :])
+        / seconds,
         "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:64], config),
     }
     gate = Gate(

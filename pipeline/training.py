@@ -80,13 +80,13 @@ def last_checkpoint(folder: Path) -> str | None:
     return found if found and (Path(found) / "trainer_state.json").is_file() else None
 
 
-def train(trainer: Trainer, report: "Report", folder: Path) -> float:
-    """Train from the last checkpoint on; the seconds it took."""
+def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]:
+    """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    return time.monotonic() - started
+    return time.monotonic() - started, report.resumed_at
 
 
 class Report(TrainerCallback):
@@ -96,6 +96,7 @@ class Report(TrainerCallback):
         self.path, self.what = path, what
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.resumed_at = state.global_step
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
         if (
             state.is_world_process_zero and self.path.exists()

@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 class Halt(Exception):
-    """A limit was passed or a value was not finite; the weights are those before the update that would have followed."""
+    """A limit was passed or a value was not finite. `spoiled`: the weights brought it about, so the last good ones are wanted back."""
+
+    def __init__(self, message: str, spoiled: bool = True):
+        super().__init__(message)
+        self.spoiled = spoiled
 
 
 @contextmanager

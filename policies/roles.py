@@ -8,7 +8,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from policies.backbone import adapter, init_head, trunk
+from policies.backbone import adapter, trunk
 from policies.logprobs import Batch, token_logprobs
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
@@ -126,8 +126,9 @@ def _merged_copy(base: Any) -> nn.Module:
     return clone.eval()
 
 
-def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None, seed: int) -> Roles:
-    """Roles on one base. With an adapter for the reward, the critic starts from it (and its head); else from a fresh head.
+def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None) -> Roles:
+    """Roles on one base. With an adapter for the reward, the critic starts from it and its head; else its head is zero, as any other
+    would begin with advantages of noise.
 
     `policy` is the PeftModel with its adapter `policy` and, when there is one, `reward`.
     """
@@ -147,5 +148,6 @@ def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None, see
             head.weight.copy_(reward_head.weight.float())
             head.bias.zero_() if reward_head.bias is None else head.bias.copy_(reward_head.bias.float())
     else:
-        init_head(head, seed)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
     return Roles(policy, head.to(next(policy.parameters()).device), value)

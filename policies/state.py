@@ -3,16 +3,22 @@
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 
-def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any, extra: dict[str, Any]) -> None:
-    """Write trained weights, Adam's moments and `extra` (JSON) to `folder`; an interruption leaves the older state in place."""
+def save_state(
+    folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any, good: dict[str, Tensor], extra: dict[str, Any]
+) -> None:
+    """Write trained weights, Adam's moments, the last good weights and `extra` (JSON) to `folder`.
+
+    An interruption leaves the older state in place.
+    """
     fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -21,7 +27,10 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
     for index, name in enumerate(parameters):
         for key, value in moments.get(index, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
+    tensors |= {f"good/{name}": tensor for name, tensor in good.items()}
     save_file(tensors, fresh / "state.safetensors")
+    with (fresh / "state.safetensors").open("rb") as written:
+        os.fsync(written.fileno())
     with (fresh / "state.json").open("w", encoding="utf-8") as file:
         json.dump(extra, file, allow_nan=False)
         file.flush()
@@ -34,9 +43,13 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
 
 
 def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> dict[str, Any] | None:
-    """Put a saved state back into `parameters` and `optimizer`; returns what else was saved, or None if nothing was."""
-    if not folder.exists() and folder.with_name(folder.name + ".old").exists():
-        folder.with_name(folder.name + ".old").rename(folder)  # interrupted between the two renames
+    """Put a saved state back into `parameters` and `optimizer`; returns what else was saved, the last good weights as "good".
+
+    None if nothing was saved.
+    """
+    if not folder.exists():  # interrupted between the two renames; another process may be quicker to mend it
+        with suppress(FileNotFoundError):
+            folder.with_name(folder.name + ".old").rename(folder)
     if not (folder / "state.json").is_file():
         return None
     tensors = load_file(folder / "state.safetensors")
@@ -51,4 +64,5 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
         if kept:
             state["state"][index] = kept
     optimizer.load_state_dict(state)
-    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    good = {name: tensors[f"good/{name}"] for name in parameters if f"good/{name}" in tensors}
+    return json.loads((folder / "state.json").read_text(encoding="utf-8")) | {"good": good}

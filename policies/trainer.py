@@ -63,7 +63,8 @@ def train(
 
     Prompts are {"id", "prompt"}; `begin` is told from which step it goes on, `log` gets one dict of figures an iteration, `show` the
     evaluation's episodes. `demonstrations` (prompt ids, completion ids) feed ptx_coef.
-    Sets `halted` in the result when a limit of the settings was passed, before the step that it would have spoiled.
+    When a limit of the settings is passed or a value is not finite, training ends before the update, `halted` in the result says why,
+    and `roles` have the weights of the last rollout that kept within the limits.
     """
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     mini_size = settings.batch_size // settings.num_mini_batches
@@ -79,7 +80,9 @@ def train(
     steps_total = settings.iterations() * settings.num_ppo_epochs * settings.num_mini_batches
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=steps_total)
     result, kl_coef, first_step = Result(), settings.kl_coef, 0
+    good: dict[str, torch.Tensor] = {}  # the weights of the last rollout that kept within the limits
     if (saved := load_state(state, parameters, optimizer)) is not None:
+        good = saved["good"]
         first_step, kl_coef = saved["step"], saved["kl_coef"]
         result.first, result.last, result.evals = saved["first"], saved["last"], saved["evals"]
         scheduler.load_state_dict(saved["scheduler"])
@@ -123,10 +126,12 @@ def train(
                 minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
                 batches = [_measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums) for mini in minis]
             if problems := gather_object([p for mini in batches for entry in mini for p in entry.pop("problems")]):
-                raise Halt("; ".join(problems[:5]))
+                spoiled = any(": score not finite" not in p for p in problems)
+                raise Halt("; ".join(problems[:5]), spoiled)
             totals = sums.reduced(accelerator)
             figures = rollout_figures(totals, kl_coef, step, settings)
             check_limits(figures, settings, step)
+            good = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
 
             # 4 rewards and advantages, whitened over all episodes of all processes.
             _advantages(accelerator, batches, settings, kl_coef)
@@ -173,11 +178,15 @@ def train(
                         "evals": result.evals,
                         "scheduler": scheduler.state_dict(),
                     }
-                    save_state(state, parameters, optimizer, {"step": done, "kl_coef": kl_coef, **extra})
+                    save_state(state, parameters, optimizer, good, {"step": done, "kl_coef": kl_coef, **extra})
                 accelerator.wait_for_everyone()
             progress(done)
         except Halt as halt:
             optimizer.zero_grad()
+            if halt.spoiled:
+                with torch.no_grad():
+                    for name, tensor in good.items():
+                        parameters[name].copy_(tensor)
             result.halted = str(halt)
             break
     return result
@@ -186,7 +195,7 @@ def train(
 def _check_scores(episodes: Sequence[Episode], step: int) -> None:
     """Halt when a score of an evaluation is not finite. `episodes` are those of all processes."""
     if bad := [e.prompt_id for e in episodes if not math.isfinite(e.raw_score)]:
-        raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function")
+        raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function", spoiled=False)
 
 
 def _measure(

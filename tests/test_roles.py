@@ -48,7 +48,7 @@ def with_reward(folder: Path, tokenizer: Any, reward_folder: Path, value: str = 
     policy = get_peft_model(load_causal(folder, tokenizer, torch.float32), lora(), adapter_name=POLICY)
     head = _reward_adapter(policy, reward_folder / "adapter")
     contract = json.loads((reward_folder / "scoring.json").read_text())
-    return lora_roles(policy, value, _normalised(head, contract), 0), head
+    return lora_roles(policy, value, _normalised(head, contract)), head
 
 
 def test_reference_is_the_sft_model_to_the_bit(tiny_folder: Path, tiny_tokenizer: Any, reward_folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_adapters_are_told_apart_from_modules_of_the_same_name(tiny_folder: Path
     layer = base.model.layers[0].self_attn
     layer.value = nn.Linear(32, 32)
     policy = get_peft_model(base, lora(), adapter_name=POLICY)
-    trained = set(lora_roles(policy, "adapter", None, 0).trainable()) - {"value_head.weight", "value_head.bias"}
+    trained = set(lora_roles(policy, "adapter", None).trainable()) - {"value_head.weight", "value_head.bias"}
     assert trained and all("lora_" in name for name in trained)
 
 

@@ -70,7 +70,7 @@ def make_roles(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = 
     base = load_causal(folder, tokenizer, torch.float32)
     if tuning == "lora":
         policy: Any = get_peft_model(base, lora(), adapter_name=POLICY)
-        return lora_roles(policy, value, None, seed=5)
+        return lora_roles(policy, value, None)
     head = nn.Linear(32, 1)
     critic = copy.deepcopy(trunk(base)) if value == "adapter" else None
     return Roles(base, head, value, reference=copy.deepcopy(base), critic=critic)
