@@ -4,7 +4,7 @@ RECIPE ?= recipes/film_reviews.yaml
 RUN    ?= $(basename $(notdir $(RECIPE)))
 SET    ?=
 NPROC  ?= 1
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA   ?=
 
 BIN    := .venv/bin

@@ -15,7 +15,7 @@ import torch
 
 from data.schema import Demonstration, Prompt
 from pipeline import judges, report
-from pipeline.artifacts import Gate, Manifest, Run, check, now, parents
+from pipeline.artifacts import Gate, Manifest, Run, check, now, parents, write_rows
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, base_model, closing, demonstrations, prompts
 from pipeline.roles import scores
@@ -98,6 +98,7 @@ def run(config: Config, run: Run) -> Manifest:
         }
     for pair, by_judge in summary["pairs"].items():
         metrics |= {f"{pair}/{judge}/win_rate": outcome["win_rate"] for judge, outcome in by_judge.items()}
+    write_rows(made / "metrics.jsonl", [metrics])
     return run.publish(
         "compare",
         config,

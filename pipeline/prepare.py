@@ -11,7 +11,7 @@ from typing import Any
 
 from data import clean, formats, reviews, split
 from data.schema import DataError, Demonstration, Problem, Prompt, Ranking, prompt_key
-from pipeline.artifacts import Gate, Manifest, Run, check, write_json, write_rows
+from pipeline.artifacts import Gate, Manifest, Run, check, write_rows
 from pipeline.config import EMBEDDED_REVIEWS, Config
 from pipeline.context import base_model, closing
 from pipeline.embedded import reviews_archive
@@ -52,7 +52,7 @@ def run(config: Config, run: Run) -> Manifest:
         write_rows(made / "rejects.jsonl", rejected)
     (made / "samples.md").write_text(_samples(kinds, tokenizer, notes), encoding="utf-8")
     gate = _gate(kinds, config)
-    write_json(made / "metrics.json", metrics)
+    write_rows(made / "metrics.jsonl", [metrics])
     return run.publish(
         "data",
         config,

@@ -48,7 +48,7 @@ FILES = {
     "sft": MODEL | MADE | ADAPTER,
     "reward": (MODEL - {"generation_config.json"}) | MADE | ADAPTER | {"scoring.json", "evaluation.json"},
     "ppo": MODEL | MADE | ADAPTER | {"critic.safetensors", "samples.jsonl", "samples.md"},
-    "compare": {"manifest.json", "report.html", "report.json", "samples.jsonl"},
+    "compare": {"manifest.json", "metrics.jsonl", "report.html", "report.json", "samples.jsonl"},
 }
 
 
