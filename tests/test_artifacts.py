@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, sha256, write_json
-from pipeline.config import Config, Data, Reward, fields
+from pipeline.config import PPO, Config, Data, Reward, fields
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = Gate([check("rows", 3.0, "at least 1")])
@@ -340,3 +340,19 @@ def test_every_setting_that_a_stage_reads_decides_whether_it_is_up_to_date(stage
     assert "seed" in used and len(used) > 3
     missing = {n for n in used if not any(n == r or n.startswith(f"{r}.") for r in artifacts.READS[stage])}
     assert not missing
+
+
+@pytest.mark.parametrize(
+    ("functions", "stage", "expected"),
+    [
+        (["reward"], "ppo", ("data", "sft", "reward")),
+        (["mine:length"], "ppo", ("data", "sft")),
+        (["mine:length"], "compare", ("data", "sft", "ppo")),
+        (["mine:length", "reward"], "compare", ("data", "sft", "reward", "ppo")),
+        (["mine:length"], "reward", ("data", "sft")),
+    ],
+)
+def test_the_reward_stage_is_a_parent_only_where_its_score_is_maximised(
+    functions: list[str], stage: str, expected: tuple[str, ...]
+) -> None:
+    assert artifacts.parents(stage, Config(ppo=PPO(reward_funcs=functions))) == expected

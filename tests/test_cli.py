@@ -280,13 +280,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, 
 def test_all_stages_run_one_after_another_until_one_fails(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     with pytest.raises(SystemExit) as left:
-        launch.chain(Path("r.yaml"), ["seed=1"], "name", 2)
+        launch.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], "name", 2)
     assert left.value.code == 137  # 128 + 9, as a shell has it
     assert [command[3] for command, _ in started] == ["data", "sft", "reward"]
     assert started[0][0][3:] == ["data", "r.yaml", "seed=1", "--run", "name", "--nproc", "2"]
     assert {env["OMP_NUM_THREADS"] for _, env in started} == {"3"}  # the user's wish
     monkeypatch.delenv("OMP_NUM_THREADS")
-    launch.chain(Path("r.yaml"), [], "name", 2)
+    launch.chain(["data", "ppo"], Path("r.yaml"), [], "name", 2)
     # a number set here would be every process's when the stage starts several
     assert "OMP_NUM_THREADS" not in started[-1][1]
 

@@ -128,3 +128,22 @@ def test_a_gradient_that_is_not_finite_halts(
     result, _ = run(roles, tiny_tokenizer, section, tmp_path / "s", demonstrations=DEMONSTRATIONS)
     assert result.halted is not None and result.halted.startswith("step 0: gradient norm nan")
     assert same(before, weights(roles))
+
+
+def test_a_resumed_run_still_knows_the_last_good_weights(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Interrupted after the first update, whose rollout then breaks the KL limit: the weights are those before that update."""
+    section = settings(lr_scheduler_type="constant", total_episodes=24, save_steps=1)
+    roles = fresh(tiny_folder, tiny_tokenizer)
+
+    def interrupt(step: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(roles, tiny_tokenizer, section, tmp_path / "s", progress=interrupt)
+    assert not same(weights(roles), weights(fresh(tiny_folder, tiny_tokenizer)))
+    again = fresh(tiny_folder, tiny_tokenizer)
+    result, _ = run(again, tiny_tokenizer, section.model_copy(update={"max_kl": 1e-9}), tmp_path / "s")
+    assert result.halted is not None and result.halted.startswith("step 1: KL")
+    assert same(weights(again), weights(fresh(tiny_folder, tiny_tokenizer)))

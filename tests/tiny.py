@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.config import PPO
-from policies.backbone import load_causal, trunk
+from policies.backbone import init_head, load_causal, trunk
 from policies.roles import POLICY, Roles, lora_roles
 from policies.trainer import Result, train
 
@@ -70,7 +70,9 @@ def make_roles(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = 
     base = load_causal(folder, tokenizer, torch.float32)
     if tuning == "lora":
         policy: Any = get_peft_model(base, lora(), adapter_name=POLICY)
-        return lora_roles(policy, value, None)
+        roles = lora_roles(policy, value, None)
+        init_head(roles.value_head, seed=5)
+        return roles
     head = nn.Linear(32, 1)
     critic = copy.deepcopy(trunk(base)) if value == "adapter" else None
     return Roles(base, head, value, reference=copy.deepcopy(base), critic=critic)
