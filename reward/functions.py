@@ -185,6 +185,14 @@ def combine(functions: Mapping[str, RewardFunction], weights: Sequence[float]) -
     return WeightedScore(dict(functions), tuple(float(weight) for weight in weights))
 
 
+def brevity_penalty(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
+    """Words that each completion lacks to ten, negative: 0 for ten or more, -10 for none.
+
+    With a small weight it keeps a policy from earning its reward by saying little.
+    """
+    return [float(min(len(completion.split()), 10) - 10) for completion in completions]
+
+
 def ensemble(functions: Mapping[str, RewardFunction], how: Literal["mean", "min"] = "mean") -> Score:
     """A score callable that pools reward models of one scale, completion by completion: (B,) float32.
 

@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from policies.template import PromptText
-from reward.functions import RewardError, call_checked, combine, ensemble, resolve
+from reward.functions import RewardError, brevity_penalty, call_checked, combine, ensemble, resolve
 
 PROMPTS: list[PromptText] = ["What is rain?", [{"role": "user", "content": "And snow?"}]]
 COMPLETIONS = ["Water.", "Frozen water."]
@@ -277,3 +277,8 @@ def test_ensembles_take_the_mean_or_the_worst_case_of_each_completion() -> None:
 def test_impossible_sums_and_ensembles_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(RewardError, match=message):
         make()
+
+
+def test_each_word_short_of_ten_costs_one() -> None:
+    long = " ".join(["word"] * 25)
+    assert brevity_penalty(["p", "p", "p"], ["", " two  words", long]) == [-10.0, -8.0, 0.0]
