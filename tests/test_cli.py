@@ -186,7 +186,8 @@ def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.Captur
         for module in list(sys.modules.values())
         if getattr(module, "__name__", "").split(".")[0] in ("data", "policies", "reward", "pipeline")
         for error in vars(module).values()
-        if isinstance(error, type) and error.__name__.endswith("Error") and error.__module__ == module.__name__
+        if isinstance(error, type) and error.__module__ == module.__name__ and error.__name__.endswith("Error")
+        if issubclass(error, Exception)
     }
     assert ours <= set(cli.user_errors())
     assert guarded(ArtifactError("say what")) == 2
