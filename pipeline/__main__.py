@@ -26,7 +26,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="settings that replace the recipe's, such as ppo.kl_coef=0.1", show_default=False),
 ]
-Name = Annotated[str | None, typer.Option("--run", help="folder under runs/; default: the recipe's name")]
+Name = Annotated[
+    str | None, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/; default: the recipe's name")
+]
 Processes = Annotated[
     int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
 ]
@@ -63,6 +65,19 @@ def guarded(work: Any) -> None:
         sys.exit(2)
 
 
+def due(stage: str, config: Config, run: Run) -> bool:
+    """Whether the stage is to be made: it is not up to date. What is missing is told before anything heavy is imported or started."""
+    if (done := run.finished(stage, config)) is not None:
+        if run.main_process:
+            print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+        return False
+    for parent in parents(stage, config):
+        run.identity(parent)
+    if stage not in SINGLE:
+        getattr(config, stage).accumulation(run.world_size)
+    return True
+
+
 def run_stage(stage: str, config: Config, name: str) -> None:
     """Make one stage, unless it is up to date."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -74,12 +89,8 @@ def run_stage(stage: str, config: Config, name: str) -> None:
     if world > 1 and stage in SINGLE:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world)
-    if (done := run.finished(stage, config)) is not None:
-        if run.main_process:
-            print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+    if not due(stage, config, run):
         return
-    for parent in parents(stage, config):
-        run.identity(parent)  # a missing one is told before anything heavy is imported
     module = importlib.import_module(f"pipeline.{MODULES[stage]}")
     importlib.import_module("pipeline.context").quiet()
     manifest = module.run(config, run)
@@ -94,7 +105,8 @@ def command(stage: str, text: str) -> None:
             if nproc > 1 and stage not in SINGLE:
                 from pipeline.launch import launch
 
-                launch(stage, recipe, overrides or [], run or recipe.stem, nproc)
+                if due(stage, config, Run(run or recipe.stem, world_size=nproc)):
+                    launch(stage, recipe, overrides or [], run or recipe.stem, nproc)
             else:
                 run_stage(stage, config, run or recipe.stem)
 

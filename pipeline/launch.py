@@ -24,12 +24,13 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int)
     """
     import torch
 
-    call = ["-m", "pipeline", stage, str(recipe), *overrides, "--run", run]
+    call = ["-m", "pipeline", stage, str(recipe), *overrides]
     if torch.cuda.is_available():
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(nproc), "--multi_gpu"]
     else:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
-    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc))
+    # the run's name goes by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
+    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc) | {"PIPELINE_RUN": run})
     sys.exit(_code(done.returncode))
 
 

@@ -299,6 +299,7 @@ def test_processes_share_the_cores_and_know_their_number(started: Any, monkeypat
         launch.launch("sft", Path("r.yaml"), ["seed=1"], "name", 2)
     assert left.value.code == 0
     command, env = started[0]
-    assert command[-6:] == ["pipeline", "sft", "r.yaml", "seed=1", "--run", "name"] and "--nproc" not in command
+    assert command[-4:] == ["pipeline", "sft", "r.yaml", "seed=1"] and "--nproc" not in command
+    assert env["PIPELINE_RUN"] == "name"
     assert (env["OMP_NUM_THREADS"], env["PIPELINE_NPROC"]) == ("4", "2")
     assert str(ROOT) in env["PYTHONPATH"].split(os.pathsep)

@@ -1,7 +1,10 @@
 """Does the whole walk hold: data to report with a tiny model, artifacts that load without our code, interruptions, lineage?"""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import pipeline.ppo
@@ -264,3 +268,20 @@ def test_the_other_ways_to_hold_the_roles(walk: Path, tuning: str, value: str) -
     before = AutoModelForCausalLM.from_pretrained(run / "sft").eval()
     with torch.no_grad():
         assert (model(ids).logits - before(ids).logits).abs().max() > 1e-3
+
+
+def test_two_processes_make_the_same_models(walk: Path) -> None:
+    """As a user starts them: one command with --nproc 2. Sums are in another order, so the weights agree within float tolerance."""
+    for stage, parents in (("sft", ("data",)), ("reward", ("data", "sft")), ("ppo", ("data", "sft", "reward"))):
+        two = again(f"two-{stage}", *parents)
+        call = [sys.executable, "-m", "pipeline", stage, str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]
+        single = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN"}
+        environment = {k: v for k, v in os.environ.items() if k not in single} | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [*call, "--run", two.name, "--nproc", "2"], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count(f"{stage}: runs/{two.name}/{stage}: ") == 1
+        assert json.loads((two / stage / "manifest.json").read_text())["world_size"] == 2
+        one, other = (load_file(folder / stage / "model.safetensors") for folder in (walk, two))
+        assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-4, stage
