@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.artifacts import ArtifactError, Run, parents
-from pipeline.config import STAGES, Config, ConfigError, fields, load
+from pipeline.config import STAGES, Config, ConfigError
+from pipeline.recipe import fields, load
 
 MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
 SINGLE = ("data", "compare")  # stages that one process does

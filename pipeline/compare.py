@@ -20,7 +20,7 @@ from pipeline.config import Config
 from pipeline.context import accelerator, bar, base_model, closing, demonstrations, prompts
 from pipeline.roles import scores
 from pipeline.sft import loss
-from policies.backbone import eos_ids, load_causal, load_tokenizer, pick_dtype, trunk
+from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import Completion, noise, sample
 from policies.template import PromptText, decode_completion, encode_completion, encode_prompt, fingerprint, show_prompt
@@ -212,7 +212,7 @@ def _kl(samples: Rows, sft: Any, tokenizer: Any, config: Config) -> None:
                 tokenizer.pad_token_id,
                 sft.device,
             )
-            under_sft = completion_logprobs(sft, trunk(sft), batch, temperature)[0].sum(1).tolist()
+            under_sft = completion_logprobs(sft, decoder(sft), batch, temperature)[0].sum(1).tolist()
             for row, reference in zip(part, under_sft, strict=True):
                 completion: Completion = row["_completion"]
                 row["kl"] = sum(completion.logprobs) - reference

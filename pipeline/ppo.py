@@ -17,6 +17,7 @@ from pipeline.context import accelerator, bar, closing, demonstrations, prompts
 from pipeline.publishing import save_merged, write_card
 from pipeline.statistics import mean_interval
 from policies.backbone import load_tokenizer
+from policies.engines import make_engine
 from policies.roles import POLICY, Roles
 from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.trainer import Episode, Result, train
@@ -83,6 +84,7 @@ def run(config: Config, run: Run) -> Manifest:
         show=evaluations.add if writes else lambda step, episodes: None,
         progress=lambda step: progress.update(step - progress.n),
         demonstrations=mixed,
+        engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
     progress.close()
     if section.report_to:

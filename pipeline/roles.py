@@ -14,14 +14,15 @@ from pipeline.artifacts import ArtifactError, Run
 from pipeline.config import Config
 from policies.backbone import (
     BackboneError,
+    decoder,
     load_causal,
     load_classifier,
     load_tokenizer,
     lora_config,
     output_head,
     pick_dtype,
-    trunk,
 )
+from policies.linear import in_one_step
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from reward.functions import WeightedScore, combine, resolve
 from reward.model import Scorer, load_scorer, read_contract
@@ -90,13 +91,15 @@ def _reward_adapter(policy: Any, folder: Path) -> nn.Linear:
         raise ArtifactError(f"{folder}: holds no score head; train the reward model again")
     policy.add_adapter(
         REWARD,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings["r"],
-            lora_alpha=settings["lora_alpha"],
-            lora_dropout=0.0,
-            target_modules=settings["target_modules"],
-            layers_to_transform=settings["layers_to_transform"],
+        in_one_step(
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=settings["r"],
+                lora_alpha=settings["lora_alpha"],
+                lora_dropout=0.0,
+                target_modules=settings["target_modules"],
+                layers_to_transform=settings["layers_to_transform"],
+            )
         ),
     )
     done: Any = set_peft_model_state_dict(policy, weights, adapter_name=REWARD)
@@ -144,10 +147,13 @@ def _full(config: Config, run: Run, base: Any, device: torch.device, tokenizer: 
     with torch.no_grad():
         if config.ppo.value == "adapter" and same_kind:
             model = load_classifier(run.folder("reward"), load_tokenizer(run.folder("reward")), torch.float32)
-            critic, head = trunk(model).to(device), _normalised(output_head(model), read_contract(run.folder("reward")))
+            critic, head = (
+                decoder(model).to(device),
+                _normalised(output_head(model), read_contract(run.folder("reward"))),
+            )
         else:
             head.weight.zero_()
             head.bias.zero_()
             if config.ppo.value == "adapter":
-                critic = copy.deepcopy(trunk(policy))
+                critic = copy.deepcopy(decoder(policy))
     return Roles(policy, head.to(device), config.ppo.value, reference=copy.deepcopy(policy), critic=critic)

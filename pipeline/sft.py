@@ -19,7 +19,7 @@ from pipeline.config import Config
 from pipeline.context import accelerator, base_model, closing, demonstrations
 from pipeline.publishing import save_merged, write_card
 from pipeline.training import Report, batched_order, train, trainer_arguments
-from policies.backbone import eos_ids, load_causal, load_tokenizer, lora_config, pick_dtype, trunk
+from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import noise, sample
 from policies.template import encode_completion, encode_prompt, fingerprint
@@ -122,7 +122,7 @@ def loss(model: Any, rows: list[tuple[list[int], list[int]]], tokenizer: Any, ba
     for start in range(0, len(ordered), batch_size):
         part = ordered[start : start + batch_size]
         batch = pack([p for p, _ in part], [c for _, c in part], tokenizer.pad_token_id, model.device)
-        logprobs, _ = completion_logprobs(model, trunk(model), batch, 1.0)
+        logprobs, _ = completion_logprobs(model, decoder(model), batch, 1.0)
         total -= logprobs.sum().item()
         tokens += int(batch.mask.sum())
     return total / tokens

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
+
+from policies.linear import in_one_step, quick
 
 
 class BackboneError(Exception):
@@ -75,6 +80,7 @@ def _loaded(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
+    quick(model)
     return model.eval()
 
 
@@ -108,6 +114,7 @@ def new_classifier(
     head = output_head(model)
     init_head(head, seed)
     head.float()
+    quick(model)
     return model.eval()
 
 
@@ -144,13 +151,15 @@ def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig
             raise BackboneError(
                 "lora.layers: goes with lora.target_modules as all-linear or a list of names; give those"
             )
-    return LoraConfig(
-        task_type=task_type,
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=targets,
-        layers_to_transform=layers,
+    return in_one_step(
+        LoraConfig(
+            task_type=task_type,
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=targets,
+            layers_to_transform=layers,
+        )
     )
 
 
@@ -167,10 +176,31 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
     return sorted({*(i for i in ids if i is not None), tokenizer.eos_token_id})
 
 
-def trunk(model: nn.Module) -> nn.Module:
+def decoder(model: nn.Module) -> nn.Module:
     """The decoder without its language-model or classification head."""
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner.base_model
+
+
+@contextmanager
+def checkpointed(model: nn.Module, on: bool, active: str | None) -> Iterator[None]:
+    """Within the block, if `on`, decoder layers keep no activations and recompute them in the backward pass, with adapter `active`.
+
+    transformers checkpoints only layers in training mode; the flag is set on the layers alone, so that no dropout comes with it.
+    """
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+
+    def again() -> tuple[Any, Any]:
+        return nullcontext(), adapter(model, active) if isinstance(model, PeftModel) else nullcontext()
+
+    for layer in layers:
+        layer.gradient_checkpointing, layer.training = True, True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=again)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing, layer.training = False, False
 
 
 @contextmanager

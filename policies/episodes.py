@@ -1,7 +1,8 @@
 """What is an episode? A prompt, what the policy said to it, and what that was worth; and how episodes are drawn and batched."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,15 @@ import torch
 from torch import Tensor
 
 from policies.backbone import eos_ids
+from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
 from policies.roles import Roles
-from policies.rollout import Completion, noise, sample
+from policies.rollout import Completion, Record, noise
 from policies.template import PromptText, decode_completion
+from policies.trunk import padded
 
+ROLLOUT_BATCH = 64  # prompts decoded together
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 
 
@@ -45,6 +49,7 @@ def prompt_order(count: int, needed: range, seed: int) -> list[int]:
 
 def rollout(
     roles: Roles,
+    engine: Engine,
     tokenizer: Any,
     score: Score,
     prompts: Sequence[dict[str, Any]],
@@ -55,18 +60,20 @@ def rollout(
 ) -> list[Episode]:
     """Steps 1 and 2: sample a completion for each prompt ({"id", "prompt", "ids", "sample"}) and score it."""
     noises = [noise(seed, step, p["id"], p["sample"], settings.response_length) for p in prompts]
+    depth = roles.trunk.depth if roles.trunk is not None else 0
+    record = Record(depth, tokenizer.eos_token_id) if depth or roles.exact else None
     with timed(times, "rollout"):
-        completions = sample(
-            roles.sampler(),
+        completions = engine(
             [p["ids"] for p in prompts],
             noises,
             eos_ids=eos_ids(roles.causal, tokenizer),
             pad_id=tokenizer.pad_token_id,
             temperature=settings.temperature,
-            batch_size=max(settings.per_device_train_batch_size, 64),
+            batch_size=ROLLOUT_BATCH,
+            record=record,
         )
     texts = [decode_completion(tokenizer, c.tokens) for c in completions]
-    with timed(times, "score"):
+    with timed(times, "score"), _known_states(roles, prompts, completions, tokenizer.eos_token_id):
         scores = score([p["prompt"] for p in prompts], texts).tolist()
     episodes = []
     for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
@@ -80,13 +87,50 @@ def rollout(
     return episodes
 
 
+@contextmanager
+def _known_states(
+    roles: Roles, prompts: Sequence[dict[str, Any]], completions: Sequence[Completion], eos: int
+) -> Iterator[None]:
+    """Within the block a score that runs on the policy's base finds the trunk's states of what was just said."""
+    if roles.trunk is None:
+        yield
+        return
+    for p, completion in zip(prompts, completions, strict=True):
+        if completion.states is not None:
+            ids = (*p["ids"], *completion.tokens, *(() if completion.finished else (eos,)))
+            roles.trunk.known[ids] = completion.states
+    try:
+        yield
+    finally:
+        roles.trunk.known.clear()
+
+
+def by_tokens(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices of rows of like length together, as many as make up to `tokens` with their padding, one at least."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not groups or (len(groups[-1]) + 1) * lengths[i] > tokens:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
 def micro_batches(
-    episodes: Sequence[Episode], size: int, pad_id: int, device: torch.device
+    episodes: Sequence[Episode], tokens: int, pad_id: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Episodes of like length together, `size` at a time: (indices, tensors)."""
-    order = sorted(range(len(episodes)), key=lambda i: len(episodes[i].prompt_ids) + len(episodes[i].completion.tokens))
-    groups = [order[i : i + size] for i in range(0, len(order), size)]
-    return [
-        (g, pack([episodes[i].prompt_ids for i in g], [episodes[i].completion.tokens for i in g], pad_id, device))
-        for g in groups
-    ]
+    """Episodes of like length together, up to `tokens` a micro-batch: (indices, tensors)."""
+    lengths = [len(e.prompt_ids) + len(e.completion.tokens) - 1 for e in episodes]
+    groups = by_tokens(lengths, tokens)
+    out = []
+    for group in groups:
+        picked = [episodes[i] for i in group]
+        batch = pack([e.prompt_ids for e in picked], [e.completion.tokens for e in picked], pad_id, device)
+        kept = [
+            e.completion.states[:n]
+            for e, n in zip(picked, (lengths[i] for i in group), strict=True)
+            if e.completion.states is not None
+        ]
+        if len(kept) == len(picked):
+            batch = replace(batch, states=padded(kept, batch.input_ids.shape[1]))
+        out.append((group, batch))
+    return out

@@ -46,7 +46,10 @@ class Sums:
 def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: Any) -> dict[str, float]:
     n = totals["episodes"]
     kl = totals["kl"] / n
-    return {
+    sampling = {}
+    if "importance" in totals:
+        sampling["sampling/importance_sampling_ratio/mean"] = totals["importance"] / totals["tokens"]
+    return sampling | {
         "step": step + 1,
         "episode": (step + 1) * settings.batch_size,
         "objective/kl": kl,

@@ -1,7 +1,7 @@
 """How likely are these tokens? Log-probabilities and entropies of completions, from hidden states.
 
 Rows are packed as prompt + completion, padded on the right, so positions need no care; the vocabulary is only ever spread out for
-completion tokens.
+completion tokens, and for CHUNK of them at a time.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-CHUNK = 512  # tokens whose logits are held at once where no gradient is needed
+CHUNK = 256  # tokens whose logits are held at once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Episodes as tensors. B episodes, L longest prompt + completion, T longest completion."""
+    """Episodes as tensors. B episodes, L longest prompt + completion less its last token, T longest completion."""
 
-    input_ids: Tensor  # (B, L) int64
+    input_ids: Tensor  # (B, L) int64; the last token is left out, as nothing is predicted from it
     attention_mask: Tensor  # (B, L) int64
     tokens: Tensor  # (B, T) int64, completion tokens
     positions: Tensor  # (B, T) int64, index in L of the hidden state that predicts each completion token
     mask: Tensor  # (B, T) bool, true on completion tokens
+    states: Tensor | None = None  # (B, L, H) what enters the layers above the trunk, where there is one
 
 
 def pack(
@@ -32,7 +34,7 @@ def pack(
     device: torch.device | str = "cpu",
 ) -> Batch:
     """Put token lists into right-padded tensors. A prompt must have at least one token."""
-    length = max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True))
+    length = max(len(p) + max(len(c) - 1, 0) for p, c in zip(prompts, completions, strict=True))
     width = max(len(c) for c in completions)
     input_ids = torch.full((len(prompts), length), pad_id)
     attention_mask = torch.zeros((len(prompts), length), dtype=torch.long)
@@ -41,8 +43,9 @@ def pack(
     mask = torch.zeros((len(prompts), width), dtype=torch.bool)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         whole = torch.tensor([*prompt, *completion])
-        input_ids[row, : len(whole)] = whole
-        attention_mask[row, : len(whole)] = 1
+        seen = len(whole) - 1 if completion else len(whole)
+        input_ids[row, :seen] = whole[:seen]
+        attention_mask[row, :seen] = 1
         tokens[row, : len(completion)] = whole[len(prompt) :]
         positions[row, : len(completion)] = torch.arange(len(prompt) - 1, len(whole) - 1)
         mask[row, : len(completion)] = True
@@ -62,31 +65,87 @@ def logits(model: Any, hidden: Tensor) -> Tensor:
     return out
 
 
+class _HeadLogprobs(torch.autograd.Function):
+    """log softmax(h·Wᵀ·scale) at one token a row, and the entropy of each row, without ever holding more than CHUNK rows of logits.
+
+    Rows of the vocabulary lie in columns here, (V, n), because W·hᵀ is the quicker product on a CPU. What is kept for the backward
+    pass is the softmax: with g the gradient of the log-probability, that of the logits is g·(onehot - softmax).
+    The entropies carry no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        logprobs, entropies, kept = [], [], []
+        for start in range(0, len(hidden), CHUNK):
+            rows, chosen = hidden[start : start + CHUNK], tokens[None, start : start + CHUNK]
+            if rows.dtype == torch.float32:
+                z = torch.mm(weight, rows.t())
+            else:
+                z = nn.functional.linear(rows, weight).float().t()
+            if scale != 1.0:
+                z.mul_(scale)
+            z.sub_(z.amax(0, keepdim=True))
+            at_token = z.gather(0, chosen)
+            p = z.exp()
+            total = p.sum(0, keepdim=True)
+            log_total = total.log()
+            logprobs.append((at_token - log_total)[0])
+            entropies.append((log_total - z.mul_(p).sum(0, keepdim=True) / total)[0])
+            if any(ctx.needs_input_grad[:2]):
+                kept.append(p.div_(total).to(hidden.dtype))
+        ctx.save_for_backward(hidden, weight, tokens, *kept)
+        ctx.scale = scale
+        entropy = torch.cat(entropies)
+        ctx.mark_non_differentiable(entropy)
+        return torch.cat(logprobs), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, tokens, *kept = ctx.saved_tensors
+        parts: list[Tensor] = []
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for number, p in enumerate(kept):
+            rows = slice(number * CHUNK, (number + 1) * CHUNK)
+            g = (grads[0][rows] * ctx.scale).to(p.dtype)[None]
+            z = p * -g
+            z.scatter_add_(0, tokens[None, rows], g)
+            parts.append(z.t() @ weight)
+            if grad_weight is not None:
+                grad_weight.addmm_(z, hidden[rows])
+        return torch.cat(parts) if ctx.needs_input_grad[0] else None, grad_weight, None, None
+
+
 def token_logprobs(model: Any, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probability of each completion token and entropy of the distribution it came from, both (B, T) float32, zero where masked.
 
-    `hidden` (B, L, H) are the trunk's final states. Logits are divided by `temperature`, for policy and reference alike.
-    One pass gives both: with z the logits, log p = z_token - logsumexp z, and entropy = logsumexp z - Σ softmax(z) z.
+    `hidden` (B, L, H) are the decoder's final states. Logits are divided by `temperature`, for policy and reference alike.
+    Gradients reach the log-probabilities only.
     """
     rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
     wanted, tokens = hidden[rows[batch.mask], batch.positions[batch.mask]], batch.tokens[batch.mask]
-    step = len(wanted) if torch.is_grad_enabled() else CHUNK
-    parts = []
-    for start in range(0, len(wanted), max(step, 1)):
-        z = logits(model, wanted[start : start + step]) / temperature
-        normaliser = torch.logsumexp(z, dim=-1)
-        chosen = z.gather(-1, tokens[start : start + step, None]).squeeze(-1)
-        with torch.no_grad():
-            entropy = normaliser - (torch.softmax(z, dim=-1) * z).sum(-1)
-        parts.append((chosen - normaliser, entropy))
-    flat_logprobs, flat_entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+    head, config = model.get_output_embeddings(), model.config.get_text_config()
+    if isinstance(head, nn.Linear) and head.bias is None and not getattr(config, "final_logit_softcapping", None):
+        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        flat_logprobs, flat_entropy = _HeadLogprobs.apply(wanted, head.weight, tokens, scale / temperature)
+    else:
+        flat_logprobs, flat_entropy = plain_logprobs(logits(model, wanted) / temperature, tokens)
     zeros = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)
     return zeros.masked_scatter(batch.mask, flat_logprobs), zeros.masked_scatter(batch.mask, flat_entropy)
+
+
+def plain_logprobs(z: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from logits (N, V) float32, with torch's own operations: log p = z_token - logsumexp z, and
+    entropy = logsumexp z - Σ softmax(z) z. For output layers that are more than one product, and what the quick way is held against."""
+    normaliser = torch.logsumexp(z, dim=-1)
+    with torch.no_grad():
+        entropy = normaliser - (torch.softmax(z, dim=-1) * z).sum(-1)
+    return z.gather(-1, tokens[:, None]).squeeze(-1) - normaliser, entropy
 
 
 def completion_logprobs(
     model: nn.Module, decoder: nn.Module, batch: Batch, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """`token_logprobs` from token ids: run `decoder` (the trunk of `model`) first."""
+    """`token_logprobs` from token ids: run `decoder` (`model` without its head) first."""
     hidden = decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
     return token_logprobs(model, hidden, batch, temperature)

@@ -1,6 +1,8 @@
 """Who plays policy, reference, reward and value? With LoRA all four are one frozen base; with full fine-tuning, separate models."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,8 +10,9 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from policies.backbone import adapter, trunk
+from policies.backbone import adapter, checkpointed, decoder
 from policies.logprobs import Batch, token_logprobs
+from policies.trunk import Trunk, find_trunk, first_adapted
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
 
@@ -42,44 +45,97 @@ class Roles(nn.Module):
             else:
                 trained |= name.startswith(("policy.", "critic."))
             parameter.requires_grad_(trained)
+        self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
+        self.trunk: Trunk | None = None
         self._sampler: nn.Module | None = None
+        if self.lora:
+            trained_adapters = [POLICY, VALUE] if value == "adapter" else [POLICY]
+            object.__setattr__(
+                self, "trunk", find_trunk(decoder(policy), first_adapted(policy, trained_adapters))
+            )  # not a submodule: its weights are the policy's
 
     @property
     def causal(self) -> Any:
         """The policy's causal LM, for its output embedding and configs."""
         return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
 
-    def hidden(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Final hidden states (B, L, H) of `role`: policy, reference, reward or value."""
-        arguments = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-        if self.lora:
-            with adapter(self.policy, None if role == "reference" else role):
-                return trunk(self.policy)(**arguments).last_hidden_state
-        module = {"policy": self.policy, "reference": self.reference, "value": self.critic}[role]
+    @property
+    def exact(self) -> bool:
+        """Whether a rollout's log-probabilities and states are those of a training pass, within float tolerance."""
+        return next(self.causal.parameters()).dtype == torch.float32
+
+    def hidden(self, role: str, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
+        """Final hidden states (B, L, H) of `role`: policy, reference, reward or value.
+
+        `states` (B, L, H) enter the layers above the trunk, where the caller has them.
+        """
+        apart = {"policy": self.policy, "reference": self.reference, "value": self.critic}
+        module = self.policy if self.lora else apart[role]
         assert module is not None, f"no model plays {role}"
-        return (module if role == "value" else trunk(module))(**arguments).last_hidden_state
+        active = None if role == "reference" else role
+        with checkpointed(module, self.checkpointing and torch.is_grad_enabled(), active):
+            if self.lora:
+                with adapter(self.policy, active):
+                    if self.trunk is not None and self.on_trunk(role):
+                        given = self.trunk.states(input_ids, attention_mask) if states is None else states
+                        return self.trunk.above(given, attention_mask)
+                    return decoder(self.policy)(
+                        input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+                    ).last_hidden_state
+            body = module if role == "value" else decoder(module)
+            return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def on_trunk(self, role: str) -> bool:
+        """Whether `role` leaves the layers of the trunk as they are. A reward adapter may reach deeper than the policy's."""
+        if self.trunk is None:
+            return False
+        return role != REWARD or first_adapted(self.policy, [REWARD]) >= self.trunk.depth
 
     def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values of every completion token, each (B, T) float32, zero where masked."""
-        hidden = self.hidden("policy", batch.input_ids, batch.attention_mask)
-        logprobs, entropy = token_logprobs(self.causal, hidden, batch, temperature)
-        if self.value == "adapter":
-            hidden = self.hidden("value", batch.input_ids, batch.attention_mask)
-        return logprobs, entropy, self.values(hidden, batch)
+        logprobs, entropy, hidden = self.policy_logprobs(batch, temperature)
+        return logprobs, entropy, self.values(batch, hidden)
 
-    def values(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """The critic's values (B, T) float32 at the states in which each completion token was chosen, zero where masked."""
-        at = hidden.gather(1, batch.positions[:, :, None].expand(-1, -1, hidden.shape[2]))
+    def policy_logprobs(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities and entropies (B, T) float32 under the policy, and its final hidden states (B, L, H)."""
+        hidden = self.hidden(POLICY, batch.input_ids, batch.attention_mask, batch.states)
+        return *token_logprobs(self.causal, hidden, batch, temperature), hidden
+
+    def values(self, batch: Batch, hidden: Tensor | None) -> Tensor:
+        """The critic's values (B, T) float32 at the states in which each completion token was chosen, zero where masked.
+
+        `hidden` (B, L, H) are the policy's final states, on which a shared critic's head sits.
+        """
+        if self.value == "adapter":
+            hidden = self.hidden(VALUE, batch.input_ids, batch.attention_mask, batch.states)
+        assert hidden is not None
+        return self.head_values(hidden.gather(1, batch.positions[:, :, None].expand(-1, -1, hidden.shape[2])), batch)
+
+    def head_values(self, at: Tensor, batch: Batch) -> Tensor:
+        """Values (B, T) float32 of the states (B, T, H) that completion tokens were chosen from, zero where masked."""
         return self.value_head(at.to(self.value_head.weight.dtype)).squeeze(-1).float().masked_fill(~batch.mask, 0.0)
 
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """Log-probabilities (B, T) float32 under the reference."""
-        hidden = self.hidden("reference", batch.input_ids, batch.attention_mask)
+        hidden = self.hidden("reference", batch.input_ids, batch.attention_mask, batch.states)
         return token_logprobs(self.causal if self.lora else self.reference, hidden, batch, temperature)[0]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes: policy, critic and value head, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def sampling(self) -> Iterator[nn.Module]:
+        """The policy as a causal LM to decode with, within the block.
+
+        In float32 the adapter is merged, which makes decoding a fifth faster. In bfloat16 it stays attached: what it adds is often
+        less than half a step of the weight's grid, and rounding would lose it.
+        """
+        if self.lora and not self.exact:
+            with adapter(self.policy, POLICY):
+                yield self.causal
+        else:
+            yield self.sampler()
 
     @torch.no_grad()
     def sampler(self) -> nn.Module:

@@ -22,9 +22,11 @@ from accelerate.utils import gather_object
 from transformers import get_scheduler
 
 from policies import ppo
-from policies.episodes import Episode, Score, micro_batches, prompt_order, rollout
-from policies.figures import Halt, Sums, check_limits, rollout_figures, timed, update_figures
+from policies.engines import Engine, make_engine
+from policies.episodes import Episode, Score, by_tokens, prompt_order, rollout
+from policies.figures import Halt, Sums, check_limits, rollout_figures, update_figures
 from policies.logprobs import Batch, pack
+from policies.measure import Activations, measure
 from policies.roles import Roles
 from policies.state import load_state, save_state
 from policies.template import encode_prompt
@@ -58,25 +60,31 @@ def train(
     show: Callable[[int, list[Episode]], None] = lambda step, episodes: None,
     progress: Callable[[int], None] = lambda step: None,
     demonstrations: Sequence[tuple[list[int], list[int]]] = (),
+    engine: Engine | None = None,
 ) -> Result:
     """Run PPO to the end, or from the state in `state` on, and leave the trained weights in `roles`.
 
     Prompts are {"id", "prompt"}; `begin` is told from which step it goes on, `log` gets one dict of figures an iteration, `show` the
-    evaluation's episodes. `demonstrations` (prompt ids, completion ids) feed ptx_coef.
+    evaluation's episodes. `demonstrations` (prompt ids, completion ids) feed ptx_coef; `engine` samples, by default transformers.
     When a limit of the settings is passed or a value is not finite, training ends before the update, `halted` in the result says why,
     and `roles` have the weights of the last rollout that kept within the limits.
     """
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     mini_size = settings.batch_size // settings.num_mini_batches
-    accumulation = settings.accumulation(world)
+    settings.accumulation(world)  # refuses what cannot be shared by the processes
     encoded = [{**p, "ids": encode_prompt(tokenizer, p["prompt"])} for p in train_prompts]
     held_out = [
         {**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in eval_prompts[: settings.eval_prompts]
     ]
     parameters = roles.trainable()
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=settings.learning_rate, eps=settings.adam_epsilon, weight_decay=settings.weight_decay
+        parameters.values(),
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
     )
+    roles.checkpointing = settings.gradient_checkpointing
     steps_total = settings.iterations() * settings.num_ppo_epochs * settings.num_mini_batches
     scheduler = get_scheduler(settings.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=steps_total)
     result, kl_coef, first_step = Result(), settings.kl_coef, 0
@@ -92,11 +100,12 @@ def train(
     wrapped, optimizer = accelerator.prepare(roles, optimizer)
     bare: Roles = accelerator.unwrap_model(wrapped)
     bare.eval()  # no dropout: it would part the new log-probabilities from the old
+    engine = engine or make_engine("transformers", bare, "", settings)
 
     def evaluate(step: int) -> dict[str, float]:
         mine, times = held_out[rank::world], dict[str, float]()
         episodes = gather_object(
-            rollout(bare, tokenizer, score, mine, EVAL_STEP, settings, seed, times) if mine else []
+            rollout(bare, engine, tokenizer, score, mine, EVAL_STEP, settings, seed, times) if mine else []
         )
         _check_scores(episodes, step)
         show(step, episodes)
@@ -117,14 +126,15 @@ def train(
             chosen = prompt_order(len(encoded), numbers, seed)
             mine = [i for i in range(settings.batch_size) if (i % mini_size) % world == rank]
             prompts = [{**encoded[chosen[i]], "sample": chosen[:i].count(chosen[i])} for i in mine]
-            episodes = rollout(bare, tokenizer, score, prompts, step, settings, seed, times)
+            episodes = rollout(bare, engine, tokenizer, score, prompts, step, settings, seed, times)
 
             # 3 log-probabilities under the policy as it was, the reference and the critic, for every minibatch.
-            sums = Sums()
-            with timed(times, "logprobs"):
-                share = len(episodes) // settings.num_mini_batches
-                minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
-                batches = [_measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums) for mini in minis]
+            sums, kept = Sums(), Activations(bare, settings, world)
+            share = len(episodes) // settings.num_mini_batches
+            minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
+            batches = [
+                measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums, kept, times) for mini in minis
+            ]
             if problems := gather_object([p for mini in batches for entry in mini for p in entry.pop("problems")]):
                 spoiled = any(": score not finite" not in p for p in problems)
                 raise Halt("; ".join(problems[:5]), spoiled)
@@ -143,17 +153,8 @@ def train(
                     if demonstrations and settings.ptx_coef:
                         at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
                         _ptx(accelerator, wrapped, demonstrations, at, mini_size, settings, tokenizer.pad_token_id)
-                    _step(
-                        accelerator,
-                        wrapped,
-                        optimizer,
-                        mini_batches,
-                        accumulation,
-                        settings,
-                        updates,
-                        step,
-                        epoch == 0 and number == 0,
-                    )
+                    first = epoch == 0 and number == 0
+                    _step(accelerator, wrapped, bare, mini_batches, settings, updates, step, first)
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad()
@@ -198,55 +199,6 @@ def _check_scores(episodes: Sequence[Episode], step: int) -> None:
         raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function", spoiled=False)
 
 
-def _measure(
-    roles: Roles, episodes: Sequence[Episode], settings: Any, step: int, pad_id: int, device: torch.device, sums: Sums
-) -> list[dict[str, Any]]:
-    """Step 3 for one minibatch: its micro-batches with log-probabilities, reference log-probabilities, values and scores.
-
-    Before the first update the policy is the reference, to the last token; anything else means that the two are not rendered or
-    run alike, and raises RuntimeError.
-    """
-    entries = []
-    for indices, batch in micro_batches(episodes, settings.per_device_train_batch_size, pad_id, device):
-        with torch.no_grad():
-            logprobs, entropy, values = roles(batch, settings.temperature)
-            reference = roles.reference_logprobs(batch, settings.temperature)
-        scores = torch.tensor([episodes[i].score for i in indices], device=device)
-        raw_scores = torch.tensor([episodes[i].raw_score for i in indices], device=device)
-        problems = [
-            f"step {step}: {what} not finite for prompt {episodes[i].prompt_id}; {remedy}"
-            for what, tensor, remedy in (
-                ("score", raw_scores[:, None].expand_as(values), "mend the reward function"),
-                ("log-probabilities", logprobs, "lower learning_rate, or use dtype: float32"),
-                ("reference log-probabilities", reference, "use dtype: float32"),
-                ("values", values, "lower learning_rate or vf_coef"),
-            )
-            for i, bad in zip(indices, (~torch.isfinite(tensor) & batch.mask).any(dim=1).tolist(), strict=True)
-            if bad
-        ]
-        if step == 0 and not problems and (worst := (logprobs - reference).abs().max().item()) > 1e-3:
-            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
-        sums.add("tokens", batch.mask.sum())
-        sums.add("entropy", entropy.sum())
-        sums.add("kl", (logprobs - reference).sum())
-        entries.append(
-            {
-                "batch": batch,
-                "logprobs": logprobs,
-                "reference": reference,
-                "values": values,
-                "scores": scores,
-                "problems": problems,
-            }
-        )
-    sums.add("episodes", len(episodes))
-    sums.add("score", sum(e.score for e in episodes))
-    sums.add("raw_score", sum(e.raw_score for e in episodes))
-    sums.add("length", sum(len(e.completion.tokens) for e in episodes))
-    sums.add("eos", sum(e.completion.finished for e in episodes))
-    return entries
-
-
 def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], settings: Any, kl_coef: float) -> None:
     """Step 4: rewards, advantages and returns of every micro-batch; whitened with mean and variance over all processes' tokens."""
     entries = [entry for mini in batches for entry in mini]
@@ -288,16 +240,14 @@ def _whiten_together(accelerator: Accelerator, entries: list[dict[str, Any]], na
 def _step(
     accelerator: Accelerator,
     wrapped: Any,
-    optimizer: Any,
+    roles: Roles,
     mini: list[dict[str, Any]],
-    accumulation: int,
     settings: Any,
     updates: Sums,
     step: int,
     unchanged: bool,
 ) -> None:
     """Gradients of one minibatch, clipped and checked, ready for the optimizer. The loss is per token of the whole minibatch."""
-    assert len(mini) == accumulation
     local = torch.stack([entry["batch"].mask.sum() for entry in mini]).sum().float()
     tokens = accelerator.reduce(local, "sum")
     ratio_sum = torch.zeros((), device=accelerator.device)
@@ -305,10 +255,18 @@ def _step(
         batch: Batch = entry["batch"]
         last = number == len(mini) - 1
         with torch.enable_grad() if last else accelerator.no_sync(wrapped):
-            logprobs, entropy, values = wrapped(batch, settings.temperature)
+            live = entry.pop("live", {})  # forwards of the measuring pass, still good: nothing was updated since
+            if not live:
+                logprobs, entropy, values = wrapped(batch, settings.temperature)
+            elif "logprobs" in live:
+                logprobs, entropy, values = live["logprobs"], live["entropy"], live["values"]
+            else:
+                logprobs, entropy, _ = roles.policy_logprobs(batch, settings.temperature)
+                values = live["values"]
             policy = ppo.policy_loss(
                 logprobs, entry["logprobs"], entry["advantages"], batch.mask, settings.cliprange, settings.dual_clip
-            ).sum()
+            )
+            policy = (policy if entry["importance"] is None else policy * entry["importance"]).sum()
             value = ppo.value_loss(
                 values, entry["values"], entry["returns"], batch.mask, settings.cliprange_value
             ).sum()
@@ -358,15 +316,16 @@ def _ptx(
 
     In backwards of its own and before the step's, so that what is clipped and checked is the sum. `at` numbers the optimizer steps.
     """
-    size, world = settings.per_device_train_batch_size, accelerator.num_processes
+    world = accelerator.num_processes
     numbers = range(at * count + accelerator.process_index, (at + 1) * count, world)
-    picked = sorted((rows[i % len(rows)] for i in numbers), key=lambda row: len(row[0]) + len(row[1]))
+    picked = [rows[i % len(rows)] for i in numbers]
     local = torch.tensor(float(sum(len(completion) for _, completion in picked)), device=accelerator.device)
     tokens = accelerator.reduce(local, "sum")
-    for start in range(0, len(picked), size):
-        part = picked[start : start + size]
+    groups = by_tokens([len(p) + len(c) - 1 for p, c in picked], settings.micro_batch_tokens)
+    for number, group in enumerate(groups):
+        part = [picked[i] for i in group]
         batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)
-        with torch.enable_grad() if start + size >= len(picked) else accelerator.no_sync(wrapped):
+        with torch.enable_grad() if number == len(groups) - 1 else accelerator.no_sync(wrapped):
             logprobs, _, values = wrapped(batch, 1.0)
             loss = -(logprobs.sum() / tokens) * world
             # the critic takes part, for DDP, without being moved

@@ -24,6 +24,7 @@ from policies import backbone
 from policies.backbone import (
     BackboneError,
     adapter,
+    decoder,
     eos_ids,
     load_causal,
     load_classifier,
@@ -32,7 +33,6 @@ from policies.backbone import (
     new_classifier,
     output_head,
     pick_dtype,
-    trunk,
 )
 
 WORDS = ["<s>", "</s>", "<unk>", *"abcdefghij"]
@@ -273,7 +273,7 @@ def test_without_adapter_it_is_the_base_exactly(two: Any, tmp_path: Path) -> Non
     base = LlamaForCausalLM.from_pretrained(tmp_path / "causal").eval()
     with adapter(two, None):
         assert torch.equal(logits(two)[..., : len(WORDS)], logits(base))
-        hidden = trunk(two)(input_ids=IDS).last_hidden_state
+        hidden = decoder(two)(input_ids=IDS).last_hidden_state
     assert torch.equal(hidden, base.model(input_ids=IDS).last_hidden_state)
 
 
@@ -294,6 +294,6 @@ def test_an_adapter_that_is_not_there_is_no_silent_base(two: Any) -> None:
 
 
 def test_the_trunk_has_no_head(two: Any, causal: Any, tmp_path: Path) -> None:
-    assert trunk(two) is two.get_base_model().model
+    assert decoder(two) is two.get_base_model().model
     classifier = new_classifier(tmp_path / "causal", AutoTokenizer.from_pretrained(tmp_path / "causal"), F32, seed=0)
-    assert trunk(classifier) is classifier.model
+    assert decoder(classifier) is classifier.model

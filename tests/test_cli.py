@@ -83,7 +83,7 @@ def test_a_wrong_call_shows_the_usage(recipe: Path, arguments: list[str]) -> Non
 def test_missing_parents_are_told_before_anything_heavy_is_imported(recipe: Path) -> None:
     """A wrong order of stages should not cost the seconds that torch takes."""
     code = (
-        "import sys\nfrom pipeline.__main__ import run_stage\nfrom pipeline.config import load\n"
+        "import sys\nfrom pipeline.__main__ import run_stage\nfrom pipeline.recipe import load\n"
         "try: run_stage('ppo', load('try.yaml'), 'try')\nexcept Exception as e: print(type(e).__name__, 'torch' in sys.modules)"
     )
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER} | {"PYTHONPATH": str(ROOT)}

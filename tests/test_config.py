@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline.config import PPO, SFT, STAGES, Config, ConfigError, Reward, fields, load
+from pipeline.config import PPO, SFT, STAGES, Config, ConfigError, Reward
+from pipeline.recipe import fields, load
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -217,9 +218,9 @@ def test_settings_that_do_not_go_together(recipe: Any, text: str, lines: list[st
         (SFT(batch_size=16, per_device_train_batch_size=8), 1, 2),
         (SFT(batch_size=16, per_device_train_batch_size=8), 2, 1),
         (Reward(batch_size=24, per_device_train_batch_size=2), 3, 4),
-        (PPO(batch_size=64, per_device_train_batch_size=16), 1, 4),
-        (PPO(batch_size=64, per_device_train_batch_size=16, num_mini_batches=2), 2, 1),
-        (PPO(batch_size=64, per_device_train_batch_size=4, num_mini_batches=2), 2, 4),
+        (PPO(batch_size=64), 1, 64),
+        (PPO(batch_size=64, num_mini_batches=2), 2, 16),
+        (PPO(batch_size=12, total_episodes=24), 3, 4),
     ],
 )
 def test_batch_arithmetic(section: Any, world: int, steps: int) -> None:
@@ -234,10 +235,8 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
         SFT(batch_size=16, per_device_train_batch_size=8).accumulation(3)
     with pytest.raises(ConfigError, match=r"^reward\.batch_size: 8 .* multiple of 16"):
         Reward().accumulation(4)
-    with pytest.raises(
-        ConfigError, match=r"^ppo\.batch_size: a minibatch of 32 episodes .* 4 process.* multiple of 64"
-    ):
-        PPO(num_mini_batches=2).accumulation(4)
+    with pytest.raises(ConfigError, match=r"^ppo\.batch_size: a minibatch of 32 episodes .* 3 process.* multiple of 3"):
+        PPO(num_mini_batches=2).accumulation(3)
 
 
 @pytest.mark.parametrize(

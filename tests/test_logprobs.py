@@ -9,7 +9,7 @@ import torch
 from tiny import PAD, make_roles, randomise
 
 from policies import logprobs
-from policies.backbone import load_causal, trunk
+from policies.backbone import decoder, load_causal
 from policies.logprobs import completion_logprobs, pack
 
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]]
@@ -35,21 +35,22 @@ def model(tiny_folder: Path, tiny_tokenizer: Any) -> Any:
 
 def test_pack_points_at_the_hidden_state_before_each_token() -> None:
     batch = pack(PROMPTS, COMPLETIONS, PAD)
-    assert batch.input_ids.shape == (4, 14) and batch.tokens.shape == (4, 6)
+    assert batch.input_ids.shape == (4, 13) and batch.tokens.shape == (4, 6)
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
         whole = prompt + completion
-        assert batch.input_ids[row].tolist() == whole + [PAD] * (14 - len(whole))
-        assert batch.attention_mask[row].tolist() == [1] * len(whole) + [0] * (14 - len(whole))
+        seen = whole[:-1]  # nothing is predicted from the last token
+        assert batch.input_ids[row].tolist() == seen + [PAD] * (13 - len(seen))
+        assert batch.attention_mask[row].tolist() == [1] * len(seen) + [0] * (13 - len(seen))
         assert batch.mask[row].tolist() == [True] * len(completion) + [False] * (6 - len(completion))
         for t, token in enumerate(completion):
-            assert batch.tokens[row, t] == token == batch.input_ids[row, batch.positions[row, t] + 1]
+            assert batch.tokens[row, t] == token == whole[int(batch.positions[row, t]) + 1]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_equal_to_a_slow_loop(model: Any, temperature: float) -> None:
     batch = pack(PROMPTS, COMPLETIONS, PAD)
     with torch.no_grad():
-        found, entropy = completion_logprobs(model, trunk(model), batch, temperature)
+        found, entropy = completion_logprobs(model, decoder(model), batch, temperature)
     assert found.dtype == entropy.dtype == torch.float32
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
         for t, (logprob, expected_entropy) in enumerate(by_hand(model, prompt, completion, temperature)):
@@ -60,12 +61,12 @@ def test_equal_to_a_slow_loop(model: Any, temperature: float) -> None:
 
 def test_pad_token_and_neighbours_do_not_matter(model: Any) -> None:
     with torch.no_grad():
-        together = completion_logprobs(model, trunk(model), pack(PROMPTS, COMPLETIONS, PAD), 1.0)[0]
-        other_pad = completion_logprobs(model, trunk(model), pack(PROMPTS, COMPLETIONS, 50), 1.0)[0]
+        together = completion_logprobs(model, decoder(model), pack(PROMPTS, COMPLETIONS, PAD), 1.0)[0]
+        other_pad = completion_logprobs(model, decoder(model), pack(PROMPTS, COMPLETIONS, 50), 1.0)[0]
         assert torch.equal(together, other_pad)
         for row in range(4):
             alone = completion_logprobs(
-                model, trunk(model), pack(PROMPTS[row : row + 1], COMPLETIONS[row : row + 1], PAD), 1.0
+                model, decoder(model), pack(PROMPTS[row : row + 1], COMPLETIONS[row : row + 1], PAD), 1.0
             )[0]
             torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=2e-6, rtol=0)
 
@@ -73,9 +74,9 @@ def test_pad_token_and_neighbours_do_not_matter(model: Any) -> None:
 def test_chunks_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = pack(PROMPTS, COMPLETIONS, PAD)
     with torch.no_grad():
-        whole = completion_logprobs(model, trunk(model), batch, 0.8)
+        whole = completion_logprobs(model, decoder(model), batch, 0.8)
         monkeypatch.setattr(logprobs, "CHUNK", 5)
-        parts = completion_logprobs(model, trunk(model), batch, 0.8)
+        parts = completion_logprobs(model, decoder(model), batch, 0.8)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=0)
 
@@ -84,7 +85,7 @@ def test_gradient_equals_that_of_plain_logits(model: Any) -> None:
     """d/dθ of Σ w·log p, once through the packed path, once through model(...).logits row by row."""
     batch = pack(PROMPTS, COMPLETIONS, PAD)
     weight = torch.linspace(-1.0, 2.0, batch.mask.numel()).view(batch.mask.shape)
-    (weight * completion_logprobs(model, trunk(model), batch, 0.7)[0]).sum().backward()
+    (weight * completion_logprobs(model, decoder(model), batch, 0.7)[0]).sum().backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):

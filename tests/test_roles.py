@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.publishing import save_merged
 from pipeline.roles import _last_score, _normalised, _reward_adapter, rides_on_base
-from policies.backbone import load_causal, load_classifier, new_classifier, output_head, trunk
+from policies.backbone import decoder, load_causal, load_classifier, new_classifier, output_head
 from policies.logprobs import Batch, pack
 from policies.roles import POLICY, Roles, lora_roles
 from reward.model import Scorer, load_scorer, write_contract
@@ -56,7 +56,7 @@ def test_reference_is_the_sft_model_to_the_bit(tiny_folder: Path, tiny_tokenizer
     randomise(roles, "policy")
     plain, b = load_causal(tiny_folder, tiny_tokenizer, torch.float32), batch()
     with torch.no_grad():
-        expected = trunk(plain)(input_ids=b.input_ids, attention_mask=b.attention_mask).last_hidden_state
+        expected = decoder(plain)(input_ids=b.input_ids, attention_mask=b.attention_mask).last_hidden_state
         assert torch.equal(roles.hidden("reference", b.input_ids, b.attention_mask), expected)
         for role in ("policy", "value"):
             assert (roles.hidden(role, b.input_ids, b.attention_mask) - expected).abs().max() > 0.01, role

@@ -126,7 +126,7 @@ def test_frequencies_are_the_softmax(temperature: float) -> None:
     """χ² of 50,000 draws from 8 tokens has 7 degrees of freedom: above 24.3 in one of a thousand; the seed is fixed."""
     z = torch.tensor([1.0, -1.0, 0.3, 2.0, -3.0, 0.0, 0.0, 1.5])
     uniform = torch.tensor(np.random.default_rng(0).random(50_000))
-    tokens, logprobs = choose(z.expand(50_000, -1), uniform, temperature)
+    tokens, logprobs, _ = choose(z.expand(50_000, -1), uniform, temperature)
     p = torch.softmax(z.double() / temperature, -1)
     expected, observed = 50_000 * p, torch.bincount(tokens, minlength=8)
     assert ((observed - expected) ** 2 / expected).sum() < 24.3
@@ -137,10 +137,10 @@ def test_no_token_without_probability_is_ever_chosen() -> None:
     """u = 0 and the u nearest to 1 (which float32 rounds to 1) take the first and last token that can be said."""
     z = torch.full((2, 9), -torch.inf)
     z[:, [2, 4, 6]] = torch.tensor([0.0, 1.0, 0.5])
-    tokens, logprobs = choose(z, torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64), 1.0)
+    tokens, logprobs, _ = choose(z, torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64), 1.0)
     assert tokens.tolist() == [2, 6]
     assert torch.isfinite(logprobs).all()
     flat = torch.randn((1000, 300), generator=torch.Generator().manual_seed(0))
     flat[:, 250:] = -torch.inf
-    tokens, logprobs = choose(flat, torch.full((1000,), np.nextafter(1.0, 0.0), dtype=torch.float64), 1.0)
+    tokens, logprobs, _ = choose(flat, torch.full((1000,), np.nextafter(1.0, 0.0), dtype=torch.float64), 1.0)
     assert tokens.max() < 250 and torch.isfinite(logprobs).all()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from two_processes import DEMONSTRATIONS, HELD_OUT, train_tiny
 
 from policies import trainer
+from policies.engines import make_engine
 from policies.episodes import Episode, rollout
 from policies.roles import Roles
 from policies.template import encode_prompt
@@ -39,11 +40,11 @@ def fresh(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = "adap
 def test_first_step_has_ratio_one_and_no_kl(
     tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, tuning: str
 ) -> None:
-    section = settings(num_ppo_epochs=1, total_episodes=8, per_device_train_batch_size=4, temperature=0.8)
+    section = settings(num_ppo_epochs=1, total_episodes=8, micro_batch_tokens=60, temperature=0.8)
     result, (figures,) = run(fresh(tiny_folder, tiny_tokenizer, tuning), tiny_tokenizer, section, tmp_path / "state")
     assert result.halted is None and result.first == result.last == figures
     assert abs(figures["objective/kl"]) < 1e-5 and figures["policy/approxkl_avg"] < 1e-10
-    assert figures["val/ratio"] == pytest.approx(1.0, abs=1e-6) and figures["val/ratio_var"] < 1e-10
+    assert figures["val/ratio"] == pytest.approx(1.0, abs=1e-6) and figures["val/ratio_var"] < 1e-6
     assert figures["policy/clipfrac_avg"] == 0.0
 
 
@@ -75,8 +76,8 @@ def _last_micro_batch_differs(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _update_without_temperature(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = roles.forward
-    monkeypatch.setattr(roles, "forward", lambda batch, t: right(batch, 1.0 if torch.is_grad_enabled() else t))
+    right = roles.policy_logprobs
+    monkeypatch.setattr(roles, "policy_logprobs", lambda batch, t: right(batch, 1.0 if torch.is_grad_enabled() else t))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_faults_at_the_first_step_are_caught(
 ) -> None:
     roles = fresh(tiny_folder, tiny_tokenizer, tuning)
     fault(roles, monkeypatch)
-    section = settings(per_device_train_batch_size=4, temperature=0.8)
+    section = settings(micro_batch_tokens=60, temperature=0.8)
     before = weights(roles)
     with pytest.raises(RuntimeError, match=message):
         run(roles, tiny_tokenizer, section, tmp_path / "state")
@@ -187,7 +188,7 @@ def test_gradient_of_one_step_full(
 ) -> None:
     """Sequences of unequal lengths in two micro-batches: the loss is per token of the step, which a mean of means is not."""
     section = settings(
-        num_ppo_epochs=1, total_episodes=8, per_device_train_batch_size=2, temperature=0.8, max_grad_norm=1e9, kl_coef=0.3,
+        num_ppo_epochs=1, total_episodes=8, micro_batch_tokens=30, temperature=0.8, max_grad_norm=1e9, kl_coef=0.3,
         gamma=0.97, lam=0.9, response_length=12, missing_eos_score=None,
     )  # fmt: skip
     model: Any
@@ -217,7 +218,7 @@ def test_gradient_of_one_step_lora(
     tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same through adapters: policy and value adapter each get their own loss's gradient, by peft's own switches."""
-    section = settings(num_ppo_epochs=1, total_episodes=8, per_device_train_batch_size=4, max_grad_norm=1e9)
+    section = settings(num_ppo_epochs=1, total_episodes=8, micro_batch_tokens=60, max_grad_norm=1e9)
     roles, twin = (fresh(tiny_folder, tiny_tokenizer) for _ in range(2))
     for r in (roles, twin):
         randomise(r, "value")
@@ -257,7 +258,7 @@ def test_micro_batches_do_not_matter(
     """1 × 8 = 2 × 4 = 4 × 2 = 8 × 1 after two iterations, the ptx gradient included."""
     found = []
     for size in (8, 4, 2, 1):
-        section = settings(per_device_train_batch_size=size, ptx_coef=0.5, value=value, missing_eos_score=None)
+        section = settings(micro_batch_tokens=size * 15, ptx_coef=0.5, value=value, missing_eos_score=None)
         roles = fresh(tiny_folder, tiny_tokenizer, tuning, value)
         start = weights(roles)
         run(roles, tiny_tokenizer, section, tmp_path / str(size), demonstrations=DEMONSTRATIONS)
@@ -283,7 +284,17 @@ def test_missing_eos(tiny_folder: Path, tiny_tokenizer: Any, changes: dict[str, 
     with torch.no_grad():
         roles.causal.lm_head.weight[[1, 2]] *= 2.5  # both ends of the generation config
     prompts = [{**p, "ids": encode_prompt(tiny_tokenizer, p["prompt"]), "sample": 0} for p in PROMPTS]
-    episodes = rollout(roles, tiny_tokenizer, vowels, prompts, 0, settings(**changes), 0, {})
+    episodes = rollout(
+        roles,
+        make_engine("transformers", roles, "", None),
+        tiny_tokenizer,
+        vowels,
+        prompts,
+        0,
+        settings(**changes),
+        0,
+        {},
+    )
     assert {e.completion.finished for e in episodes} == {True, False}
     assert {e.completion.tokens[-1] for e in episodes if e.completion.finished} == {1, 2}
     for e in episodes:
@@ -439,7 +450,7 @@ def test_ppo_raises_a_toy_score(
         return torch.tensor([float(text.count("e")) for text in completions])
 
     section = settings(
-        total_episodes=480, batch_size=32, per_device_train_batch_size=32, num_ppo_epochs=4, response_length=8,
+        total_episodes=480, batch_size=32, micro_batch_tokens=480, num_ppo_epochs=4, response_length=8,
         learning_rate=1e-2 if tuning == "lora" else 3e-3, value=value, missing_eos_score=None, kl_coef=0.01,
         lr_scheduler_type="constant", save_steps=100,
     )  # fmt: skip
@@ -463,7 +474,7 @@ def test_ptx_adds_the_gradient_of_the_sft_loss(
     gradients = []
     for coefficient in (0.0, 0.7):
         section = settings(
-            num_ppo_epochs=1, total_episodes=8, per_device_train_batch_size=4, ptx_coef=coefficient, temperature=0.8,
+            num_ppo_epochs=1, total_episodes=8, micro_batch_tokens=60, ptx_coef=coefficient, temperature=0.8,
             max_grad_norm=1e9,
         )  # fmt: skip
         roles = fresh(tiny_folder, tiny_tokenizer, "full", "shared")

@@ -19,8 +19,9 @@ import pipeline.ppo
 import pipeline.training
 from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, sha256
-from pipeline.config import STAGES, Config, load
+from pipeline.config import STAGES, Config
 from pipeline.context import base_model
+from pipeline.recipe import load
 from policies.backbone import load_causal, load_tokenizer
 from reward.model import load_scorer
 
@@ -38,7 +39,7 @@ SHRUNK = [
     "reward.normalise_samples=16",
     "ppo.total_episodes=64",
     "ppo.batch_size=16",
-    "ppo.per_device_train_batch_size=8",
+    "ppo.micro_batch_tokens=120",
     "ppo.response_length=12",
     "ppo.save_steps=1",
     "ppo.kl_target=0.1",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.config import PPO
-from policies.backbone import init_head, load_causal, trunk
+from policies.backbone import decoder, init_head, load_causal
 from policies.roles import POLICY, Roles, lora_roles
 from policies.trainer import Result, train
 
@@ -74,7 +74,7 @@ def make_roles(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = 
         init_head(roles.value_head, seed=5)
         return roles
     head = nn.Linear(32, 1)
-    critic = copy.deepcopy(trunk(base)) if value == "adapter" else None
+    critic = copy.deepcopy(decoder(base)) if value == "adapter" else None
     return Roles(base, head, value, reference=copy.deepcopy(base), critic=critic)
 
 
@@ -92,7 +92,7 @@ def settings(**changes: Any) -> PPO:
     base: dict[str, Any] = {
         "total_episodes": 16,
         "batch_size": 8,
-        "per_device_train_batch_size": 8,
+        "micro_batch_tokens": 120,
         "num_ppo_epochs": 2,
         "response_length": 7,
         "learning_rate": 2e-3,

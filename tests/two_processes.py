@@ -30,7 +30,7 @@ def train_tiny(folder: Path, state: Path, world: int) -> tuple[Result, Figures, 
         total_episodes=48,
         batch_size=16,
         num_mini_batches=2,
-        per_device_train_batch_size=4 // world,
+        micro_batch_tokens=60 // world,
         whiten_rewards=True,
         ptx_coef=0.3,
         kl_target=0.1,
@@ -61,7 +61,7 @@ def main(folder: Path, out: Path) -> None:
     place = Accelerator(cpu=True)
     result, logged, roles = train_tiny(folder, out / "state", place.num_processes)
     tokenizer = load_tokenizer(folder)
-    section = settings(per_device_train_batch_size=4)
+    section = settings(micro_batch_tokens=60)
     halted, _ = run(make_roles(folder, tokenizer), tokenizer, section, out / "halted", score=broken, accelerator=place)
     (out / f"halted.{place.process_index}").write_text(str(halted.halted))
     if place.is_main_process:

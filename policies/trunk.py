@@ -1,0 +1,94 @@
+"""Which layers does no role adapt? The trunk: the lowest layers, whose states are the same for every role and every epoch.
+
+Where adapters sit in the last layers only (`lora.layers: last 10`), the states that enter the first adapted layer are computed once for
+a token sequence, in the rollout or here, and what follows runs the upper layers alone.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+
+def first_adapted(model: nn.Module, adapters: Sequence[str]) -> int:
+    """The number of the lowest decoder layer that has one of `adapters`; 0 where layers have no numbers."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and any(adapter in module.lora_A for adapter in adapters):
+            found.append(next((int(part) for part in name.split(".") if part.isdigit()), 0))
+    return min(found, default=0)
+
+
+class Trunk:
+    """The lowest `depth` layers of a decoder, and the layers above them, as two models on the same weights.
+
+    `known` holds states (L, H) by token ids (a tuple of L ints), for as long as the caller wants them kept.
+    """
+
+    def __init__(self, decoder: Any, depth: int):
+        self.depth = depth
+        self.lower = _part(decoder, decoder.layers[:depth], nn.Identity())
+        self.upper = _part(decoder, decoder.layers[depth:], decoder.norm)
+        self.known: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """What enters the layers above, (B, L, H), for right-padded rows: looked up where known, else computed. Zero where padded."""
+        ids = [tuple(row[:n]) for row, n in zip(input_ids.tolist(), attention_mask.sum(1).tolist(), strict=True)]
+        found = [self.known.get(row) for row in ids]
+        missing = [i for i, states in enumerate(found) if states is None]
+        if missing:
+            rows = torch.tensor(missing, device=input_ids.device)
+            width = max(len(ids[i]) for i in missing)
+            fresh = self.lower(
+                input_ids=input_ids[rows, :width].contiguous(),
+                attention_mask=attention_mask[rows, :width].contiguous(),
+                use_cache=False,
+            ).last_hidden_state
+            for place, i in enumerate(missing):
+                found[i] = fresh[place, : len(ids[i])]
+        return padded([states for states in found if states is not None], input_ids.shape[1])
+
+    def above(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Final hidden states (B, L, H) from what enters the upper layers."""
+        return self.upper(inputs_embeds=states, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+
+def padded(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Rows (L_i, H) as one tensor (B, width, H), zero to the right."""
+    out = rows[0].new_zeros((len(rows), width, rows[0].shape[1]))
+    for row, states in enumerate(rows):
+        out[row, : len(states)] = states
+    return out
+
+
+@torch.no_grad()
+def find_trunk(decoder: Any, depth: int) -> Trunk | None:
+    """The trunk of `decoder` below layer `depth`, or None where there is none or the decoder cannot be run in two parts.
+
+    Decoders differ in what they do before their layers (some scale embeddings), so both parts are tried on a few tokens against the whole.
+    """
+    if depth == 0 or not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
+        return None
+    trunk = Trunk(decoder, depth)
+    device = next(decoder.parameters()).device
+    vocabulary = decoder.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (2, 5), generator=torch.Generator().manual_seed(0)).to(device)
+    mask = torch.ones_like(ids)
+    mask[1, 3:] = 0
+    whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
+    parts = trunk.above(trunk.states(ids, mask), mask)[mask.bool()]
+    return trunk if torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * whole.abs().max().item()) else None
+
+
+def _part(decoder: Any, layers: Any, norm: nn.Module) -> Any:
+    """A decoder of some of the layers of another, on the same weights. Not a copy: the modules are the same objects."""
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part.layers, part.norm = nn.ModuleList(layers), norm
+    part.config = copy.copy(decoder.config)
+    part.config.num_hidden_layers = len(part.layers)
+    return part
