@@ -12,10 +12,10 @@ CALL    = $(BIN)/python -m pipeline
 ARGS    = $(RECIPE) $(if $(DATA),data.source='$(DATA)') $(SET) --run $(RUN) --nproc $(NPROC)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo data sft reward ppo compare all smoke test check bench clean
+.PHONY: help demo data sft reward ppo compare all smoke test check bench bench-scale clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo "  RECIPE=recipes/x.yaml  RUN=name  DATA=my_preferences.jsonl  SET=\"ppo.kl_coef=0.1 seed=1\"  NPROC=2"
 
@@ -59,8 +59,11 @@ check: .venv/ready ## lint, types, layout
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/test_layout.py
 
-bench: .venv/ready ## seconds of one PPO iteration by phase, on the embedded model
-	@$(BIN)/python -m pipeline.bench
+bench: .venv/ready ## one PPO iteration beside TRL 1.12.0, in turns (QUICK=1: two rows)
+	@$(BIN)/python -m pipeline.bench $(if $(QUICK),--quick) $(BENCH)
+
+bench-scale: .venv/ready ## time and memory over batch, response length, epochs, model size
+	@$(BIN)/python -m pipeline.bench_scale $(if $(QUICK),--quick) $(BENCH)
 
 clean: ## remove runs and caches, not the environment
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

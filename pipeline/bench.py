@@ -1,87 +1,298 @@
-"""How long does one PPO iteration take, phase by phase? On the embedded model, with a fixed workload.
+"""How fast and how small is one PPO iteration, beside the last PPOTrainer of TRL and beside what the machine could do?
 
-    python -m pipeline.bench [iterations]
+    python -m pipeline.bench [--quick] [--dtype auto|float32|bfloat16|both] [--iters 3] [--only REGEX]
 
-32 episodes of a 16-token prompt and up to 24 new tokens without EOS, LoRA in all layers, one epoch; the score is free, so what is timed
-is ours. The first iteration warms up and is not counted. Writes runs/bench/report.json and prints a table of medians.
+For every group (workload, tuning, adapted layers, epochs, dtype) TRL and ours, once for each kind of critic, are
+processes that stay alive side by side and take turns: whatever slows the machine for a while slows all of them. Every
+one builds its models and warms up before the first turn, and never do two compute at once. Writes
+runs/bench/report.json after every group, logs to runs/bench/logs/.
 """
 
+import argparse
 import json
-import resource
+import os
+import re
+import shutil
 import statistics
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import get_peft_model
+from pipeline.artifacts import now, write_json, write_rows
+from pipeline.bench_turns import BASELINE, Died, Player, Spec, take_turns
+from pipeline.machine import SIZES, Shape, Work, decode_bytes, iteration_flops
 
-from pipeline.artifacts import now, write_json
-from pipeline.config import PPO, Lora
-from pipeline.context import accelerator, quiet
-from pipeline.embedded import embedded_model
-from policies.backbone import load_causal, load_tokenizer, lora_config, pick_dtype
-from policies.roles import POLICY, lora_roles
-from policies.trainer import train
-
-EPISODES, PROMPT, NEW = 32, 16, 24
+FOLDER = Path("runs/bench")
+RECIPE = "recipes/film_reviews.yaml"
+BATCH, PROMPT, RANK = 32, 16, 16
+LIMITS = {"fixed": 24, "natural": 48}  # new tokens
 
 
-def measure(value: str, iterations: int, folder: Path) -> dict[str, float]:
-    """Median seconds of each phase over `iterations` after one to warm up, and episodes a second."""
-    place = accelerator()
-    tokenizer = load_tokenizer(embedded_model())
-    base = load_causal(embedded_model(), tokenizer, pick_dtype("auto", place.device)).to(place.device)
-    base.generation_config.eos_token_id = None
-    torch.manual_seed(0)
-    policy = get_peft_model(base, lora_config(base, Lora(), "CAUSAL_LM"), adapter_name=POLICY)
-    roles = lora_roles(policy, value, None)
-    tokenizer.eos_token_id = len(tokenizer) - 1  # hardly ever sampled, so that completions run to the limit
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(100, 40_000, (EPISODES * (iterations + 1), PROMPT), generator=generator).tolist()
-    prompts = [{"id": str(i), "prompt": tokenizer.decode(row)} for i, row in enumerate(ids)]
-    settings = PPO(
-        total_episodes=EPISODES * (iterations + 1),
-        batch_size=EPISODES,
-        per_device_train_batch_size=8,
-        num_ppo_epochs=1,
-        response_length=NEW,
-        value="shared" if value == "shared" else "adapter",
-        missing_eos_score=None,
-        save_steps=10**6,
-    )
-    logged: list[dict[str, float]] = []
-    train(
-        place,
-        roles,
-        tokenizer,
-        prompts,
-        [],
-        lambda asked, said: torch.tensor([float(len(text)) / 100 for text in said]),
-        settings,
-        state=folder / "state",
-        seed=0,
-        log=logged.append,
-    )
-    counted = logged[1:]
-    phases = {
-        k.removeprefix("time/"): statistics.median(f[k] for f in counted) for k in counted[0] if k.startswith("time/")
+class BenchError(Exception):
+    """What a user can mend; the message names the remedy."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is measured in one game: TRL once, ours once for each of `critics`."""
+
+    workload: str
+    lora: bool
+    lora_layers: int | None
+    epochs: int
+    dtype: str
+    critics: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        tuning = "full" if not self.lora else f"last{self.lora_layers}" if self.lora_layers else "lora"
+        return f"{self.workload}-{tuning}-{self.epochs}-{self.dtype}"
+
+
+def groups(quick: bool, dtypes: Sequence[str], last: int) -> list[Group]:
+    """`last`: how many layers are the last third."""
+    kinds: list[tuple[str, bool, int | None, int]] = [("fixed", True, None, 1), ("fixed", True, last, 1)]
+    if not quick:
+        kinds += [("natural", True, None, 4), ("natural", True, last, 4), ("fixed", False, None, 1)]
+        kinds += [("natural", False, None, 4)]
+    critics = [("head",) if quick else ("adapter", "head") if lora else ("full",) for _, lora, _, _ in kinds]
+    return [Group(*kind, dtype, critic) for dtype in dtypes for kind, critic in zip(kinds, critics, strict=True)]
+
+
+def baseline(folder: Path = BASELINE) -> Path:
+    """The folder that holds trl 1.12.0, installed beside the project's own. Raises BenchError when pip cannot."""
+    if folder.is_dir():
+        return folder
+    part = folder.with_name(f".{folder.name}.{os.getpid()}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    print("installing trl 1.12.0 beside the project's own", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*command, "--target", str(part), "trl==1.12.0"], capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(part, ignore_errors=True)
+        reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise BenchError(f"trl==1.12.0 could not be installed ({reason}); check the network or pip's settings")
+    part.rename(folder)
+    return folder
+
+
+def trained(name: str = "bench") -> Path:
+    """The sft model whose completions end by themselves, made by the pipeline's own stages. Raises BenchError when one
+    fails."""
+    for stage in ("data", "sft"):
+        command = [sys.executable, "-m", "pipeline", stage, RECIPE, "--run", name]
+        if subprocess.run(command).returncode:
+            raise BenchError(f"the natural workload needs stage {stage}; see above, or leave it out: --only fixed")
+    return Path("runs") / name / "sft"
+
+
+def measured() -> dict[str, Any]:
+    """The machine, by a process of its own, so that none of its memory or threads stays here."""
+    done = subprocess.run([sys.executable, "-m", "pipeline.machine"], stdout=subprocess.PIPE, text=True, check=True)
+    return {**json.loads(done.stdout.splitlines()[-1]), "started": now()}
+
+
+def _median(turns: Sequence[Mapping[str, Any]], name: str) -> float:
+    return statistics.median(float(turn[name]) for turn in turns)
+
+
+def figures(player: Player, skip: int) -> dict[str, Any]:
+    """Medians over all iterations but the first `skip`: what both sides have in a row of the report."""
+    seconds = _median(player.turns[skip:], "seconds")
+    return {
+        "s_per_iteration": seconds,
+        "episodes_per_s": BATCH / seconds,
+        "peak_gb": player.closing["peak_gb"],
+        "s_each": [turn["seconds"] for turn in player.turns],
     }
-    seconds = statistics.median(sum(v for k, v in f.items() if k.startswith("time/")) for f in counted)
-    return {**phases, "s_per_iteration": seconds, "episodes_per_s": EPISODES / seconds}
+
+
+def row(
+    group: Group, critic: str, players: Mapping[str, Player], skip: int, prompt: float, machine: Any, shape: Shape
+) -> dict[str, Any]:
+    """One row of the report: ours with one kind of critic beside TRL. `prompt`: mean tokens of a prompt."""
+    player, trl = players[f"{group.name}-{critic}"], figures(players[f"{group.name}-trl"], skip)
+    turns, ours = player.turns[skip:], figures(player, skip)
+    length = statistics.mean(turn["mean_length"] for turn in turns)
+    phases = {name: statistics.median(turn["phases"][name] for turn in turns) for name in turns[0]["phases"]}
+    adapted = group.lora_layers or shape.layers
+    work = Work(BATCH, prompt, length, group.epochs, critic, RANK if group.lora else None, adapted)
+    flops = iteration_flops(shape, work)
+    rate = machine["gflops"][player.facts["dtype"]] * 1e9
+    share = {name: flops[name] / phases[name] / rate for name in ("rollout", "score", "reference") if phases.get(name)}
+    # activations of the values' pass may be kept for the first epoch's backward: only the two together do known work
+    learning = phases.get("values", 0.0) + phases["update"]
+    share |= {
+        "values+update": (flops["values"] + flops["update"]) / learning / rate,
+        "iteration": sum(flops.values()) / ours["s_per_iteration"] / rate,
+    }
+    read = decode_bytes(shape, work, statistics.mean(turn["longest"] for turn in turns), SIZES[player.facts["dtype"]])
+    ours |= {
+        "policy_dtype": player.facts["dtype"],
+        "phases": phases,
+        "tokens_per_s": BATCH * length / ours["s_per_iteration"],
+        "flops": flops,
+        "share_of_peak": share,
+        "decode_bytes": read,
+        "decode_share_of_bandwidth": read / phases["rollout"] / machine["read_gb_per_s"] / 1e9,
+        "mean_length": length,
+        "mean_prompt": prompt,
+    }
+    named = {k: v for k, v in asdict(group).items() if k != "critics"}
+    return {
+        **named,
+        "critic": critic,
+        "ours": ours,
+        "trl": trl,
+        "speedup": trl["s_per_iteration"] / ours["s_per_iteration"],
+        "memory_ratio": ours["peak_gb"] / trl["peak_gb"],
+    }
+
+
+def prepare(workload: str, model: Path, count: int) -> tuple[Path, float]:
+    """Write the prompts that both sides take; the file and the mean tokens of a prompt."""
+    from pipeline.bench_ours import fixed_prompts, natural_prompts
+    from policies.backbone import load_tokenizer
+
+    tokenizer, file = load_tokenizer(model), FOLDER / f"prompts-{workload}.jsonl"
+    if workload == "fixed":
+        rows = fixed_prompts(tokenizer, count, PROMPT)
+    else:
+        rows = natural_prompts(tokenizer, model.parent / "data" / "prompts.train.jsonl", count)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_rows(file, rows)
+    return file, statistics.mean(len(r["ids"]) for r in rows)
+
+
+def commands(
+    group: Group, model: Path, prompts: Path, iterations: int, micro_tokens: int | None
+) -> dict[str, list[str]]:
+    """How the processes of a group are started, TRL first."""
+
+    def spec(critic: str) -> str:
+        tuning = (group.dtype, group.lora, group.lora_layers, critic, group.epochs)
+        limit, stops = LIMITS[group.workload], group.workload == "natural"
+        made = Spec(str(model), str(prompts), *tuning, iterations, limit, stops, BATCH, micro_tokens)
+        return json.dumps(asdict(made))
+
+    call = [sys.executable, "-m"]
+    ours = {f"{group.name}-{c}": [*call, "pipeline.bench_ours", spec(c)] for c in group.critics}
+    return {f"{group.name}-trl": [*call, "pipeline.bench_trl", "ppo", spec("full")]} | ours
+
+
+def rollouts(dtype: str, model: Path, prompts: Path, iterations: int) -> dict[str, float]:
+    """Tokens a second of our rollout phase and of `model.generate` with peft's adapter attached: same prompts, EOS
+    stops, sampling."""
+    # the smallest of updates, so that every rollout is by the model that both start from
+    spec = Spec(
+        str(model), str(prompts), dtype, True, None, "head", 1, iterations, LIMITS["natural"], True, learning_rate=1e-12
+    )
+    call, text = [sys.executable, "-m"], json.dumps(asdict(spec))
+    processes = {
+        "rollout-generate": [*call, "pipeline.bench_trl", "generate", text],
+        "rollout-ours": [*call, "pipeline.bench_ours", text],
+    }
+    players = take_turns(processes, iterations, FOLDER / "logs")
+    theirs = statistics.median(t["tokens"] / t["seconds"] for t in players["rollout-generate"].turns[1:])
+    ours = statistics.median(
+        BATCH * t["mean_length"] / t["phases"]["rollout"] for t in players["rollout-ours"].turns[1:]
+    )
+    return {"tokens_per_s": ours, "generate_tokens_per_s": theirs, "ratio": ours / theirs}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for people: seconds of an iteration, memory, ratios, and how near each phase came to the machine's
+    matrix products."""
+    head = ("workload", "adapted", "critic", "ep", "dtype", "ours s", "TRL s", "faster", "ours GB", "TRL GB", "memory")
+    lines, phases = [head], list[tuple[str, ...]]()
+    for r in report["rows"]:
+        ours, trl = r["ours"], r["trl"]
+        adapted = "all weights" if not r["lora"] else f"last {r['lora_layers']}" if r["lora_layers"] else "all layers"
+        named = (r["workload"], adapted, r["critic"], str(r["epochs"]), r["dtype"])
+        times = f"{ours['s_per_iteration']:.2f}", f"{trl['s_per_iteration']:.2f}", f"{r['speedup']:.2f}x"
+        lines.append((*named, *times, f"{ours['peak_gb']:.2f}", f"{trl['peak_gb']:.2f}", f"{r['memory_ratio']:.2f}"))
+        share = ours["share_of_peak"]
+        shown = [f"{k} {s:.2f} s" + (f" ({share[k]:.0%})" if k in share else "") for k, s in ours["phases"].items()]
+        both = f"values+update {share['values+update']:.0%}"
+        decoding = f"decoding {ours['decode_share_of_bandwidth']:.0%} of bandwidth"
+        if ours["policy_dtype"] != r["dtype"]:
+            shown.append(f"our policy in {ours['policy_dtype']}")
+        if r["workload"] == "fixed" and ours["mean_length"] != LIMITS["fixed"]:
+            shown.append(f"completions of {ours['mean_length']:.2f} tokens where {LIMITS['fixed']} were to be")
+        phases.append((*named, ", ".join([*shown, both, decoding, f"{ours['tokens_per_s']:.0f} tokens/s"])))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    out = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    out += ["", "seconds of our phases (counted operations over the measured matrix-product rate):"]
+    out += ["  " + " ".join(named) + ": " + text for *named, text in phases]
+    if (rollout := report.get("rollout")) is not None:
+        ours, theirs = rollout["tokens_per_s"], rollout["generate_tokens_per_s"]
+        out += ["", f"rollouts: {ours:.0f} tokens/s, model.generate {theirs:.0f}, ratio {rollout['ratio']:.2f}"]
+    return "\n".join(out)
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description="One PPO iteration beside TRL's.")
+    parser.add_argument("--quick", action="store_true", help="the two LoRA rows of one epoch; no iteration left out")
+    parser.add_argument("--dtype", default="auto", choices=["auto", *SIZES, "both"], help="auto: the faster of the two")
+    parser.add_argument("--iters", type=int, default=3, help="counted iterations")
+    parser.add_argument("--only", type=re.compile, help="groups whose name, such as fixed-last10-1-float32, matches")
+    parser.add_argument("--micro-tokens", type=int, help="ppo.micro_batch_tokens of ours; default: the setting's")
+    args = parser.parse_args(given)
+    if args.iters < 1:
+        parser.error(f"--iters {args.iters}: at least 1 iteration has to be counted")
+    return args
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is asked for; report.json is written after every group. Raises BenchError and Died."""
+    from pipeline.embedded import embedded_model
+
+    baseline()
+    models = {"fixed": embedded_model()}
+    shape = Shape.of(json.loads((models["fixed"] / "config.json").read_text(encoding="utf-8")))
+    machine, skip = measured(), 0 if args.quick else 1
+    dtypes = list(SIZES) if args.dtype == "both" else [args.dtype]
+    if args.dtype == "auto":
+        dtypes = [max(SIZES, key=lambda dtype: machine["gflops"][dtype])]
+    every = groups(args.quick, dtypes, max(1, shape.layers // 3))
+    chosen = [g for g in every if args.only is None or args.only.search(g.name)]
+    rolled = not args.quick and (args.only is None or args.only.search("rollout") is not None)
+    if not chosen and not rolled:
+        raise BenchError(f"--only {args.only.pattern} matches no group; there are: {', '.join(g.name for g in every)}")
+    iterations, prepared = args.iters + skip, {}
+    if rolled or any(g.workload == "natural" for g in chosen):
+        models["natural"] = trained()
+    for workload, model in models.items():
+        prepared[workload] = prepare(workload, model, BATCH * iterations)
+    report: dict[str, Any] = {"machine": machine, "rows": []}
+    for group in chosen:
+        print(f"{group.name}: TRL and ours ({', '.join(group.critics)}) in turns", file=sys.stderr, flush=True)
+        prompts, length = prepared[group.workload]
+        processes = commands(group, models[group.workload], prompts, iterations, args.micro_tokens)
+        players = take_turns(processes, iterations, FOLDER / "logs")
+        report["rows"] += [row(group, critic, players, skip, length, machine, shape) for critic in group.critics]
+        write_json(FOLDER / "report.json", report)
+    if rolled:
+        print("rollouts: model.generate and ours in turns", file=sys.stderr, flush=True)
+        report["rollout"] = rollouts(dtypes[0], models["natural"], prepared["natural"][0], iterations)
+        write_json(FOLDER / "report.json", report)
+    return report
 
 
 def main() -> None:
-    quiet()
-    iterations = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    folder = Path("runs/bench")
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, Any] = {value: measure(value, iterations, folder / value) for value in ("shared", "adapter")}
-    scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e9
-    report = {"made": now(), "threads": torch.get_num_threads(), "peak_gb": peak, "rows": rows}
-    write_json(folder / "report.json", report)
-    print(json.dumps(report, indent=2))
+    from pipeline.embedded import FetchError
+
+    try:
+        print(table(run(arguments(None))))
+    except (BenchError, FetchError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Died as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

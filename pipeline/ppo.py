@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import preflight
 from pipeline.artifacts import Gate, Manifest, Run, check, parents
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
@@ -36,6 +37,12 @@ def run(config: Config, run: Run) -> Manifest:
         run.require(parent, tokenizer=template, force=config.force)
     if "reward" in parents("ppo", config):
         run.require("reward", force=config.force)
+    shown = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
+    held_out = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
+    widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
+    line = preflight.line(config, run, widest)
+    if place.is_main_process:
+        print(line, flush=True)
     folder = run.start("ppo", config)
     place.wait_for_everyone()
     if section.report_to:
@@ -61,8 +68,6 @@ def run(config: Config, run: Run) -> Manifest:
             _keep_until(metrics_file, step)
             _keep_until(evaluations.path, step)
 
-    shown = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
-    held_out = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     mixed = []
     if section.ptx_coef:
         for d in demonstrations(run, "train"):

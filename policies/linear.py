@@ -28,9 +28,9 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.numel() // max(self.in_features, 1)
-        if rows > FEW_ROWS or self.weight.dtype != input.dtype:
+        if rows > FEW_ROWS or self.weight.dtype != input.dtype or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
-        out = product(input.reshape(rows, -1), self.weight)
+        out = product(input.reshape(rows, self.in_features), self.weight)
         if self.bias is not None:
             out = out + self.bias
         return out.view(*input.shape[:-1], self.out_features)
@@ -79,11 +79,13 @@ class LoraLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         active = self.active_adapters
-        if self.disable_adapters or (len(active) == 1 and active[0] not in self.lora_A):
-            return self.base_layer(x)
-        if args or kwargs or len(active) != 1 or not self._usual(active[0], x):
+        if args or kwargs or self.merged or len(active) != 1:
             return super().forward(x, *args, **kwargs)
-        name, rows = active[0], x.reshape(-1, x.shape[-1])
+        if self.disable_adapters or active[0] not in self.lora_A:
+            return self.base_layer(x)
+        if not self._usual(active[0], x):
+            return super().forward(x)
+        name, rows = active[0], x.reshape(x.numel() // max(x.shape[-1], 1), x.shape[-1])
         weight: Any = self.base_layer.weight
         a: Any = self.lora_A[name].weight
         b: Any = self.lora_B[name].weight
@@ -92,12 +94,11 @@ class LoraLinear(lora.Linear):
         else:
             narrow = nn.functional.linear(rows, a.to(x.dtype))
             out = product(rows, weight).addmm_(narrow, b.to(x.dtype).t(), alpha=self.scaling[name])
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], self.out_features)
 
     def _usual(self, name: str, x: Tensor) -> bool:
         return (
-            not self.merged
-            and isinstance(self.lora_dropout[name], nn.Identity)
+            isinstance(self.lora_dropout[name], nn.Identity)
             and name not in self.lora_variant
             and not self.lora_bias[name]
             and self.base_layer.bias is None

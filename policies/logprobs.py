@@ -76,7 +76,7 @@ class _HeadLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         logprobs, entropies, kept = [], [], []
-        for start in range(0, len(hidden), CHUNK):
+        for start in range(0, max(len(hidden), 1), CHUNK):
             rows, chosen = hidden[start : start + CHUNK], tokens[None, start : start + CHUNK]
             if rows.dtype == torch.float32:
                 z = torch.mm(weight, rows.t())

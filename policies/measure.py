@@ -40,7 +40,7 @@ class Activations:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.weights:
                 stored[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # a node that kept its own output would never be freed
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             out = forward(batch)

@@ -30,8 +30,8 @@ class Trunk:
 
     def __init__(self, decoder: Any, depth: int):
         self.depth = depth
-        self.lower = _part(decoder, decoder.layers[:depth], nn.Identity())
-        self.upper = _part(decoder, decoder.layers[depth:], decoder.norm)
+        self.lower = _part(decoder, slice(0, depth), nn.Identity())
+        self.upper = _part(decoder, slice(depth, None), decoder.norm)
         self.known: dict[tuple[int, ...], Tensor] = {}
 
     @torch.no_grad()
@@ -84,11 +84,13 @@ def find_trunk(decoder: Any, depth: int) -> Trunk | None:
     return trunk if torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * whole.abs().max().item()) else None
 
 
-def _part(decoder: Any, layers: Any, norm: nn.Module) -> Any:
+def _part(decoder: Any, which: slice, norm: nn.Module) -> Any:
     """A decoder of some of the layers of another, on the same weights. Not a copy: the modules are the same objects."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
-    part.layers, part.norm = nn.ModuleList(layers), norm
+    part.layers, part.norm = nn.ModuleList(decoder.layers[which]), norm
     part.config = copy.copy(decoder.config)
     part.config.num_hidden_layers = len(part.layers)
+    if getattr(decoder.config, "layer_types", None) is not None:  # which layers see a sliding window, by number
+        part.config.layer_types = decoder.config.layer_types[which]
     return part

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, sha256, write_json
-from pipeline.config import PPO, Config, Data, Reward, fields
+from pipeline.config import PPO, Config, Data, Reward
+from pipeline.recipe import fields
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = Gate([check("rows", 3.0, "at least 1")])

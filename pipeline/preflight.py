@@ -1,0 +1,110 @@
+"""Will it fit? What a PPO run needs in memory, counted from shapes before anything is loaded, and what there is."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Run
+from pipeline.config import Config, ConfigError
+
+GB = 1e9
+ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
+
+
+def needs(config: Config, shape: Any, rides_on_base: bool, widest: int, resident: float) -> dict[str, float]:
+    """GB by part, about: what is resident now, weights of all roles, what training adds, activations of one micro-batch.
+
+    `shape` is the transformers config of the policy; `rides_on_base` says that the reward model is an adapter on it; `widest` is the
+    longest prompt in tokens, `resident` the process's bytes now.
+    """
+    section, text = config.ppo, shape.get_text_config()
+    hidden, inner, layers, vocabulary = (
+        text.hidden_size,
+        getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        text.num_hidden_layers,
+        text.vocab_size,
+    )
+    heads = text.num_attention_heads
+    kv = hidden * (getattr(text, "num_key_value_heads", None) or heads) // heads
+    matrices = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner
+    outside = vocabulary * hidden * (1 if getattr(text, "tie_word_embeddings", False) else 2)
+    adapted = layers
+    if section.tuning == "lora" and section.lora.layers is not None:
+        adapted = min(layers, int(section.lora.layers.split()[1]))
+    frozen_bytes = 2 if config.dtype == "bfloat16" else 4
+    model = matrices * layers + outside
+    learned_reward = "reward" in section.reward_funcs
+    parts = {"process": resident / GB}
+    if section.tuning == "lora":
+        lora = section.lora.r * adapted * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner))
+        merged = matrices * adapted if frozen_bytes == 4 else 0
+        parts["weights"] = (model + merged + (model if learned_reward and not rides_on_base else 0)) * frozen_bytes / GB
+        trained = lora * (2 if section.value == "adapter" else 1)
+    else:
+        critic = matrices * layers + vocabulary * hidden if section.value == "adapter" else 0
+        parts["weights"] = (model + (model if learned_reward else 0)) * 4 / GB  # the reference, and the reward model
+        trained = model + critic
+    parts["training"] = trained * (ADAM + 1) * 4 / GB  # and once more the last good weights
+    number = 4 if section.tuning == "full" else frozen_bytes
+    # what autograd keeps of a layer: about nine vectors of the hidden size and four of the inner one
+    a_token = adapted * (9 * hidden + 4 * inner) * number
+    tokens = max(section.micro_batch_tokens, widest + section.response_length)
+    kept = section.keep_activations if section.num_mini_batches == 1 else 0.0
+    if section.value == "shared" and frozen_bytes == 4:
+        kept = 0.0  # nothing is run twice, so nothing is kept
+    if section.gradient_checkpointing:
+        a_token = adapted * hidden * number + (9 * hidden + 4 * inner) * number
+    parts["activations"] = a_token * tokens / GB + kept
+    completion_share = section.response_length / max(section.response_length + widest, 1)
+    parts["logits"] = vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB
+    parts["cache"] = (
+        2 * layers * kv * frozen_bytes * min(section.batch_size, 64) * (widest + section.response_length) / GB
+    )
+    return parts
+
+
+def line(config: Config, run: Run, widest: int) -> str:
+    """The line to print before PPO starts. Raises ConfigError, before anything is loaded, where it does not fit."""
+    import psutil
+    import torch
+    from transformers import AutoConfig
+
+    from pipeline.roles import rides_on_base
+
+    learned = run.manifest("reward") if "reward" in config.ppo.reward_funcs else None
+    on_base = learned is not None and rides_on_base(run.folder("reward"), learned.model["base"])
+    resident = 0.0 if torch.cuda.is_available() else float(psutil.Process().memory_info().rss)
+    shape = AutoConfig.from_pretrained(str(run.folder("sft")))
+    return check(needs(config, shape, on_base, widest, resident), *available())
+
+
+def available() -> tuple[float, str]:
+    """GB that this process may still take, and where: of the first GPU, else of the machine or its control group."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / GB, "on the GPU"
+    free = float(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (ceiling := limit.read_text().strip()) != "max":
+        free = min(free, float(ceiling) - float(used.read_text()))
+    return free / GB, "here"
+
+
+def check(parts: dict[str, float], free: float, where: str) -> str:
+    """The line to print, or ConfigError where the run does not fit. What is resident already is not needed again."""
+    total = sum(parts.values())
+    shown = ", ".join(f"{name} {size:.2g}" for name, size in parts.items() if size >= 0.01)
+    if total - parts["process"] > free:
+        largest = max((name for name in parts if name != "process"), key=lambda name: parts[name])
+        remedy = {
+            "activations": "lower ppo.micro_batch_tokens or ppo.keep_activations, or set ppo.gradient_checkpointing=true",
+            "logits": "lower ppo.micro_batch_tokens",
+            "cache": "lower ppo.batch_size or ppo.response_length",
+            "training": "set ppo.tuning=lora, or ppo.value=shared",
+            "weights": "set dtype=bfloat16, or take a smaller model",
+        }[largest]
+        raise ConfigError(
+            f"ppo: needs about {total:.2g} GB ({shown}) and {free:.2g} GB are free {where}, most of it for {largest}; {remedy}"
+        )
+    return f"ppo: needs about {total:.2g} GB ({shown}); {free:.3g} GB are free {where}"

@@ -1,0 +1,55 @@
+"""Does the estimate of memory count what there is, and is a run that cannot fit refused with the remedy?"""
+
+import pytest
+from transformers import LlamaConfig
+
+from pipeline.config import PPO, Config, ConfigError, Lora
+from pipeline.preflight import check, needs
+
+SHAPE = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=100,
+    intermediate_size=300,
+    num_hidden_layers=4,
+    num_attention_heads=10,
+    num_key_value_heads=5,
+    tie_word_embeddings=True,
+)
+# By hand: q and o 100·100 each, k and v 100·50 each, gate, up, down 100·300 each: 120,000 a layer; 4 layers and 1000·100 embeddings.
+LAYER, MODEL = 120_000, 580_000
+
+
+def parts(**ppo: object) -> dict[str, float]:
+    return needs(Config(dtype="float32", ppo=PPO(**ppo)), SHAPE, True, 20, 5e8)  # type: ignore[arg-type]
+
+
+def test_weights_by_hand() -> None:
+    """LoRA: the base and a merged copy of the adapted matrices. Full: reference and reward model beside what is trained."""
+    assert parts()["process"] == pytest.approx(0.5)
+    assert parts()["weights"] * 1e9 == pytest.approx((MODEL + 4 * LAYER) * 4)
+    assert parts(lora=Lora(layers="last 1"))["weights"] * 1e9 == pytest.approx((MODEL + LAYER) * 4)
+    assert parts(tuning="full")["weights"] * 1e9 == pytest.approx(2 * MODEL * 4)
+
+
+def test_training_by_hand() -> None:
+    """r 16 in seven matrices of a layer: 16·(2·(100+100) + 2·(100+50) + 3·(100+300)); five float32 numbers each; critic the same again."""
+    lora = 16 * (400 + 300 + 1200) * 4
+    assert parts(value="shared")["training"] * 1e9 == pytest.approx(lora * 20)
+    assert parts(value="adapter")["training"] * 1e9 == pytest.approx(2 * lora * 20)
+    assert parts(tuning="full", value="shared")["training"] * 1e9 == pytest.approx(MODEL * 20)
+    assert parts(tuning="full", value="adapter")["training"] * 1e9 == pytest.approx(2 * MODEL * 20)
+
+
+def test_what_costs_less_is_less() -> None:
+    assert parts(micro_batch_tokens=256)["activations"] < parts(micro_batch_tokens=1024)["activations"]
+    assert parts(gradient_checkpointing=True)["activations"] < parts()["activations"]
+    assert parts(lora=Lora(layers="last 1"))["activations"] < parts()["activations"]
+    assert parts(num_ppo_epochs=1) == parts(num_ppo_epochs=8)
+
+
+def test_refused_with_the_remedy() -> None:
+    found = parts()
+    need = sum(found.values()) - found["process"]
+    assert check(found, need + 0.01, "here").startswith("ppo: needs about ")
+    with pytest.raises(ConfigError, match=r"0\.001 GB are free here, most of it for .*; lower ppo\.micro_batch_tokens"):
+        check(found, 0.001, "here")
