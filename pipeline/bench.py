@@ -1,6 +1,6 @@
 """How fast and how small is one PPO iteration, beside the last PPOTrainer of TRL and beside what the machine could do?
 
-    python -m pipeline.bench [--quick] [--dtype auto|float32|bfloat16|both] [--iters 3] [--only REGEX]
+    python -m pipeline.bench [--quick] [--dtype auto|float32|bfloat16|both] [--iters 3] [--warm-up N] [--only REGEX]
 
 For every group (workload, tuning, adapted layers, epochs, dtype) TRL and ours, once for each kind of critic, are
 processes that stay alive side by side and take turns: whatever slows the machine for a while slows all of them. Every
@@ -238,6 +238,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the two LoRA rows of one epoch; no iteration left out")
     parser.add_argument("--dtype", default="auto", choices=["auto", *SIZES, "both"], help="auto: the faster of the two")
     parser.add_argument("--iters", type=int, default=3, help="counted iterations")
+    parser.add_argument("--warm-up", type=int, help="iterations before those that count; default: 1, with --quick 0")
     parser.add_argument("--only", type=re.compile, help="groups whose name, such as fixed-last10-1-float32, matches")
     parser.add_argument("--micro-tokens", type=int, help="ppo.micro_batch_tokens of ours; default: the setting's")
     args = parser.parse_args(given)
@@ -253,7 +254,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     baseline()
     models = {"fixed": embedded_model()}
     shape = Shape.of(json.loads((models["fixed"] / "config.json").read_text(encoding="utf-8")))
-    machine, skip = measured(), 0 if args.quick else 1
+    machine = measured()
+    skip = args.warm_up if args.warm_up is not None else int(not args.quick)
     dtypes = list(SIZES) if args.dtype == "both" else [args.dtype]
     if args.dtype == "auto":
         dtypes = [max(SIZES, key=lambda dtype: machine["gflops"][dtype])]

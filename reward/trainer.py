@@ -14,6 +14,8 @@ from transformers import Trainer
 
 from reward.losses import k_wise, plackett_luce
 
+PASS = 40  # what one more pass costs, in tokens: measured with 16 rows of 18 tokens in one pass and in four
+
 
 @dataclass(frozen=True)
 class RankingCollator:
@@ -43,12 +45,25 @@ class RankingCollator:
         }
 
 
-def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, chunks: int) -> Tensor:
-    """Scores (N,) float32 of right-padded rows, in `chunks` passes of like length so that short rows are not padded to long ones."""
+def passes(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """How to cut rows of ascending `lengths` into passes [start, end) at the least cost: padded tokens, and PASS for each pass."""
+    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n rows, and where their last pass starts
+    for end in range(1, len(lengths) + 1):
+        best.append(min((best[i][0] + (end - i) * lengths[end - 1] + PASS, i) for i in range(end)))
+    cuts, end = [], len(lengths)
+    while end:
+        cuts.append((best[end][1], end))
+        end = best[end][1]
+    return cuts[::-1]
+
+
+def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Scores (N,) float32 of right-padded rows, in passes of like length so that short rows are not padded to long ones."""
     lengths = attention_mask.sum(1)
     order = lengths.argsort(stable=True)
     parts = []
-    for rows in order.chunk(max(1, min(chunks, len(order) // 4))):
+    for start, end in passes(lengths[order].tolist()):
+        rows = order[start:end]
         width = int(lengths[rows].max())
         parts.append(
             model(
@@ -79,7 +94,7 @@ class RankingTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         ranks, ratings = inputs["ranks"], inputs["ratings"]
-        flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], chunks=4)
+        flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
         scores = torch.zeros(ranks.shape, device=flat.device).masked_scatter(ranks >= 0, flat)
         if self.ranking_loss == "plackett_luce":
             mean = plackett_luce(scores, ranks)

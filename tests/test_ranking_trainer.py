@@ -1,5 +1,6 @@
 """Does the reward model learn from groups as InstructGPT says: each completion encoded once, the same whatever the micro-batches?"""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 from pipeline.config import Reward
 from pipeline.training import trainer_arguments
 from policies.backbone import new_classifier
-from reward.trainer import RankingCollator, RankingTrainer, encode_rows
+from reward.trainer import PASS, RankingCollator, RankingTrainer, encode_rows, passes
 
 RATED = 40  # the token that people like
 
@@ -127,7 +128,7 @@ def test_rows_of_like_length_together_score_as_alone(tiny_folder: Path, tiny_tok
     model = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
     inputs = RankingCollator(tiny_tokenizer.pad_token_id)(GROUPS[:6])
     with torch.no_grad():
-        found = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], chunks=4)
+        found = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
         alone = [model(torch.tensor([ids])).logits.item() for g in GROUPS[:6] for ids in g["input_ids"]]
     assert found.tolist() == pytest.approx(alone, abs=1e-5)
 
@@ -151,8 +152,24 @@ def test_learns_what_people_like(tiny_folder: Path, tiny_tokenizer: Any, tmp_pat
         g = group(9000 + i, 3, ties=True)
         inputs = RankingCollator(tiny_tokenizer.pad_token_id)([g])
         with torch.no_grad():
-            s = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], 1).tolist()
+            s = encode_rows(model, inputs["input_ids"], inputs["attention_mask"]).tolist()
         best = g["ranks"].index(0)
         right += sum(s[best] > x for j, x in enumerate(s) if j != best)
         pairs += len(s) - 1
     assert right / pairs > 0.9
+
+
+def test_passes_cost_the_least() -> None:
+    """Against every way to cut: padded tokens and PASS for each pass. Rows of one length stay together, far ones part."""
+    assert passes([18] * 16) == [(0, 16)]
+    assert passes([1, 1, 1, 500]) == [(0, 3), (3, 4)]
+    assert passes([]) == []
+    lengths = [3, 5, 5, 30, 41, 44, 90, 200]
+
+    def cost(cuts: tuple[int, ...]) -> int:
+        edges = [0, *cuts, len(lengths)]
+        return sum((b - a) * lengths[b - 1] + PASS for a, b in zip(edges, edges[1:], strict=False))
+
+    inner = range(1, len(lengths))
+    least = min(cost(cuts) for n in range(len(lengths)) for cuts in itertools.combinations(inner, n))
+    assert cost(tuple(a for a, _ in passes(lengths)[1:])) == least
