@@ -121,6 +121,9 @@ class Reward(Supervised):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (k_wise only)")
     margin: float = Field(0.0, ge=0, description="margin a unit of rating difference, where rated (k_wise only)")
     eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
+    keep_states: float = Field(
+        2.0, ge=0, description="GB for states of the layers below lora.layers, computed once and kept over the epochs"
+    )
     normalise_samples: int = Field(64, ge=2, description="samples of the sft model that fix mean 0 and std 1")
     max_new_tokens: int = Field(32, ge=1, description="length limit of those samples")
 

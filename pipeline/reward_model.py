@@ -19,9 +19,10 @@ from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, prompts, rankings
 from pipeline.publishing import save_merged, write_card
 from pipeline.training import Report, batched_order, train, trainer_arguments
-from policies.backbone import eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
+from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.rollout import noise, sample
 from policies.template import decode_completion, encode_prompt, fingerprint
+from policies.trunk import find_trunk, first_adapted
 from reward import metrics as figures
 from reward.model import Scorer, render, write_contract
 from reward.trainer import RankingCollator, RankingTrainer
@@ -55,6 +56,12 @@ def run(config: Config, run: Run) -> Manifest:
             f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
+    trunk = None
+    if (
+        section.tuning == "lora"
+        and (trunk := find_trunk(decoder(model), first_adapted(model, ["default"]))) is not None
+    ):
+        trunk.room = section.keep_states * 1e9
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = RankingTrainer(
         model=model,
@@ -64,6 +71,7 @@ def run(config: Config, run: Run) -> Manifest:
         loss=section.loss,
         label_smoothing=section.label_smoothing,
         margin=section.margin,
+        trunk=trunk,
     )
     seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", "reward"), folder)
     if not place.is_main_process:

@@ -43,7 +43,8 @@ def trainer_arguments(section: Supervised, folder: Path, world_size: int, seed: 
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
         "ddp_find_unused_parameters": False,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": section.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.backbone import eos_ids
+from policies.batching import together
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
@@ -105,22 +106,12 @@ def _known_states(
         roles.trunk.known.clear()
 
 
-def by_tokens(lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Indices of rows of like length together, as many as make up to `tokens` with their padding, one at least."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or (len(groups[-1]) + 1) * lengths[i] > tokens:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
 def micro_batches(
     episodes: Sequence[Episode], tokens: int, pad_id: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
     """Episodes of like length together, up to `tokens` a micro-batch: (indices, tensors)."""
     lengths = [len(e.prompt_ids) + len(e.completion.tokens) - 1 for e in episodes]
-    groups = by_tokens(lengths, tokens)
+    groups = together(lengths, tokens)
     out = []
     for group in groups:
         picked = [episodes[i] for i in group]

@@ -69,12 +69,14 @@ class _HeadLogprobs(torch.autograd.Function):
     """log softmax(h·Wᵀ·scale) at one token a row, and the entropy of each row, without ever holding more than CHUNK rows of logits.
 
     Rows of the vocabulary lie in columns here, (V, n), because W·hᵀ is the quicker product on a CPU. What is kept for the backward
-    pass is the softmax: with g the gradient of the log-probability, that of the logits is g·(onehot - softmax).
+    pass, if `keep`, is the softmax: with g the gradient of the log-probability, that of the logits is g·(onehot - softmax).
     The entropies carry no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, scale: float, keep: bool
+    ) -> tuple[Tensor, Tensor]:
         logprobs, entropies, kept = [], [], []
         for start in range(0, max(len(hidden), 1), CHUNK):
             rows, chosen = hidden[start : start + CHUNK], tokens[None, start : start + CHUNK]
@@ -91,7 +93,7 @@ class _HeadLogprobs(torch.autograd.Function):
             log_total = total.log()
             logprobs.append((at_token - log_total)[0])
             entropies.append((log_total - z.mul_(p).sum(0, keepdim=True) / total)[0])
-            if any(ctx.needs_input_grad[:2]):
+            if keep:
                 kept.append(p.div_(total).to(hidden.dtype))
         ctx.save_for_backward(hidden, weight, tokens, *kept)
         ctx.scale = scale
@@ -113,7 +115,7 @@ class _HeadLogprobs(torch.autograd.Function):
             parts.append(z.t() @ weight)
             if grad_weight is not None:
                 grad_weight.addmm_(z, hidden[rows])
-        return torch.cat(parts) if ctx.needs_input_grad[0] else None, grad_weight, None, None
+        return torch.cat(parts) if ctx.needs_input_grad[0] else None, grad_weight, None, None, None
 
 
 def token_logprobs(model: Any, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
@@ -127,7 +129,9 @@ def token_logprobs(model: Any, hidden: Tensor, batch: Batch, temperature: float)
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     if isinstance(head, nn.Linear) and head.bias is None and not getattr(config, "final_logit_softcapping", None):
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        flat_logprobs, flat_entropy = _HeadLogprobs.apply(wanted, head.weight, tokens, scale / temperature)
+        flat_logprobs, flat_entropy = _HeadLogprobs.apply(
+            wanted, head.weight, tokens, scale / temperature, torch.is_grad_enabled()
+        )
     else:
         flat_logprobs, flat_entropy = plain_logprobs(logits(model, wanted) / temperature, tokens)
     zeros = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)

@@ -1,6 +1,7 @@
 """What does an iteration need to know before it learns? Step 3: log-probabilities, reference and values, each computed once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,6 +77,8 @@ def measure(
     entries = []
     for indices, batch in micro_batches(episodes, settings.micro_batch_tokens, pad_id, device):
         said = [episodes[i].completion for i in indices]
+        if roles.trunk is not None and batch.states is None:  # an engine that gives no states
+            batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))
         with timed(times, "reference"), torch.no_grad():
             reference = roles.reference_logprobs(batch, settings.temperature)
         live: dict[str, Tensor] = {}

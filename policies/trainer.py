@@ -22,8 +22,9 @@ from accelerate.utils import gather_object
 from transformers import get_scheduler
 
 from policies import ppo
+from policies.batching import together
 from policies.engines import Engine, make_engine
-from policies.episodes import Episode, Score, by_tokens, prompt_order, rollout
+from policies.episodes import Episode, Score, prompt_order, rollout
 from policies.figures import Halt, Sums, check_limits, rollout_figures, update_figures
 from policies.logprobs import Batch, pack
 from policies.measure import Activations, measure
@@ -321,7 +322,7 @@ def _ptx(
     picked = [rows[i % len(rows)] for i in numbers]
     local = torch.tensor(float(sum(len(completion) for _, completion in picked)), device=accelerator.device)
     tokens = accelerator.reduce(local, "sum")
-    groups = by_tokens([len(p) + len(c) - 1 for p, c in picked], settings.micro_batch_tokens)
+    groups = together([len(p) + len(c) - 1 for p, c in picked], settings.micro_batch_tokens)
     for number, group in enumerate(groups):
         part = [picked[i] for i in group]
         batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)

@@ -5,7 +5,8 @@ a token sequence, in the rollout or here, and what follows runs the upper layers
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,10 +26,12 @@ def first_adapted(model: nn.Module, adapters: Sequence[str]) -> int:
 class Trunk:
     """The lowest `depth` layers of a decoder, and the layers above them, as two models on the same weights.
 
-    `known` holds states (L, H) by token ids (a tuple of L ints), for as long as the caller wants them kept.
+    `known` holds states (L, H) by token ids (a tuple of L ints), for as long as the caller wants them kept. What `states` computes
+    joins them while there is `room` (bytes), which is none unless the caller gives some.
     """
 
     def __init__(self, decoder: Any, depth: int):
+        self.room = 0.0
         self.depth = depth
         self.lower = _part(decoder, slice(0, depth), nn.Identity())
         self.upper = _part(decoder, slice(depth, None), decoder.norm)
@@ -49,12 +52,42 @@ class Trunk:
                 use_cache=False,
             ).last_hidden_state
             for place, i in enumerate(missing):
-                found[i] = fresh[place, : len(ids[i])]
+                found[i] = states = fresh[place, : len(ids[i])]
+                size = states.numel() * states.element_size()
+                if size <= self.room:
+                    self.known[ids[i]] = states.clone()
+                    self.room -= size
         return padded([states for states in found if states is not None], input_ids.shape[1])
 
     def above(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         """Final hidden states (B, L, H) from what enters the upper layers."""
         return self.upper(inputs_embeds=states, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    @contextmanager
+    def in_place_of(self, model: Any, pad_id: int) -> Iterator[None]:
+        """Within the block `model` (a causal LM or classifier on this decoder) runs the upper layers alone on what `states` gives.
+
+        Its inputs are token ids as ever, right-padded with `pad_id`; the states stand where the embedding was.
+        """
+        whole = getattr(model, model.base_model_prefix)
+        upper = _part(self.upper, slice(None), self.upper.norm)
+        upper.embed_tokens = _States(self, pad_id)
+        setattr(model, model.base_model_prefix, upper)
+        try:
+            yield
+        finally:
+            setattr(model, model.base_model_prefix, whole)
+
+
+class _States(nn.Module):
+    """A trunk in the place of an embedding: (B, L) token ids to (B, L, H) states."""
+
+    def __init__(self, trunk: Trunk, pad_id: int):
+        super().__init__()
+        self.of, self.pad_id = trunk, pad_id
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.of.states(input_ids, (input_ids != self.pad_id).long())
 
 
 def padded(rows: Sequence[Tensor], width: int) -> Tensor:
@@ -91,6 +124,7 @@ def _part(decoder: Any, which: slice, norm: nn.Module) -> Any:
     part.layers, part.norm = nn.ModuleList(decoder.layers[which]), norm
     part.config = copy.copy(decoder.config)
     part.config.num_hidden_layers = len(part.layers)
+    part.config.use_cache = False
     if getattr(decoder.config, "layer_types", None) is not None:  # which layers see a sliding window, by number
         part.config.layer_types = decoder.config.layer_types[which]
     return part

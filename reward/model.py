@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.backbone import load_classifier, load_tokenizer
+from policies.batching import together
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
 
 CONTRACT_FILE = "scoring.json"
@@ -50,8 +51,8 @@ class Scorer:
         rows = [render(self.tokenizer, p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         scores = torch.empty(len(rows))
-        for start in range(0, len(order), self.batch_size):
-            picked = order[start : start + self.batch_size]
+        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        for picked in ([part[i] for i in group] for part in parts for group in together([len(rows[i]) for i in part])):
             width = max(len(rows[i]) for i in picked)
             input_ids = torch.full((len(picked), width), self.tokenizer.pad_token_id)
             attention_mask = torch.zeros((len(picked), width), dtype=torch.long)

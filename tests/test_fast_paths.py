@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny import PAD, furthest, run, settings, weights
 from torch import Tensor, nn
@@ -27,7 +25,6 @@ from pipeline.config import Lora
 from policies import logprobs
 from policies.backbone import decoder, init_head, load_causal, lora_config
 from policies.engines import Engine, make_engine
-from policies.episodes import by_tokens
 from policies.logprobs import Batch, _HeadLogprobs, pack, plain_logprobs, token_logprobs
 from policies.measure import Activations
 from policies.roles import POLICY, VALUE, Roles, lora_roles
@@ -141,6 +138,7 @@ def slow_run(folder: Path, tokenizer: Any, state: Path, value: str, epochs: int)
         with pytest.MonkeyPatch.context() as patch, watched(roles) as counts:
             patch.setattr(Roles, "exact", False)
             patch.setattr("policies.roles.token_logprobs", slow_logprobs)
+            patch.setattr("policies.episodes.together", lambda lengths, limit: [list(range(len(lengths)))])
             _, figures = run(roles, tokenizer, section(value, epochs, **PLAIN), state)
         assert counts["reference"] == 3 and counts["policy"] == counts["critic"] == 3 * (1 + epochs)
         assert furthest(start, weights(roles)) > 5e-3 and len({f["completions/mean_length"] for f in figures}) > 1
@@ -356,7 +354,7 @@ def test_head_logprobs_are_the_plain_ones(count: int, scale: float) -> None:
         hidden, weight, tokens = inputs(count, torch.float32)
         hidden.requires_grad_(), weight.requires_grad_()
         if quick:
-            found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, scale)
+            found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, scale, True)
         else:
             found, entropy = plain_logprobs(nn.functional.linear(hidden, weight) * scale, tokens)
         assert not entropy.requires_grad and found.shape == entropy.shape == (count,)
@@ -372,7 +370,7 @@ def test_gradients_only_where_wanted(of_hidden: bool, of_weight: bool) -> None:
     """A frozen head under an adapter, as with LoRA; and without gradients nothing is kept."""
     hidden, weight, tokens = inputs(300, torch.float32)
     hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
-    found = _HeadLogprobs.apply(hidden, weight, tokens, 0.8)[0]
+    found = _HeadLogprobs.apply(hidden, weight, tokens, 0.8, True)[0]
     assert found.requires_grad == (of_hidden or of_weight)
     plain = plain_logprobs(nn.functional.linear(hidden, weight) * 0.8, tokens)[0]
     torch.testing.assert_close(found, plain)
@@ -396,7 +394,7 @@ def test_head_logprobs_in_bfloat16() -> None:
     exact, exact_entropy = plain_logprobs(wide[0] @ wide[1].T / 0.7, tokens)
     exact.sum().backward()
     hidden.requires_grad_(), weight.requires_grad_()
-    found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7)
+    found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7, True)
     found.sum().backward()
     assert found.dtype == entropy.dtype == torch.float32
     z = (wide[0] @ wide[1].T / 0.7).detach()
@@ -445,23 +443,6 @@ def test_which_heads_are_quick(deep: Path, tiny_tokenizer: Any, monkeypatch: pyt
             assert found[b, t].item() == pytest.approx(at[batch.tokens[b, t]].item(), abs=2e-5)
             assert entropy[b, t].item() == pytest.approx(-(at.exp() * at).sum().item(), abs=5e-5)
     assert not found[~batch.mask].any() and not entropy[~batch.mask].any()
-
-
-# --- micro-batches
-
-
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
-def test_by_tokens(lengths: list[int], tokens: int) -> None:
-    """Every row once, shortest first. A group's rows, padded, keep within the budget, and the next one would not; only
-    a single row may be too long."""
-    groups = by_tokens(lengths, tokens)
-    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
-    flat = [lengths[i] for group in groups for i in group]
-    assert flat == sorted(flat) and all(groups)
-    for group in groups:
-        assert len(group) * max(lengths[i] for i in group) <= tokens or len(group) == 1
-    for group, following in zip(groups, groups[1:], strict=False):
-        assert (len(group) + 1) * lengths[following[0]] > tokens
 
 
 def test_engines_by_name_are_those_of_the_run(deep: Path, tiny_tokenizer: Any) -> None:

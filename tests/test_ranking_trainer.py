@@ -1,18 +1,19 @@
 """Does the reward model learn from groups as InstructGPT says: each completion encoded once, the same whatever the micro-batches?"""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import TrainerCallback, TrainingArguments
 
-from pipeline.config import Reward
+from pipeline.config import Lora, Reward
 from pipeline.training import trainer_arguments
-from policies.backbone import new_classifier
-from reward.trainer import PASS, RankingCollator, RankingTrainer, encode_rows, passes
+from policies.backbone import decoder, lora_config, new_classifier
+from policies.trunk import find_trunk, first_adapted
+from reward.trainer import RankingCollator, RankingTrainer, encode_rows
 
 RATED = 40  # the token that people like
 
@@ -159,17 +160,37 @@ def test_learns_what_people_like(tiny_folder: Path, tiny_tokenizer: Any, tmp_pat
     assert right / pairs > 0.9
 
 
-def test_passes_cost_the_least() -> None:
-    """Against every way to cut: padded tokens and PASS for each pass. Rows of one length stay together, far ones part."""
-    assert passes([18] * 16) == [(0, 16)]
-    assert passes([1, 1, 1, 500]) == [(0, 3), (3, 4)]
-    assert passes([]) == []
-    lengths = [3, 5, 5, 30, 41, 44, 90, 200]
-
-    def cost(cuts: tuple[int, ...]) -> int:
-        edges = [0, *cuts, len(lengths)]
-        return sum((b - a) * lengths[b - 1] + PASS for a, b in zip(edges, edges[1:], strict=False))
-
-    inner = range(1, len(lengths))
-    least = min(cost(cuts) for n in range(len(lengths)) for cuts in itertools.combinations(inner, n))
-    assert cost(tuple(a for a, _ in passes(lengths)[1:])) == least
+@pytest.mark.parametrize("room", [1e9, 2000.0, 0.0])
+def test_the_trunk_once_over_epochs(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, room: float) -> None:
+    """An adapter in the last of two layers, three passes over the same rankings: losses and weights are those of whole passes, and with
+    room for all states the layer below ran once for each distinct completion."""
+    rows, results, seen = GROUPS * 3, [], [0]
+    for kept in (True, False):
+        model = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+        torch.manual_seed(0)
+        policy: Any = get_peft_model(model, lora_config(model, Lora(r=4, lora_alpha=8, layers="last 1"), "SEQ_CLS"))
+        trunk = find_trunk(decoder(policy), first_adapted(policy, ["default"])) if kept else None
+        if trunk is not None:
+            trunk.room = room
+            trunk.lower.layers[0].register_forward_pre_hook(lambda _, x: seen.__setitem__(0, seen[0] + len(x[0])))
+        section = Reward(batch_size=8, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1)
+        trainer = RankingTrainer(
+            model=policy,
+            args=TrainingArguments(**trainer_arguments(section, tmp_path / str(kept), 1, 0)),
+            train_dataset=rows,
+            data_collator=RankingCollator(tiny_tokenizer.pad_token_id),
+            loss="k_wise",
+            trunk=trunk,
+        )
+        trainer.train()
+        losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        results.append((losses, {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}))
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-5) and len(results[0][0]) == 6
+    assert results[0][0][0] > results[0][0][-1]
+    for name, weight in results[0][1].items():
+        torch.testing.assert_close(weight, results[1][1][name], atol=1e-4, rtol=0, msg=name)
+    distinct = len({tuple(row) for g in GROUPS for row in g["input_ids"]})
+    if room == 1e9:
+        assert seen[0] == distinct
+    else:
+        assert distinct < seen[0] <= 3 * sum(len(g["ranks"]) for g in GROUPS)

@@ -1,0 +1,38 @@
+"""Do rows go through the model at the least cost in padding and calls?"""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.batching import PASS, together
+
+
+def test_like_lengths_stay_together_and_far_ones_part() -> None:
+    assert together([18] * 16) == [list(range(16))]
+    assert together([500, 1, 1, 1]) == [[1, 2, 3], [0]]
+    assert together([]) == []
+
+
+def test_the_cut_costs_the_least() -> None:
+    """Against every way to cut."""
+    lengths = [3, 5, 5, 30, 41, 44, 90, 200]
+
+    def cost(cuts: tuple[int, ...]) -> int:
+        edges = [0, *cuts, len(lengths)]
+        return sum((b - a) * lengths[b - 1] + PASS for a, b in zip(edges, edges[1:], strict=False))
+
+    inner = range(1, len(lengths))
+    least = min(cost(cuts) for n in range(len(lengths)) for cuts in itertools.combinations(inner, n))
+    found = together(lengths)
+    assert sum(len(group) * lengths[group[-1]] + PASS for group in found) == least
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_every_row_once_and_within_the_limit(lengths: list[int], limit: int) -> None:
+    groups = together(lengths, limit)
+    flat = [i for group in groups for i in group]
+    assert sorted(flat) == list(range(len(lengths)))
+    assert [lengths[i] for i in flat] == sorted(lengths)
+    for group in groups:
+        assert group and (len(group) == 1 or len(group) * max(lengths[i] for i in group) <= limit)
