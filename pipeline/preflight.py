@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.artifacts import Run
 from pipeline.config import Config, ConfigError
+from policies.measure import kept_numbers
 
 GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
@@ -45,14 +46,13 @@ def needs(config: Config, shape: Any, rides_on_base: bool, widest: int, resident
         trained = model + critic
     parts["training"] = trained * (ADAM + 1) * 4 / GB  # and once more the last good weights
     number = 4 if section.tuning == "full" else frozen_bytes
-    # what autograd keeps of a layer: about nine vectors of the hidden size and four of the inner one
-    a_token = adapted * (9 * hidden + 4 * inner) * number
+    a_token = kept_numbers(text, adapted) * number
     tokens = max(section.micro_batch_tokens, widest + section.response_length)
     kept = section.keep_activations if section.num_mini_batches == 1 else 0.0
     if section.value == "shared" and frozen_bytes == 4:
         kept = 0.0  # nothing is run twice, so nothing is kept
     if section.gradient_checkpointing:
-        a_token = adapted * hidden * number + (9 * hidden + 4 * inner) * number
+        a_token = adapted * hidden * number + kept_numbers(text, 1) * number
     parts["activations"] = a_token * tokens / GB + kept
     completion_share = section.response_length / max(section.response_length + widest, 1)
     parts["logits"] = vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB

@@ -17,6 +17,15 @@ from policies.trunk import padded
 NAMES = ("logprobs", "entropy", "values")  # what the roles give in one forward
 
 
+def kept_numbers(shape: Any, layers: int) -> int:
+    """About how many numbers autograd keeps for one token in `layers` layers of a decoder with the text config `shape`.
+
+    Nine vectors of the hidden size (norms, projections, attention, residuals) and four of the inner one (gate, its activation, up, product).
+    """
+    inner = getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
+    return layers * (9 * shape.hidden_size + 4 * inner)
+
+
 class Activations:
     """Forwards of the measuring pass, kept with their activations for the first epoch's backward, within `keep_activations` GB.
 
@@ -27,7 +36,10 @@ class Activations:
     def __init__(self, roles: Roles, settings: Any, world: int):
         self.weights = {p.untyped_storage().data_ptr() for p in roles.parameters()}
         self.room = settings.keep_activations * 1e9 if settings.num_mini_batches == 1 and world == 1 else 0.0
-        self.per_token = 0.0  # bytes, as counted for the micro-batches before
+        shape = roles.causal.config.get_text_config()
+        layers = shape.num_hidden_layers - (roles.trunk.depth if roles.trunk is not None else 0)
+        # bytes, an estimate for the first micro-batch, then as counted for the one before
+        self.per_token = float(kept_numbers(shape, layers) * next(roles.causal.parameters()).element_size())
 
     def run(self, forward: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
         """What `forward` gives: with its graph where there is room for that, else without."""

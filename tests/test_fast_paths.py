@@ -185,7 +185,7 @@ def test_weights_are_those_of_the_slow_way(
     elif way == "stateless engine":
         more["engine"] = stateless(roles)
     elif way in ("nothing kept", "some kept"):
-        changes["keep_activations"] = 0.0 if way == "nothing kept" else 1e-4
+        changes["keep_activations"] = 0.0 if way == "nothing kept" else 3e-4
     elif way == "small":
         changes["micro_batch_tokens"] = 30
     elif way == "checkpoints":
