@@ -122,7 +122,7 @@ def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, logs: Path) -
     """
     logs.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # OpenMP threads of a waiting process sleep by themselves; told to do so at once, they slow every small step by a fifth
+    # OpenMP threads of a waiting process sleep by themselves; told to do so at once (OMP_WAIT_POLICY), TRL took 83 s an iteration instead of 73
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     players: dict[str, Player] = {}
     try:
