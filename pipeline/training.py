@@ -43,6 +43,7 @@ def trainer_arguments(section: Supervised, folder: Path, world_size: int, seed: 
         "use_cpu": not torch.cuda.is_available(),
         "bf16": False,
         "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,  # processes may cut their rows into different numbers of forwards
         "gradient_checkpointing": section.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_pin_memory": torch.cuda.is_available(),
