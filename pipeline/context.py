@@ -42,13 +42,10 @@ def accelerator(**arguments: Any) -> Any:
     """The Accelerator of this process; on CPU also with several processes."""
     import torch
     from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
 
     if sys.platform == "linux" and not torch.cuda.is_available():
         _keep_freed_memory()
-    # buffers are constants here; broadcast at each forward they would hang processes with different numbers of micro-batches
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[ddp], **arguments)
+    return Accelerator(cpu=not torch.cuda.is_available(), **arguments)
 
 
 def _keep_freed_memory() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from transformers import get_scheduler
 
 from policies import ppo
@@ -98,6 +98,8 @@ def train(
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate  # the scheduler sets it only at its next step
     begin(first_step)
+    # Buffers are constants here; broadcast at every forward, they would hang processes with different numbers of micro-batches.
+    accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(broadcast_buffers=False)
     wrapped, optimizer = accelerator.prepare(roles, optimizer)
     bare: Roles = accelerator.unwrap_model(wrapped)
     bare.eval()  # no dropout: it would part the new log-probabilities from the old
