@@ -292,6 +292,9 @@ class Nothing:
 
 def asked(keep: float, world: int = 1, minis: int = 1) -> Activations:
     roles: Any = Nothing()
+    roles.trunk, roles.causal = None, torch.nn.Linear(1, 1)
+    shape = SimpleNamespace(num_hidden_layers=1, hidden_size=1, intermediate_size=1)
+    roles.causal.config = SimpleNamespace(get_text_config=lambda: shape)
     return Activations(roles, SimpleNamespace(keep_activations=keep, num_mini_batches=minis), world)
 
 
