@@ -47,7 +47,7 @@ compare: .venv/ready ## compare base, few-shot, sft and ppo on held-out prompts;
 all: .venv/ready ## every stage in order; those up to date are passed over
 	@$(CALL) all $(ARGS)
 
-smoke: .venv/ready ## the whole walk with a tiny random model, under a minute
+smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@rm -rf runs/smoke
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
 

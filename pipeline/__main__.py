@@ -75,7 +75,8 @@ def due(stage: str, config: Config, run: Run) -> bool:
     for parent in parents(stage, config):
         run.identity(parent)
     if stage not in SINGLE:
-        getattr(config, stage).accumulation(run.world_size)
+        section = getattr(config, stage)
+        (section.share if stage == "ppo" else section.accumulation)(run.world_size)
     return True
 
 

@@ -76,7 +76,9 @@ class Training(Section):
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     batch_size: int = Field(ge=1, description="rows of one optimizer step, over all processes and micro-batches")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, one more forward"
+    )
     save_steps: int = Field(50, ge=1, description="optimizer steps between resume states")
 
 
@@ -212,7 +214,7 @@ class PPO(Training):
         """Rollout batches in the whole run."""
         return self.total_episodes // self.batch_size
 
-    def accumulation(self, world_size: int) -> int:
+    def share(self, world_size: int) -> int:
         """Episodes of a minibatch that fall to each process; how many micro-batches they make depends on their tokens."""
         mini = self.batch_size // self.num_mini_batches
         if mini % world_size:

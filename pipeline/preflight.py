@@ -5,17 +5,20 @@ from typing import Any
 
 from pipeline.artifacts import Run
 from pipeline.config import Config, ConfigError
+from policies.backbone import pick_dtype
 from policies.measure import kept_numbers
 
 GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
 
 
-def needs(config: Config, shape: Any, rides_on_base: bool, widest: int, resident: float) -> dict[str, float]:
+def needs(
+    config: Config, shape: Any, rides_on_base: bool, widest: int, resident: float, frozen_bytes: int
+) -> dict[str, float]:
     """GB by part, about: what is resident now, weights of all roles, what training adds, activations of one micro-batch.
 
     `shape` is the transformers config of the policy; `rides_on_base` says that the reward model is an adapter on it; `widest` is the
-    longest prompt in tokens, `resident` the process's bytes now.
+    longest prompt in tokens, `resident` the process's bytes now, `frozen_bytes` those of one frozen number.
     """
     section, text = config.ppo, shape.get_text_config()
     hidden, inner, layers, vocabulary = (
@@ -31,7 +34,6 @@ def needs(config: Config, shape: Any, rides_on_base: bool, widest: int, resident
     adapted = layers
     if section.tuning == "lora" and section.lora.layers is not None:
         adapted = min(layers, int(section.lora.layers.split()[1]))
-    frozen_bytes = 2 if config.dtype == "bfloat16" else 4
     model = matrices * layers + outside
     learned_reward = "reward" in section.reward_funcs
     parts = {"process": resident / GB}
@@ -72,9 +74,12 @@ def line(config: Config, run: Run, widest: int) -> str:
 
     learned = run.manifest("reward") if "reward" in config.ppo.reward_funcs else None
     on_base = learned is not None and rides_on_base(run.folder("reward"), learned.model["base"])
-    resident = 0.0 if torch.cuda.is_available() else float(psutil.Process().memory_info().rss)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resident = float(psutil.Process().memory_info().rss) if device.type == "cpu" else 0.0
     shape = AutoConfig.from_pretrained(str(run.folder("sft")))
-    return check(needs(config, shape, on_base, widest, resident), *available())
+    return check(
+        needs(config, shape, on_base, widest, resident, pick_dtype(config.dtype, device).itemsize), *available()
+    )
 
 
 def available() -> tuple[float, str]:

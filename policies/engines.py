@@ -29,7 +29,7 @@ from transformers import GenerationConfig
 
 from policies.backbone import BackboneError
 from policies.roles import Roles
-from policies.rollout import Completion, Record, sample
+from policies.rollout import Completion, sample
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
 PREFILL = 8192  # tokens that it passes through the model at once, at most; transformers' own default
@@ -42,36 +42,14 @@ class Engine:
     run: Callable[..., list[Completion]]  # called as the engine is, with all arguments
     exact: bool  # its log-probabilities are the trainer's own, up to float32 rounding
 
-    def __call__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        noises: Sequence[np.ndarray],
-        *,
-        eos_ids: Sequence[int],
-        pad_id: int,
-        temperature: float,
-        batch_size: int,
-        progress: Callable[[int], object] | None = None,
-        record: Record | None = None,
-    ) -> list[Completion]:
+    def __call__(self, prompts: Sequence[Sequence[int]], noises: Sequence[np.ndarray], **how: Any) -> list[Completion]:
         """One completion for each prompt, in the order given, ended by any of `eos_ids` or at its limit.
 
-        `prompts` are token lists of any lengths, `noises` one array of uniform numbers in [0, 1) each: its length is
-        the limit of new tokens, its numbers decide the draw. `batch_size` episodes are decoded together (vLLM decides
-        that for itself). `progress` is told how many more are done. `record` asks for states beside the tokens, which
-        transformers alone can give; elsewhere those fields of a Completion stay empty. Raises BackboneError when an
-        engine does not finish what it was asked.
+        `prompts`, `noises` and `how` are the arguments of `policies.rollout.sample` after the model; the numbers of a noise decide
+        the draw. `record` asks for states beside the tokens, which transformers alone can give; elsewhere those fields of a
+        Completion stay empty. Raises BackboneError when an engine does not finish what it was asked.
         """
-        return self.run(
-            prompts,
-            noises,
-            eos_ids=eos_ids,
-            pad_id=pad_id,
-            temperature=temperature,
-            batch_size=batch_size,
-            progress=progress,
-            record=record,
-        )
+        return self.run(prompts, noises, **how)
 
 
 def make_engine(name: str, roles: Roles, folder: str | Path, settings: Any) -> Engine:
@@ -120,8 +98,8 @@ def _continuous(
     pad_id: int,
     temperature: float,
     batch_size: int,
-    progress: Callable[[int], object] | None,
-    record: Record | None,
+    progress: Callable[[int], object] | None = None,
+    **_: Any,
 ) -> list[Completion]:
     """Transformers' continuous batching: a waiting prompt takes the place of an ended row at once, in a paged cache.
 
@@ -187,7 +165,7 @@ def _start_vllm(roles: Roles, folder: str | Path, settings: Any) -> tuple[Any, A
         if error.name != "vllm":
             raise
         raise BackboneError(
-            "ppo.engine: vllm needs the package vllm, which is not installed; run: pip install vllm"
+            "ppo.engine: vllm needs the package vllm, which is not installed; run: pip install -e '.[vllm]'"
         ) from None
     llm = LLM(
         model=str(folder),
@@ -210,11 +188,9 @@ def _vllm(
     noises: Sequence[np.ndarray],
     *,
     eos_ids: Sequence[int],
-    pad_id: int,
     temperature: float,
-    batch_size: int,
-    progress: Callable[[int], object] | None,
-    record: Record | None,
+    progress: Callable[[int], object] | None = None,
+    **_: Any,
 ) -> list[Completion]:
     """vLLM on the policy's merged weights, handed to it before every rollout, as TRL does in one process."""
     if not prompts:

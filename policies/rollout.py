@@ -5,7 +5,8 @@ of the cumulative distribution. The same episode is drawn whatever process it fa
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,28 +23,26 @@ SHARED_PREFIX = 16  # tokens that all prompts must have in common before they ar
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled completion."""
+    """One sampled completion. The last two fields are filled where they are asked for, with `Record`."""
 
     tokens: list[int]  # EOS included where it was sampled
     logprobs: list[float]  # of each token at the sampling temperature, nats, as the sampler computed them
     finished: bool  # ended with EOS, not by the length limit
-    entropies: list[float] = field(
-        default_factory=list
-    )  # of the distribution each token came from, nats; where recorded
-    hidden: Tensor | None = None  # (T, H) final states that each token was chosen from; where recorded
-    states: Tensor | None = (
-        None  # (L, H) what enters the layers above the trunk, for prompt, completion and EOS; where recorded
-    )
+    entropies: list[float] = field(default_factory=list)  # of the distribution each token came from, nats
+    hidden: Tensor | None = None  # (T, H) final states that each token was chosen from
+    states: Tensor | None = None  # (L, H) what enters the layers above the trunk, for prompt, completion and EOS
 
 
 @dataclass(frozen=True)
 class Record:
-    """What else than tokens a rollout keeps, so that training need not compute it again."""
+    """What else than tokens a rollout keeps, so that training need not compute it again.
 
-    depth: int = 0  # layers of the trunk; 0: there is none, and no states are kept
-    eos: int | None = (
-        None  # the token that a reward model sees at the end of a completion that has none; its states are kept too
-    )
+    `depth` counts the layers of the trunk; at 0 there is none, and no states are kept. `eos` is the token that a reward model sees after
+    a completion that has none; its states are kept too.
+    """
+
+    depth: int
+    eos: int
 
 
 def noise(seed: int, step: int, prompt_id: str, sample: int, count: int) -> np.ndarray:
@@ -79,6 +78,51 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return shortest
 
 
+@contextmanager
+def _watched(model: Any, record: Record | None) -> Iterator[list[Tensor]]:
+    """Within the block the list gets what enters the layers above the trunk, at each call of the decoder."""
+    seen: list[Tensor] = []
+    if record is None or record.depth == 0:
+        yield seen
+        return
+    body: Any = decoder(model)
+    hook = body.layers[record.depth].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+class _Row:
+    """A completion in the making."""
+
+    def __init__(self, shared: list[Tensor]):
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.entropies: list[float] = []
+        self.hidden: list[Tensor] = []
+        self.states = list(shared)
+        self.finished = False
+
+    def completion(self, record: Record | None) -> Completion:
+        hidden = torch.stack(self.hidden) if record is not None else None
+        states = torch.cat(self.states) if record is not None and record.depth else None
+        return Completion(self.tokens, self.logprobs, self.finished, self.entropies, hidden, states)
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], prefix: int, pad_id: int, device: torch.device) -> list[Tensor]:
+    """Token ids (B, W) of the prompts past `prefix`, padded on the left, and the attention mask (B, prefix + W) of all of them."""
+    width = max(len(p) for p in prompts) - prefix
+    ids = torch.full((len(prompts), width), pad_id, device=device)
+    attention = torch.zeros((len(prompts), prefix + width), dtype=torch.long, device=device)
+    attention[:, :prefix] = 1
+    for row, prompt in enumerate(prompts):
+        rest = len(prompt) - prefix
+        ids[row, width - rest :] = torch.tensor(list(prompt[prefix:]), device=device)
+        attention[row, prefix + width - rest :] = 1
+    return [ids, attention]
+
+
 @torch.no_grad()
 def _sample_batch(
     model: Any,
@@ -88,109 +132,65 @@ def _sample_batch(
     pad_id: int,
     temperature: float,
     record: Record | None,
+    seen: list[Tensor],
 ) -> list[Completion]:
-    device, count, limit = uniforms.device, len(prompts), uniforms.shape[1]
-    body: Any = decoder(model)
+    """`seen` gets what enters the layers above the trunk in every call of the decoder, (B, width, H), where there is a trunk."""
+    device, limit = uniforms.device, uniforms.shape[1]
     depth = record.depth if record is not None else 0
+    body: Any = decoder(model)
     cache = DynamicCache(config=model.config)
-    seen: list[Tensor] = []  # what entered the layers above the trunk in the last call, (B, width, H)
-    hook = body.layers[depth].register_forward_pre_hook(lambda _, given: seen.append(given[0])) if depth else None
-    try:
-        prefix = _common_prefix(prompts)
-        if prefix >= SHARED_PREFIX:
-            body(
-                input_ids=torch.tensor([list(prompts[0][:prefix])], device=device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            cache.batch_repeat_interleave(count)
+    prefix = _common_prefix(prompts)
+    if prefix >= SHARED_PREFIX:
+        body(input_ids=torch.tensor([list(prompts[0][:prefix])], device=device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    else:
+        prefix = 0
+    shared = [seen.pop()[0]] if seen else []
+    rows = [_Row(shared) for _ in prompts]
+    ids, attention = _left_padded(prompts, prefix, pad_id, device)
+    positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
+    alive = torch.arange(len(prompts), device=device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    # with a trunk, two more calls at most: for the last token, and for the EOS that a reward model sees after it
+    for t in range(limit + 2 if depth else limit):
+        final = body(
+            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        if depth:
+            for i, states, mask in zip(alive.tolist(), seen.pop(), attention[:, -ids.shape[1] :], strict=True):
+                rows[i].states.append(states[mask.bool()])
+        if ended.any():  # the ended rows leave the batch, and the cache
+            going = (~ended).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            cache.batch_select_indices(going)
+            alive, final, attention, positions = alive[going], final[going], attention[going], positions[going]
+        if t < limit:
+            chosen, logprobs, entropies = choose(logits(model, final), uniforms[alive, t], temperature)
+            ended = torch.isin(chosen, eos)
+            figures = (column.tolist() for column in (alive, chosen, logprobs, entropies, ended))
+            for i, token, logprob, entropy, end, state in zip(*figures, final, strict=True):
+                row = rows[i]
+                row.tokens.append(token)
+                row.logprobs.append(logprob)
+                row.entropies.append(entropy)
+                row.finished = end
+                if record is not None:
+                    row.hidden.append(state)
         else:
-            prefix = 0
-        shared = seen.pop()[0] if seen else None
-        width = max(len(p) for p in prompts) - prefix
-        ids = torch.full((count, width), pad_id, device=device)
-        attention = torch.zeros((count, prefix + width), dtype=torch.long, device=device)
-        attention[:, :prefix] = 1
-        for row, prompt in enumerate(prompts):
-            rest = torch.tensor(list(prompt[prefix:]), device=device)
-            ids[row, width - len(rest) :] = rest
-            attention[row, prefix + width - len(rest) :] = 1
-        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
-
-        alive = torch.arange(count, device=device)
-        tokens: list[list[int]] = [[] for _ in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
-        entropies: list[list[float]] = [[] for _ in prompts]
-        hidden: list[list[Tensor]] = [[] for _ in prompts]
-        states: list[list[Tensor]] = [[] if shared is None else [shared] for _ in prompts]
-        finished = [False] * count
-        ended = torch.zeros(count, dtype=torch.bool, device=device)
-        # with a trunk, two more calls at most: for the last token, and for the EOS that a reward model sees after it
-        for t in range(limit + 2 if depth else limit):
-            final = body(
-                input_ids=ids,
-                attention_mask=attention,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            if depth:
-                for row, row_states, mask in zip(
-                    alive.tolist(), seen.pop(), attention[:, -ids.shape[1] :], strict=True
-                ):
-                    states[row].append(row_states[mask.bool()])
-                going = (~ended).nonzero().squeeze(1)
-                if len(going) == 0:
-                    break
-                if len(going) < len(alive):
-                    cache.batch_select_indices(going)
-                    alive, final, attention, positions = alive[going], final[going], attention[going], positions[going]
-            if t < limit:
-                chosen, *figures = choose(logits(model, final), uniforms[alive, t], temperature)
-                ended = torch.isin(chosen, eos)
-                for row, token, logprob, entropy, end, state in zip(
-                    alive.tolist(), chosen.tolist(), *(f.tolist() for f in figures), ended.tolist(), final, strict=True
-                ):
-                    tokens[row].append(token)
-                    logprobs[row].append(logprob)
-                    entropies[row].append(entropy)
-                    finished[row] = end
-                    if record is not None:
-                        hidden[row].append(state)
-            else:
-                assert record is not None
-                chosen = torch.full_like(alive, pad_id if record.eos is None else record.eos)
-                ended = torch.ones_like(alive, dtype=torch.bool)
-            if not depth:
-                going = (~ended).nonzero().squeeze(1)
-                if t == limit - 1 or len(going) == 0:
-                    break
-                if len(going) < len(alive):  # the ended rows leave the batch, and the cache
-                    cache.batch_select_indices(going)
-                    alive, chosen, attention, positions = (
-                        alive[going],
-                        chosen[going],
-                        attention[going],
-                        positions[going],
-                    )
-                    ended = ended[going]
-            ids = chosen[:, None]
-            attention = torch.cat([attention, attention.new_ones((len(attention), 1))], dim=1)
-            positions = positions[:, -1:] + 1
-    finally:
-        if hook is not None:
-            hook.remove()
-    return [
-        Completion(
-            tokens[i],
-            logprobs[i],
-            finished[i],
-            entropies[i],
-            torch.stack(hidden[i]) if hidden[i] else None,
-            torch.cat(states[i]) if depth else None,
-        )
-        for i in range(count)
-    ]
+            assert record is not None
+            chosen, ended = torch.full_like(alive, record.eos), torch.ones_like(alive, dtype=torch.bool)
+        if not depth and ended.any():  # nobody asks for the states of a last token: its row leaves at once
+            going = (~ended).nonzero().squeeze(1)
+            if len(going) == 0:
+                break
+            cache.batch_select_indices(going)
+            alive, chosen, attention, positions = alive[going], chosen[going], attention[going], positions[going]
+            ended = ended[going]
+        ids = chosen[:, None]
+        attention = torch.cat([attention, attention.new_ones((len(attention), 1))], dim=1)
+        positions = positions[:, -1:] + 1
+    return [row.completion(record) for row in rows]
 
 
 def sample(
@@ -216,11 +216,13 @@ def sample(
     eos = torch.tensor(list(eos_ids), device=device)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out: dict[int, Completion] = {}
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        uniforms = torch.tensor(np.stack([noises[i] for i in rows]), device=device)
-        sampled = _sample_batch(model, [prompts[i] for i in rows], uniforms, eos, pad_id, temperature, record)
-        out |= dict(zip(rows, sampled, strict=True))
-        if progress is not None:
-            progress(len(rows))
+    with _watched(model, record) as seen:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            uniforms = torch.tensor(np.stack([noises[i] for i in rows]), device=device)
+            asked = [prompts[i] for i in rows]
+            sampled = _sample_batch(model, asked, uniforms, eos, pad_id, temperature, record, seen)
+            out |= dict(zip(rows, sampled, strict=True))
+            if progress is not None:
+                progress(len(rows))
     return [out[i] for i in range(len(prompts))]

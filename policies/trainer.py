@@ -72,7 +72,7 @@ def train(
     """
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     mini_size = settings.batch_size // settings.num_mini_batches
-    settings.accumulation(world)  # refuses what cannot be shared by the processes
+    share = settings.share(world)
     encoded = [{**p, "ids": encode_prompt(tokenizer, p["prompt"])} for p in train_prompts]
     held_out = [
         {**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in eval_prompts[: settings.eval_prompts]
@@ -133,7 +133,6 @@ def train(
 
             # 3 log-probabilities under the policy as it was, the reference and the critic, for every minibatch.
             sums, kept = Sums(), Activations(bare, settings, world)
-            share = len(episodes) // settings.num_mini_batches
             minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
             batches = [
                 measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums, kept, times) for mini in minis

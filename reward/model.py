@@ -49,10 +49,9 @@ class Scorer:
     ) -> Tensor:
         """Raw scores (B,) float32, on the CPU; texts of like length are run together."""
         rows = [render(self.tokenizer, p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        lengths = [len(row) for row in rows]
         scores = torch.empty(len(rows))
-        parts = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        for picked in ([part[i] for i in group] for part in parts for group in together([len(rows[i]) for i in part])):
+        for picked in together(lengths, self.batch_size * max(lengths, default=0)):
             width = max(len(rows[i]) for i in picked)
             input_ids = torch.full((len(picked), width), self.tokenizer.pad_token_id)
             attention_mask = torch.zeros((len(picked), width), dtype=torch.long)

@@ -39,7 +39,7 @@ def told(path: Path, *overrides: str) -> list[str]:
 def test_shipped_recipes_parse(path: Path) -> None:
     config = load(path)
     for section in (config.sft, config.reward, config.ppo):
-        assert section.accumulation(1) >= 1
+        assert (section.share if isinstance(section, PPO) else section.accumulation)(1) >= 1
     assert config.ppo.iterations() >= 1
 
 
@@ -218,14 +218,17 @@ def test_settings_that_do_not_go_together(recipe: Any, text: str, lines: list[st
         (SFT(batch_size=16, per_device_train_batch_size=8), 1, 2),
         (SFT(batch_size=16, per_device_train_batch_size=8), 2, 1),
         (Reward(batch_size=24, per_device_train_batch_size=2), 3, 4),
-        (PPO(batch_size=64), 1, 64),
-        (PPO(batch_size=64, num_mini_batches=2), 2, 16),
-        (PPO(batch_size=12, total_episodes=24), 3, 4),
     ],
 )
 def test_batch_arithmetic(section: Any, world: int, steps: int) -> None:
     """micro-batches a process and optimizer step = rows of the step / (processes x rows of a micro-batch), by hand."""
     assert section.accumulation(world) == steps
+
+
+def test_each_process_takes_its_share_of_a_minibatch() -> None:
+    assert PPO(batch_size=64).share(1) == 64
+    assert PPO(batch_size=64, num_mini_batches=2).share(2) == 16
+    assert PPO(batch_size=12, total_episodes=24).share(3) == 4
 
 
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
@@ -236,7 +239,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^reward\.batch_size: 8 .* multiple of 16"):
         Reward().accumulation(4)
     with pytest.raises(ConfigError, match=r"^ppo\.batch_size: a minibatch of 32 episodes .* 3 process.* multiple of 3"):
-        PPO(num_mini_batches=2).accumulation(3)
+        PPO(num_mini_batches=2).share(3)
 
 
 @pytest.mark.parametrize(

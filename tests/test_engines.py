@@ -405,7 +405,7 @@ def test_states_are_recorded_where_they_can_be(
     cuda: Callable[..., Engine], vllm: type[StandIn], lora: Roles, tiny_folder: Path
 ) -> None:
     for name, given in (("transformers", True), ("continuous", False), ("vllm", False)):
-        found = say(cuda(name, lora, tiny_folder), record=Record())
+        found = say(cuda(name, lora, tiny_folder), record=Record(0, 1))
         assert [c.hidden is not None for c in found] == [given] * len(PROMPTS)
 
 
@@ -433,7 +433,7 @@ def test_without_vllm(
     """Absent, it is named with its remedy; there but broken inside, the error is its own."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(BackboneError, match=r"ppo\.engine: vllm needs .*; run: pip install vllm$"):
+    with pytest.raises(BackboneError, match=r"ppo\.engine: vllm needs .*; run: pip install -e '.\[vllm\]'$"):
         cuda("vllm", lora, tiny_folder)
     make_engine("transformers", lora, tiny_folder, SETTINGS)
 

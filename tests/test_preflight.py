@@ -20,7 +20,7 @@ LAYER, MODEL = 120_000, 580_000
 
 
 def parts(**ppo: object) -> dict[str, float]:
-    return needs(Config(dtype="float32", ppo=PPO(**ppo)), SHAPE, True, 20, 5e8)  # type: ignore[arg-type]
+    return needs(Config(ppo=PPO(**ppo)), SHAPE, True, 20, 5e8, 4)  # type: ignore[arg-type]
 
 
 def test_weights_by_hand() -> None:
