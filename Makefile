@@ -4,15 +4,21 @@ RECIPE ?= recipes/film_reviews.yaml
 RUN    ?= $(basename $(notdir $(RECIPE)))
 SET    ?=
 NPROC  ?= 1
+JOBS   ?= 2
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA   ?=
+FORMAT ?=
+MODEL  ?=
+MODELS ?=
 
 BIN    := .venv/bin
 CALL    = $(BIN)/python -m pipeline
+COMMA  := ,
+SPACE  := $() $()
 ARGS    = $(RECIPE) $(if $(DATA),data.source='$(DATA)') $(SET) --run $(RUN) --nproc $(NPROC)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo data sft reward ppo compare all smoke test check bench bench-scale clean
+.PHONY: help demo data data-check sft reward ppo compare dpo rloo rft best-of-n inspect all smoke test check bench bench-scale bench-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -32,6 +38,11 @@ demo: .venv/ready ## embedded model and film reviews: all stages, then the repor
 data: .venv/ready ## read, check, clean and split demonstrations, rankings, prompts
 	@$(CALL) data $(ARGS)
 
+data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MODEL=); writes runs/data-check.html
+	@test -n '$(DATA)' || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
+	@$(CALL) data-check '$(DATA)' $(if $(FORMAT),format='$(FORMAT)') $(SET) $(if $(MODEL),--model '$(MODEL)') \
+	  --json runs/data-check.json --page runs/data-check.html
+
 sft: .venv/ready ## supervised fine-tuning on demonstrations
 	@$(CALL) sft $(ARGS)
 
@@ -41,8 +52,24 @@ reward: .venv/ready ## train a reward model from rankings
 ppo: .venv/ready ## align the sft model with PPO against the reward model
 	@$(CALL) ppo $(ARGS)
 
-compare: .venv/ready ## compare base, few-shot, sft and ppo on held-out prompts; writes report.html
-	@$(CALL) compare $(ARGS)
+compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 path-or-hub-id"); writes report.html
+	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]')
+
+dpo: .venv/ready ## baseline: DPO from sft on the pairs of the rankings
+	@$(CALL) dpo $(ARGS)
+
+rloo: .venv/ready ## baseline: RLOO from sft on the score that ppo maximises
+	@$(CALL) rloo $(ARGS)
+
+rft: .venv/ready ## baseline: fine-tune sft on the best of its own completions
+	@$(CALL) rft $(ARGS)
+
+best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt from sft, for best_of_…
+	@$(CALL) best-of-n $(ARGS)
+
+inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
+	@$(CALL) inspect $(RECIPE) $(SET) --run $(RUN) --prompt "$$PROMPT" $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(COMPLETION),--completion "$$COMPLETION")
 
 all: .venv/ready ## every stage in order; those up to date are passed over
 	@$(CALL) all $(ARGS)
@@ -51,8 +78,8 @@ smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@rm -rf runs/smoke
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
 
-test: .venv/ready ## the tests (SLOW=1: the long ones too)
-	@$(BIN)/python -m pytest $(if $(SLOW),-m 'slow or not slow')
+test: .venv/ready ## the tests, JOBS=2 at a time (SLOW=1: the long ones too)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(SLOW),-m 'slow or not slow')
 
 check: .venv/ready ## lint, types, layout
 	@$(BIN)/ruff check .
@@ -64,6 +91,9 @@ bench: .venv/ready ## one PPO iteration beside TRL 1.12.0, in turns (QUICK=1: tw
 
 bench-scale: .venv/ready ## time and memory over batch, response length, epochs, model size
 	@$(BIN)/python -m pipeline.bench_scale $(if $(QUICK),--quick) $(BENCH)
+
+bench-data: .venv/ready ## MB/s and memory of reading and checking rows, 10 MB to 1 GB (QUICK=1: to 100 MB)
+	@$(BIN)/python -m pipeline.bench_data $(if $(QUICK),--quick) $(BENCH)
 
 clean: ## remove runs and caches, not the environment
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -6,9 +6,12 @@ The helpers of `formats.py`: each takes a field out of a row, or reports every m
 import difflib
 import os.path
 import re
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 from data.parsing import called
 from data.schema import Completion, Problem, PromptText
@@ -18,32 +21,49 @@ OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "
 SPEAKING = ("tool_calls", "function_call", "reasoning_content")
 """Keys of a message that say something we would lose."""
 
-ASSISTANT = "\n\nAssistant:"
-HUMAN = "\n\nHuman:"
 # A text may be cut before white space, or after a character of a script that writes no spaces.
 BOUNDARY = re.compile(r"\s+|(?<=[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef])")
+LONGEST_KEY = 40
+MANY = 100
+"""Keys of a row in which a misspelt one is looked for, each no longer than LONGEST_KEY."""
 REPEATED = 8
 """Characters from which a prompt at the start of an answer is no greeting returned but a prompt repeated."""
 
 
-class Place(NamedTuple):
-    """Where a row stands, and the list that takes its problems."""
+@dataclass(slots=True, eq=False)
+class Place:
+    """Where a row stands, the list that takes its problems, and what the user chose about such rows: the judgement to
+    take of several (`axis`) and the rating difference below which completions are tied. `prefix` is what stands before
+    the names of fields inside another."""
 
     file: str
     line: int
     problems: list[Problem]
+    axis: str | None = None
+    tie_gap: float = 0.0
+    left_out: list[str] = field(default_factory=list)
+    prefix: str = ""
 
     @property
     def source(self) -> str:
         return f"{self.file}:{self.line}"
 
     def report(self, field: str, problem: str, fix: str) -> None:
-        self.problems.append(Problem(self.file, self.line, field, problem, fix))
+        self.problems.append(Problem(self.file, self.line, self.prefix + field, problem, fix))
+
+    def within(self, field: str) -> "Place":
+        """The same place, for the fields of the object that stands under `field`."""
+        return replace(self, prefix=f"{self.prefix}{field}.")
+
+    def leave_out(self, reason: str) -> None:
+        """Leave the row out by design, not as a mistake: a tie, a deleted message. It is counted under `reason`."""
+        self.left_out.append(reason)
 
 
 def near(key: str, names: Iterable[str]) -> str | None:
     """The name that `key` seems to misspell. `prompt_id` does not misspell `prompt`, `propmt` does."""
-    return _near(key.strip().lower(), tuple(sorted(names)))
+    key = key.strip().lower()
+    return None if len(key) > LONGEST_KEY else _near(key, tuple(sorted(names)))
 
 
 # The same few keys are asked for in every row of a file.
@@ -55,15 +75,23 @@ def _near(key: str, names: tuple[str, ...]) -> str | None:
 
 def text(row: dict[str, Any], key: str, at: Place) -> str | None:
     """The text under `key`: there, a text, and not blank."""
-    if not _present(row, key, at):
-        return None
-    return _text(row[key], key, at)
+    value = row.get(key)
+    if isinstance(value, str) and value.strip():
+        return value
+    return _text(value, key, at) if present(row, key, at) else None
 
 
-def _present(row: dict[str, Any], key: str, at: Place) -> bool:
+def texts(row: dict[str, Any], *keys: str) -> list[str] | None:
+    """The texts under `keys`; None, and nothing told, where one of them is not there, no text, or blank."""
+    found = [value for value in map(row.get, keys) if type(value) is str and value.strip()]
+    return found if len(found) == len(keys) else None
+
+
+def present(row: dict[str, Any], key: str, at: Place) -> bool:
+    """Whether the key is there; reports it, with a key that may have been meant for it, where it is not."""
     if key in row:
         return True
-    alike = [name for name in row if near(name, [key])]
+    alike = [name for name in islice(row, MANY) if near(name, [key])]
     at.report(key, "the key is missing", f'did you write "{alike[0]}" for it?' if alike else "give every row this key")
     return False
 
@@ -100,16 +128,13 @@ def optional_name(row: dict[str, Any], key: str, at: Place) -> str | None:
 
 def prompt(row: dict[str, Any], at: Place, key: str) -> PromptText | None:
     """A text, or messages that end with the user's turn."""
-    if not _present(row, key, at):
-        return None
-    if isinstance(row[key], list):
-        return _turns(row[key], key, at, last="user")
-    return _text(row[key], key, at)
+    value = row.get(key)
+    return _turns(value, key, at, last="user") if isinstance(value, list) else text(row, key, at)
 
 
 def conversation(row: dict[str, Any], key: str, at: Place) -> tuple[PromptText, str] | None:
     """(messages before, text) of a conversation whose last turn is the assistant's."""
-    if not _present(row, key, at):
+    if not present(row, key, at):
         return None
     if not isinstance(row[key], list):
         at.report(key, f"it is {called(row[key])}, not a list of messages", 'write [{"role": …, "content": …}]')
@@ -131,11 +156,9 @@ def answer(row: dict[str, Any], key: str, prompt: PromptText | None, at: Place) 
 
     None, with nothing more reported than the answer's own mistakes, where the prompt is already known to be wrong.
     """
-    if not _present(row, key, at):
-        return None
-    value = row[key]
+    value = row.get(key)
     if not isinstance(value, list):
-        said = _text(value, key, at)
+        said = text(row, key, at)
         return None if said is None or prompt is None else (prompt, said)
     if prompt is None:
         return None
@@ -210,18 +233,11 @@ def common_prompt(
 ) -> tuple[tuple[PromptText, str], tuple[PromptText, str]] | None:
     """((prompt, completion), (prompt, completion)) of two texts with one beginning."""
     common = os.path.commonprefix([chosen, rejected])
-    end = common.rfind(ASSISTANT)
-    if end >= 0:
-        end += len(ASSISTANT)
-    else:
-        end = max((found.start() for found in BOUNDARY.finditer(common)), default=0)
+    end = max((found.start() for found in BOUNDARY.finditer(common)), default=0)
     begin = common[:end]
     answers = chosen[end:], rejected[end:]
     if not begin.strip():
         at.report("rejected", "chosen and rejected have no common beginning", "give a prompt column")
-        return None
-    if any(mark in said for said in answers for mark in (HUMAN, ASSISTANT)):
-        at.report("rejected", "chosen and rejected part before their last answer", "give both the same prompt")
         return None
     for key, said in zip(("chosen", "rejected"), answers, strict=True):
         if not said.strip():
@@ -232,7 +248,7 @@ def common_prompt(
 
 def completions(row: dict[str, Any], at: Place) -> tuple[Completion, ...] | None:
     """Two or more completions, given as texts or as objects with `text` and, if wanted, `id`, `model`, `ratings`."""
-    if not _present(row, "completions", at):
+    if not present(row, "completions", at):
         return None
     value = row["completions"]
     if not isinstance(value, list):
@@ -241,13 +257,19 @@ def completions(row: dict[str, Any], at: Place) -> tuple[Completion, ...] | None
     if len(value) < 2:
         at.report("completions", "there are fewer than two", "give at least two, or take the row out")
         return None
+    if all([type(one) is str and one.strip() for one in value]):
+        return tuple(map(Completion, _names(len(value)), value))
     before = len(at.problems)
     made = [_completion(one, place, at) for place, one in enumerate(value)]
-    names = [one.id for one in made if one is not None]
-    for one in dict.fromkeys(names):
-        if names.count(one) > 1:
+    for one, count in Counter(one.id for one in made if one is not None).items():
+        if count > 1:
             at.report("completions", f'the id "{one}" stands twice', "give each completion its own id")
     return None if len(at.problems) > before else tuple(one for one in made if one is not None)
+
+
+@lru_cache(maxsize=64)
+def _names(many: int) -> tuple[str, ...]:
+    return tuple(f"c{place}" for place in range(many))
 
 
 def _completion(value: object, place: int, at: Place) -> Completion | None:
@@ -281,41 +303,79 @@ def _is_number(value: object) -> bool:
     return abs(value) < 1e300
 
 
-def tiers(row: dict[str, Any], completions: tuple[Completion, ...], at: Place) -> tuple[tuple[str, ...], ...] | None:
-    """The ranking as ids. Numbers are positions in `completions` from 0, texts are ids."""
-    if not _present(row, "ranking", at):
+NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+def number(row: dict[str, Any], key: str, at: Place, low: float = -1e300, high: float = 1e300) -> float | None:
+    """The number under `key`, from `low` to `high`; a CSV cell, which is always text, may hold it in digits."""
+    if not present(row, key, at):
         return None
-    value = row["ranking"]
-    if not isinstance(value, list) or not value:
-        what = "it is empty" if value == [] else f"it is {called(value)}, not a list"
-        at.report("ranking", what, "write the tiers best first: [[2], [0, 3], [1]]")
+    value = row[key]
+    if isinstance(value, str) and NUMERAL.fullmatch(value):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        blank = isinstance(value, str) and not value.strip()
+        shown = f'"{value}"' if isinstance(value, str) and len(value) <= 20 else called(value)
+        at.report(key, "it is blank" if blank else f"it is {shown}, not a number", "write a number")
         return None
-    fix = "write the completions' positions best first, ties together: [[2], [0, 3], [1]]"
-    flat = [one for tier in value for one in (tier if isinstance(tier, list) else [tier])]
-    if any(isinstance(one, float) for one in flat):
-        at.report("ranking", "it holds scores, not ranks", fix)
+    if not low <= value <= high:
+        shown = f"{value:g}" if abs(value) < 1e300 else "it"
+        at.report(key, f"{shown} is not from {low:g} to {high:g}", "correct it or take the row out")
         return None
-    if not all(isinstance(tier, list) and tier for tier in value):
-        at.report("ranking", "it is no list of lists", fix)
+    return float(value)
+
+
+def choice(row: dict[str, Any], key: str, options: tuple[int, ...], at: Place) -> int | None:
+    """The one of `options` that stands under `key`, written as a number."""
+    value = number(row, key, at)
+    if value is None or value in options:
+        return None if value is None else int(value)
+    at.report(key, f"{value:g} is none of {', '.join(map(str, options))}", "correct it or take the row out")
+    return None
+
+
+def record(row: dict[str, Any], key: str, at: Place) -> dict[str, Any] | None:
+    """The object under `key`."""
+    if not present(row, key, at):
         return None
-    if not all(isinstance(one, int | str) and not isinstance(one, bool) for one in flat):
-        at.report("ranking", "it holds something that is neither position nor id", fix)
+    if not isinstance(row[key], dict):
+        at.report(key, f"it is {called(row[key])}, not an object", "write {…} with its fields")
         return None
-    if sorted(flat, key=str) == sorted(range(1, len(completions) + 1), key=str):
-        at.report("ranking", "it counts the completions from 1", "count them from 0")
+    return dict(row[key])
+
+
+def records(row: dict[str, Any], key: str, at: Place, least: int = 2) -> list[dict[str, Any]] | None:
+    """The objects in the list under `key`, at least so many."""
+    if not present(row, key, at):
         return None
-    known = {place: one.id for place, one in enumerate(completions)} | {one.id: one.id for one in completions}
-    before = len(at.problems)
-    for one in dict.fromkeys(flat):
-        if one not in known:
-            at.report("ranking", f'it names "{one}", which is no completion', "use positions from 0, or the ids")
-    named = [[known[one] for one in tier if one in known] for tier in value]
-    places = [one for tier in named for one in tier]
-    for one in known.values() if len(at.problems) == before else ():
-        if places.count(one) != 1:
-            how = "twice" if one in places else "nowhere"
-            at.report("ranking", f'"{one}" stands {how} in it', "name every completion once")
-            break
-    if len(at.problems) == before and len(value) < 2:
-        at.report("ranking", "all completions are tied", "take the row out")
-    return tuple(tuple(tier) for tier in named) if len(at.problems) == before else None
+    value = row[key]
+    if not isinstance(value, list):
+        at.report(key, f"it is {called(value)}, not a list", "write a list of objects")
+        return None
+    if len(value) < least:
+        at.report(key, f"there are fewer than {least}", "add some, or take the row out")
+        return None
+    found = [one for one in value if isinstance(one, dict)]
+    for place, one in enumerate(value):
+        if not isinstance(one, dict):
+            at.report(f"{key}[{place}]", f"it is {called(one)}, not an object", "write {…} with its fields")
+    return found if len(found) == len(value) else None
+
+
+def optional_text(row: dict[str, Any], key: str, at: Place) -> str | None:
+    """The text under `key`; None where there is none, or it is null or blank."""
+    value = row.get(key)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return _text(value, key, at)
+
+
+def truth(row: dict[str, Any], key: str, at: Place) -> bool:
+    """Whether `key` is true. A missing or empty one is not; a CSV cell may say it in words."""
+    value = row.get(key)
+    said = value.strip().lower() if isinstance(value, str) else value
+    if said in ("true", "false", ""):
+        return said == "true"
+    if value is not None and not isinstance(value, bool):
+        at.report(key, f"it is {called(value)}, not true or false", "write true or false")
+    return value is True

@@ -1,72 +1,102 @@
-"""Which rows are the same, empty or unfit to learn from, once they are written in one way?
+"""Which rows are the same, blank or unfit to learn from, once they are written in one way?
 
-`clean` normalises and removes, and counts by name: `read` = `kept` + `duplicates` + `empty` + `too_few_ranks`.
+`clean` mends and removes, and counts by name: `read` = `kept` + `blank` + `too_few_ranks` + `duplicates` +
+`near_duplicates`.
 """
 
+import hashlib
 import json
-import re
-import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
+from data import markup
 from data.schema import Completion, Demonstration, Prompt, PromptText, Ranking
 
 Row = TypeVar("Row", bound=Demonstration | Prompt | Ranking)
 
-COUNTS = (
-    "read",
-    "normalised",
-    "duplicates",
-    "empty",
-    "empty_completions",
-    "duplicate_completions",
-    "contradicting_completions",
-    "too_few_ranks",
-    "kept",
-)
-LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85]")
-CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+# In this order: the characters that betray a wrong decoding are among the control characters.
+MENDING: dict[str, Callable[[str], str]] = {
+    "mojibake": markup.mojibake,
+    "html": markup.html,
+    "control_characters": markup.control_characters,
+    "nfc": markup.nfc,
+}
+REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates")
+COMPLETIONS = ("blank_completions", "duplicate_completions", "contradicting_completions")
+COUNTS = ("read", *MENDING, *REMOVED, *COMPLETIONS, "kept")
 
 
-def normalise(text: str) -> str:
-    r"""Unicode NFC, every kind of line end as \n, no control characters but \n and \t. White space stays as it is."""
-    return unicodedata.normalize("NFC", CONTROLS.sub("", LINE_ENDS.sub("\n", text)))
+@dataclass(frozen=True)
+class Steps:
+    """What is done to rows. `near_duplicates` is the similarity from which a row is a repetition, None for never."""
+
+    nfc: bool = True
+    control_characters: bool = True
+    mojibake: bool = False
+    html: bool = False
+    duplicates: bool = True
+    near_duplicates: float | None = None
 
 
-def clean(rows: Iterable[Row]) -> tuple[list[Row], dict[str, int]]:
-    """Normalise texts; remove empty texts and exact duplicates. Order is kept, the first of equal rows stays.
+@dataclass(frozen=True)
+class Cleaned(Generic[Row]):
+    """The rows that are left, in order, and the places that they had among those given."""
 
-    Counts, all names always there: `read`, `kept`; rows changed by `normalise` (`normalised`); rows removed as
-    `duplicates` (the same prompt and answers, judged alike by the same annotator), as `empty`, or as rankings with
-    fewer than two ranks left (`too_few_ranks`); single completions removed from rankings as `empty_completions`, as
-    `duplicate_completions` (an equal one has the same rank and stays) or `contradicting_completions` (equal ones have
-    different ranks, so all of them go).
+    rows: list[Row]
+    places: list[int]
+    counts: dict[str, int]
+
+
+def mend(text: str, steps: Steps) -> tuple[str, set[str]]:
+    """The text with all the mending steps done, and the names of those that changed it. White space stays as it is.
+
+    The steps are repeated until none finds anything (`&amp;lt;` is `<`), so mending twice is mending once.
     """
+    changed: set[str] = set()
+    before = None
+    while before != text:
+        before = text
+        for name, step in MENDING.items():
+            if getattr(steps, name) and (better := step(text)) != text:
+                text = better
+                changed.add(name)
+    return text, changed
+
+
+def clean(rows: Iterable[Row], steps: Steps | None = None) -> Cleaned[Row]:
+    """Mend texts; remove blank rows, duplicates and near-duplicates. Order is kept, the first of equal rows stays.
+
+    Counts, all names always there: `read`, `kept`; rows changed by each mending step, under its name; rows removed as
+    `blank`, as rankings with fewer than two ranks left (`too_few_ranks`), as `duplicates` (the same prompt and answers,
+    judged alike by the same annotator) or as `near_duplicates` (as similar as `steps` says, by the same annotator);
+    single completions removed from rankings as `blank_completions`, as `duplicate_completions` (an equal one has the
+    same rank and stays) or `contradicting_completions` (equal ones have different ranks, so all of them go).
+    """
+    steps = steps or Steps()
     counts = dict.fromkeys(COUNTS, 0)
     kept: list[Row] = []
-    seen: set[Hashable] = set()
-    for row in rows:
+    places: list[int] = []
+    seen: set[bytes] = set()
+    for place, row in enumerate(rows):
         counts["read"] += 1
-        written = _normalised(row)
-        counts["normalised"] += written != row
-        if not _has_text(written):
-            counts["empty"] += 1
-            continue
-        if isinstance(written, Ranking):
-            left = _sound_completions(written, counts)
-            if left is None:
-                counts["too_few_ranks"] += 1
-                continue
-            written = left  # type: ignore[assignment]  # a Ranking came in, so a Ranking goes out
-        content = _content(written)
-        if content in seen:
-            counts["duplicates"] += 1
-            continue
-        seen.add(content)
-        kept.append(written)
+        sound, reason = _sound(row, steps, counts)
+        if sound is not None and steps.duplicates:
+            content = _content(sound)
+            reason = "duplicates" if content in seen else ""
+            seen.add(content)
+        if sound is None or reason:
+            counts[reason] += 1
+        else:
+            kept.append(sound)
+            places.append(place)
+    if steps.near_duplicates is not None:
+        again = _repeated(kept, steps.near_duplicates)
+        counts["near_duplicates"] = len(again)
+        places = [places[number] for number in range(len(kept)) if number not in again]
+        kept = [row for number, row in enumerate(kept) if number not in again]
     counts["kept"] = len(kept)
-    return kept, counts
+    return Cleaned(kept, places, counts)
 
 
 def equal_after_truncation(
@@ -91,34 +121,55 @@ def equal_after_truncation(
     return kept, removed
 
 
-def _normalised(row: Row) -> Row:
+def _sound(row: Row, steps: Steps, counts: dict[str, int]) -> tuple[Row | None, str]:
+    """The row mended and without unfit completions, or None and the reason."""
+    mended, changed = _mended(row, steps)
+    for name in changed:
+        counts[name] += 1
+    if not _has_text(mended, was=row):
+        return None, "blank"
+    if isinstance(mended, Ranking):
+        left = _sound_completions(mended, counts)
+        return (None, "too_few_ranks") if left is None else (left, "")  # type: ignore[return-value]
+    return mended, ""
+
+
+def _mended(row: Row, steps: Steps) -> tuple[Row, set[str]]:
+    changed: set[str] = set()
+
+    def better(text: str) -> str:
+        text, by = mend(text, steps)
+        changed.update(by)
+        return text
+
     prompt = (
-        normalise(row.prompt)
+        better(row.prompt)
         if isinstance(row.prompt, str)
-        else [{**turn, "content": normalise(turn["content"])} for turn in row.prompt]
+        else [{**turn, "content": better(turn["content"])} for turn in row.prompt]
     )
     if isinstance(row, Demonstration):
-        return replace(row, prompt=prompt, completion=normalise(row.completion))
+        return replace(row, prompt=prompt, completion=better(row.completion)), changed
     if isinstance(row, Ranking):
-        completions = tuple(replace(one, text=normalise(one.text)) for one in row.completions)
-        return replace(row, prompt=prompt, completions=completions)
-    return replace(row, prompt=prompt)
+        completions = tuple(replace(one, text=better(one.text)) for one in row.completions)
+        return replace(row, prompt=prompt, completions=completions), changed
+    return replace(row, prompt=prompt), changed
 
 
-def _has_text(row: Demonstration | Prompt | Ranking) -> bool:
+def _has_text(row: Row, was: Row) -> bool:
+    """Whether nothing in the row is blank; a demonstration may have come without a prompt, as a text to imitate."""
     texts = [row.prompt] if isinstance(row.prompt, str) else [turn["content"] for turn in row.prompt]
     if isinstance(row, Demonstration):
-        texts.append(row.completion)
+        texts = [row.completion] if was.prompt == "" else [*texts, row.completion]
     return all(text.strip() for text in texts)
 
 
 def _sound_completions(ranking: Ranking, counts: dict[str, int]) -> Ranking | None:
-    empty = {one.id for one in ranking.completions if not one.text.strip()}
-    counts["empty_completions"] += len(empty)
+    blank = {one.id for one in ranking.completions if not one.text.strip()}
+    counts["blank_completions"] += len(blank)
     same, contradicting = _equal(ranking, [one.text for one in ranking.completions])
-    counts["duplicate_completions"] += len(same - empty)
-    counts["contradicting_completions"] += len(contradicting - empty)
-    return _without(ranking, empty | same | contradicting)
+    counts["duplicate_completions"] += len(same - blank)
+    counts["contradicting_completions"] += len(contradicting - blank)
+    return _without(ranking, blank | same | contradicting)
 
 
 def _equal(ranking: Ranking, keys: Sequence[Hashable]) -> tuple[set[str], set[str]]:
@@ -146,12 +197,37 @@ def _without(ranking: Ranking, ids: set[str]) -> Ranking | None:
     return replace(ranking, completions=completions, ranking=left) if len(left) > 1 else None
 
 
-def _content(row: Demonstration | Prompt | Ranking) -> Hashable:
-    """What a row says, without its id, its source and the models that wrote it."""
-    prompt = json.dumps(row.prompt, ensure_ascii=False, sort_keys=True)
+def _content(row: Demonstration | Prompt | Ranking) -> bytes:
+    """A digest of what a row says, without its id, its source and the models that wrote it."""
+    said: list[object] = [row.prompt]
     if isinstance(row, Demonstration):
-        return prompt, row.completion
+        said.append(row.completion)
     if isinstance(row, Ranking):
         texts = {one.id: (one.text, one.ratings or ()) for one in row.completions}
-        return prompt, row.annotator, tuple(tuple(sorted(texts[one] for one in tier)) for tier in row.ranking)
-    return prompt
+        said += [row.annotator, [sorted(texts[one] for one in tier) for tier in row.ranking]]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
+
+
+def _repeated(rows: Sequence[Demonstration | Prompt | Ranking], threshold: float) -> set[int]:
+    """Numbers of the rows that are nearly one before them. Two people's judgements of the same are two judgements."""
+    from data.near import near_duplicates  # only for whoever switches this on
+
+    voices: dict[str | None, list[int]] = {}
+    for number, row in enumerate(rows):
+        voices.setdefault(getattr(row, "annotator", None), []).append(number)
+    gone: set[int] = set()
+    for numbers in voices.values():
+        pairs = near_duplicates([_said(rows[number]) for number in numbers], threshold)
+        gone.update(numbers[later] for _, later in pairs)
+    return gone
+
+
+def _said(row: Demonstration | Prompt | Ranking) -> str:
+    """All that a row says as one text; completions best first."""
+    texts = [row.prompt] if isinstance(row.prompt, str) else [turn["content"] for turn in row.prompt]
+    if isinstance(row, Demonstration):
+        texts.append(row.completion)
+    if isinstance(row, Ranking):
+        by_id = {one.id: one.text for one in row.completions}
+        texts += [by_id[one] for tier in row.ranking for one in tier]
+    return "\n".join(texts)

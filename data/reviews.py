@@ -17,6 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
+from data.ranks import ranked
 from data.schema import Completion, DataError, Demonstration, Problem, Prompt, Ranking
 from data.split import split_by
 
@@ -242,10 +243,10 @@ def _rankings(
         random.Random(f"{seed}:{opening}").shuffle(group)
         for start in range(0, len(group), k):
             chosen = group[start : start + k]
-            ranked = tiers(chosen, tie_gap)
+            order = tiers(chosen, tie_gap)
             if len(chosen) < 2:
                 counts["alone"] += 1
-            elif len(ranked) < 2:
+            elif len(order) < 2:
                 counts["all_tied_rankings"] += 1
                 counts["all_tied_reviews"] += len(chosen)
             else:
@@ -253,18 +254,11 @@ def _rankings(
                     Completion(one.id, one.text[len(opening) :], ratings=tuple(float(given) for given in one.ratings))
                     for one in chosen
                 )
-                made.append(Ranking(f"ranking-{chosen[0].id}", opening, completions, ranked, chosen[0].source))
+                made.append(Ranking(f"ranking-{chosen[0].id}", opening, completions, order, chosen[0].source))
     return made
 
 
 def tiers(reviews: Sequence[Review], gap: float) -> tuple[tuple[str, ...], ...]:
     """Review ids by falling mean; a new tier begins with the first mean at least `gap` below its tier's first."""
-    # Means of whole numbers are exact fractions, so 2.2 and 1.7 are 0.5 apart, as they are not in floats.
-    least = Fraction(str(gap))
-    made: list[list[Review]] = []
-    for review in sorted(reviews, key=lambda review: -review.mean):
-        if made and made[-1][0].mean - review.mean < least:
-            made[-1].append(review)
-        else:
-            made.append([review])
-    return tuple(tuple(review.id for review in tier) for tier in made)
+    made = ranked([review.mean for review in reviews], gap)
+    return tuple(tuple(reviews[place].id for place in tier) for tier in made)

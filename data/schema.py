@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,40 +32,47 @@ def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-@dataclass(frozen=True)
+def _tagged(tag: str | None) -> dict[str, Any]:
+    return {} if tag is None else {"tag": tag}
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Demonstration:
-    """One example of a good answer, to be imitated."""
+    """One example of a good answer, to be imitated. `tag` names the task it belongs to."""
 
     id: str
     prompt: PromptText
     completion: str
     source: str
+    tag: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "prompt": self.prompt, "completion": self.completion, "source": self.source}
+        row = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "source": self.source}
+        return row | _tagged(self.tag)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Demonstration":
-        return cls(id=row["id"], prompt=row["prompt"], completion=row["completion"], source=row["source"])
+        return cls(row["id"], row["prompt"], row["completion"], row["source"], row.get("tag"))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Prompt:
     """Something to answer."""
 
     id: str
     prompt: PromptText
     source: str
+    tag: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "prompt": self.prompt, "source": self.source}
+        return {"id": self.id, "prompt": self.prompt, "source": self.source} | _tagged(self.tag)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Prompt":
-        return cls(id=row["id"], prompt=row["prompt"], source=row["source"])
+        return cls(row["id"], row["prompt"], row["source"], row.get("tag"))
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Completion:
     """One answer inside a ranking; `ratings` are single people's ratings, where the data has them."""
 
@@ -98,7 +105,7 @@ class Completion:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Ranking:
     """K answers to one prompt and the order in which somebody put them.
 
@@ -111,10 +118,14 @@ class Ranking:
     ranking: tuple[tuple[str, ...], ...]
     source: str
     annotator: str | None = None
+    tag: str | None = None
 
     def ranks(self) -> list[int]:
         """Rank of each completion in the order of `completions`: 0 is best, tied completions have equal ranks."""
-        rank = {name: place for place, tier in enumerate(self.ranking) for name in tier}
+        rank = {}
+        for place, tier in enumerate(self.ranking):
+            for name in tier:
+                rank[name] = place
         return [rank[completion.id] for completion in self.completions]
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class Ranking:
         }
         if self.annotator is not None:
             row["annotator"] = self.annotator
-        return row | {"source": self.source}
+        return row | {"source": self.source} | _tagged(self.tag)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Ranking":
@@ -137,10 +148,11 @@ class Ranking:
             ranking=tuple(tuple(tier) for tier in row["ranking"]),
             source=row["source"],
             annotator=row.get("annotator"),
+            tag=row.get("tag"),
         )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Problem:
     """One mistake in the data: where it is, what it is, what to do. `line` is None where no line can be named."""
 
@@ -163,14 +175,18 @@ class Problem:
 class DataError(Exception):
     """All that is wrong with a user's data, in one error. Its text is meant for the user as it stands."""
 
-    def __init__(self, problems: Iterable[Problem]):
+    def __init__(self, problems: Iterable[Problem], uncounted: Mapping[str, int] | None = None):
+        """`uncounted`: by kind, how many more there are than are given here."""
         self.problems = list(problems)
+        self.uncounted = Counter(uncounted or {})
         super().__init__(self.problems)
 
     def __str__(self) -> str:
         lines = [str(problem) for problem in self.problems[:SHOWN]]
-        rest = Counter(problem.kind for problem in self.problems[SHOWN:])
+        rest = self.uncounted + Counter(problem.kind for problem in self.problems[SHOWN:])
         if rest:
             lines.append(f"and {rest.total()} more:")
-            lines += [f"  {count} × {kind}" for kind, count in rest.most_common()]
+            lines += [f"  {count} × {kind}" for kind, count in rest.most_common(SHOWN)]
+            if others := rest.total() - sum(count for _, count in rest.most_common(SHOWN)):
+                lines.append(f"  {others} × something else")
         return "\n".join(lines)

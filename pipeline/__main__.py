@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import ArtifactError, Run, parents
-from pipeline.config import STAGES, Config, ConfigError
+from pipeline.artifacts import ArtifactError, Run, command_name, parents
+from pipeline.config import BASELINES, STAGES, Config, ConfigError
 from pipeline.recipe import fields, load
 
 MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
-SINGLE = ("data", "compare")  # stages that one process does
+MODULES |= {name: f"baselines.{name}" for name in BASELINES}
+SINGLE = ("data", "compare", "rloo", "best_of_n")  # stages that one process does
 app = typer.Typer(
     help="RLHF in stages: data, sft, reward, ppo, compare. Each takes a recipe and key=value settings, and hands its result to the next through runs/NAME/.",
     no_args_is_help=True,
@@ -75,8 +76,7 @@ def due(stage: str, config: Config, run: Run) -> bool:
     for parent in parents(stage, config):
         run.identity(parent)
     if stage not in SINGLE:
-        section = getattr(config, stage)
-        (section.share if stage == "ppo" else section.accumulation)(run.world_size)
+        config.check_stage(stage, run.world_size)
     return True
 
 
@@ -104,6 +104,8 @@ def command(stage: str, text: str) -> None:
     def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
         def work() -> None:
             config = load(recipe, overrides or [])
+            if nproc > 1 and stage == "rloo":
+                raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
             if nproc > 1 and stage not in SINGLE:
                 from pipeline.launch import launch
 
@@ -114,17 +116,24 @@ def command(stage: str, text: str) -> None:
 
         guarded(work)
 
-    app.command(stage, help=text, short_help=text)(entry)  # a short help that is given is not cut
+    app.command(command_name(stage), help=text, short_help=text)(entry)  # a short help that is given is not cut
 
 
 command("data", "Read, check, clean and split demonstrations, rankings and prompts.")
 command("sft", "Supervised fine-tuning on demonstrations.")
 command("reward", "Train a reward model from rankings.")
 command("ppo", "Align the sft model with PPO against the reward model.")
-command("compare", "Compare base, sft and ppo on held-out prompts; writes report.html.")
+command("compare", "Compare base, sft, ppo and others on held-out prompts; writes report.html.")
+command("dpo", "Baseline: DPO from the sft model on pairs of the rankings.")
+command("rloo", "Baseline: RLOO from the sft model on the score that ppo maximises.")
+command("rft", "Baseline: fine-tune the sft model on the best of its own completions.")
+command("best_of_n", "Baseline: sample many completions of each held-out prompt for best-of-n.")
 
 
-@app.command("all", help="All stages, one after another; those up to date are passed over.")
+ALL = "All stages, one after another; those up to date are passed over."
+
+
+@app.command("all", help=ALL, short_help=ALL)
 def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
     def work() -> None:
         from pipeline.launch import chain
@@ -132,6 +141,55 @@ def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, np
         config = load(recipe, overrides or [])
         stages = [stage for stage in STAGES if stage != "reward" or "reward" in parents("ppo", config)]
         chain(stages, recipe, overrides or [], run or recipe.stem, nproc)
+
+    guarded(work)
+
+
+CHECK = "What is in a source of data and what is wrong with it; nothing trains."
+
+
+@app.command("data-check", help=CHECK, short_help=CHECK)
+def data_check(
+    source: Annotated[
+        str, typer.Argument(help="a file, pattern, folder, Hub id or module:function", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="settings of the data section, such as format=shp or reverse=true", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="whose tokenizer counts; default: the embedded model's")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
+    page: Annotated[Path | None, typer.Option(help="write a page to this file")] = None,
+) -> None:
+    def work() -> None:
+        from pipeline import data_check
+
+        if not data_check.run(source, overrides or [], model, to, page):
+            sys.exit(2)
+
+    guarded(work)
+
+
+INSIDE = "One completion from the inside, token by token; writes a page."
+
+
+@app.command("inspect", help=INSIDE, short_help=INSIDE)  # a short help that is given is not cut
+def look_inside(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    prompt: Annotated[str, typer.Option(help="a text, or the id of a held-out prompt")] = "",
+    completion: Annotated[str | None, typer.Option(help="what to look at; default: sample it")] = None,
+    model: Annotated[str, typer.Option(help="ppo, sft, base, a folder or a Hub id")] = "ppo",
+    seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; default: the run's")] = None,
+    run: Name = None,
+) -> None:
+    def work() -> None:
+        config = load(recipe, overrides or [])
+        from pipeline import inspect
+        from pipeline.context import quiet
+
+        quiet()
+        print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed)}")
 
     guarded(work)
 

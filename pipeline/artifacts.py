@@ -4,6 +4,7 @@
 A stage opens its parents with `require()`, which checks every hash, and closes with `publish()`.
 """
 
+import glob
 import hashlib
 import json
 import math
@@ -18,43 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.stages import PARENTS as PARENTS
+from pipeline.stages import READS as READS
+from pipeline.stages import command_name, parents, section_values
 
 CONTRACT = 1
-PARENTS = {
-    "data": (),
-    "sft": ("data",),
-    "reward": ("data", "sft"),
-    "ppo": ("data", "sft", "reward"),
-    "compare": ("data", "sft", "reward", "ppo"),
-}
-
-
-def parents(stage: str, config: Config) -> tuple[str, ...]:
-    """The stages whose results `stage` reads; the reward stage only where ppo maximises its score."""
-    unused = {"reward"} if "reward" not in config.ppo.reward_funcs and stage in ("ppo", "compare") else set()
-    return tuple(parent for parent in PARENTS[stage] if parent not in unused)
-
-
-# What else than its own section decides what a stage makes.
-READS = {
-    "data": ("model", "revision", "seed", "data"),
-    "sft": ("model", "revision", "dtype", "seed", "sft", "data.max_length"),
-    "reward": ("model", "revision", "dtype", "seed", "reward", "data.max_length", "ppo.temperature"),
-    "ppo": ("model", "revision", "dtype", "seed", "ppo", "data.max_length"),
-    "compare": (
-        "model",
-        "revision",
-        "dtype",
-        "seed",
-        "compare",
-        "data.source",
-        "data.max_length",
-        "ppo.response_length",
-        "ppo.temperature",
-        "ppo.reward_funcs",
-        "ppo.reward_weights",
-    ),
-}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 
 
@@ -179,22 +148,15 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def section_values(config: Config, stage: str) -> dict[str, Any]:
-    """The settings that a stage reads, resolved, as plain JSON."""
-    whole = config.model_dump(mode="json")
-    out: dict[str, Any] = {}
-    for name in READS[stage]:
-        value: Any = whole
-        for part in name.split("."):
-            value = value[part]
-        out[name] = value
-    return out
-
-
 def _local_files(source: str) -> list[Path]:
-    """The files of a data source that lies on this machine: the file itself, or all in the folder (before a #split)."""
+    """The files of a data source that lies on this machine: the file itself, all in the folder (before a #split) or beside
+    a dataset_info.json#name, or what the pattern finds."""
     path, folder = Path(source).expanduser(), Path(source.partition("#")[0]).expanduser()
-    return [path] if path.is_file() else sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+    if path.is_file():
+        return [path]
+    folder = folder.parent if folder.is_file() else folder
+    found = folder.rglob("*") if folder.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
+    return sorted(p for p in found if p.is_file())
 
 
 @dataclass(frozen=True)
@@ -222,7 +184,7 @@ class Run:
             if raw["contract"] != CONTRACT:
                 raise ArtifactError(
                     f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
-                    f'remove {self.folder(stage)} and run "make {stage} RUN={self.name}"'
+                    f'remove {self.folder(stage)} and run "make {command_name(stage)} RUN={self.name}"'
                 )
             found = Manifest(**raw)
             if not isinstance(found.files, list) or "result" not in found.gate:
@@ -230,7 +192,7 @@ class Run:
             return found
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {stage} RUN={self.name}"'
+                f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {command_name(stage)} RUN={self.name}"'
             ) from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
@@ -238,7 +200,7 @@ class Run:
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
-        folder, again = self.folder(stage), f'run "make {stage} RUN={self.name}"'
+        folder, again = self.folder(stage), f'run "make {command_name(stage)} RUN={self.name}"'
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {again}")
@@ -263,8 +225,8 @@ class Run:
     def inputs(self, stage: str, config: Config) -> str:
         """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
         local = []
-        for source in (config.data.source, config.data.demonstrations, config.data.prompts) if stage == "data" else ():
-            local += [sha256(path) for path in _local_files(source)] if source else []
+        for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
+            local += [sha256(path) for path in _local_files(source)]
         made_of = {parent: self.identity(parent) for parent in parents(stage, config)}
         return digest(
             {
@@ -280,7 +242,9 @@ class Run:
         """One hash over the contents of a finished stage."""
         found = self.manifest(stage)
         if found is None:
-            raise ArtifactError(f'no finished {stage} in {self.root / self.name}: run "make {stage} RUN={self.name}"')
+            raise ArtifactError(
+                f'no finished {stage} in {self.root / self.name}: run "make {command_name(stage)} RUN={self.name}"'
+            )
         return digest([[item["path"], item["sha256"]] for item in found.files])
 
     def finished(self, stage: str, config: Config) -> Manifest | None:

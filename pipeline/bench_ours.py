@@ -22,12 +22,13 @@ from torch import Tensor, nn
 import pipeline.roles
 from pipeline.artifacts import read_rows
 from pipeline.bench_turns import Spec, Turns
-from pipeline.config import PPO, Lora
+from pipeline.config import PPO
+from pipeline.config_sections import Lora
 from pipeline.context import accelerator, quiet
 from policies.backbone import decoder, init_head, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.episodes import prompt_order
 from policies.roles import POLICY, REWARD, Roles, lora_roles
-from policies.template import encode_prompt
+from policies.template import encode_prompt, opening
 from policies.trainer import train
 from reward.model import Scorer
 
@@ -49,14 +50,14 @@ def fixed_prompts(tokenizer: Any, count: int, length: int, seed: int = SEED) -> 
     alone = {i: tokenizer.decode([i]) for i in range(len(tokenizer)) if i not in special}
     words = [i for i, text in alone.items() if text[:1] == " " and text[1:].isalpha() and text.isascii()]
     usable = words if len(words) >= 100 else list(alone)
-    opening, generator, rows = encode_prompt(tokenizer, ""), np.random.default_rng(seed), Prompts()
+    begin, generator, rows = opening(tokenizer), np.random.default_rng(seed), Prompts()
     for _ in range(1000 * count):
         if len(rows) == count:
             return rows
-        ids = generator.choice(usable, length - len(opening)).tolist()
+        ids = generator.choice(usable, length - len(begin)).tolist()
         text = tokenizer.decode(ids)
-        if encode_prompt(tokenizer, text) == [*opening, *ids]:
-            rows.append({"id": f"fixed-{len(rows)}", "prompt": text, "ids": [*opening, *ids]})
+        if encode_prompt(tokenizer, text) == [*begin, *ids]:
+            rows.append({"id": f"fixed-{len(rows)}", "prompt": text, "ids": [*begin, *ids]})
     raise RuntimeError(f"only {len(rows)} of {count} random prompts stay {length} tokens when encoded")
 
 

@@ -2,8 +2,8 @@
 
     python -m pipeline compare recipes/film_reviews.yaml
 
-Samples base, few-shot prompted base, sft and ppo on the same held-out prompts with the same noise, has every judge score them, and
-writes report.html, report.json and samples.jsonl.
+Samples base, few-shot prompted base, sft, ppo and whatever else compare.models names on the same held-out prompts with the same
+noise, has every judge score them, and writes report.html, report.json and samples.jsonl.
 """
 
 import gc
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from data.schema import Demonstration, Prompt
-from pipeline import judges, report
+from pipeline import exports, panel, plain_text, report
 from pipeline.artifacts import Gate, Manifest, Run, check, now, parents, write_rows
-from pipeline.config import Config
-from pipeline.context import accelerator, bar, base_model, closing, demonstrations, prompts
+from pipeline.config import Config, best_of
+from pipeline.contenders import best_of_rows, check_prompts, common_prompts, contenders, described
+from pipeline.context import accelerator, bar, closing, demonstrations, prompts
+from pipeline.judges import Judge
 from pipeline.roles import scores
 from pipeline.sft import loss
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
@@ -34,32 +36,37 @@ def run(config: Config, run: Run) -> Manifest:
     device, dtype = place.device, pick_dtype(config.dtype, place.device)
     tokenizer = load_tokenizer(run.folder("sft"))
     template = fingerprint(tokenizer)
-    made_of = {name: run.require(name, tokenizer=template, force=config.force) for name in ("data", "sft", "ppo")}
-    if "reward" in parents("compare", config):
-        run.require("reward", force=config.force)
+    made_of = {
+        name: run.require(name, tokenizer=None if name == "reward" else template, force=config.force)
+        for name in parents("compare", config)
+    }
+    last = list(made_of.values())[-1]
+    models = contenders(config, run, tokenizer)
+    called = panel.called(config, run)  # a wrong name or a missing key is told before anything is sampled
     folder = run.start("compare", config)
-    held_out = prompts(run, "eval")[: section.prompts]
+    wanted = prompts(run, "eval")[: section.prompts]
+    held_out = common_prompts(config, run, wanted)
+    check_prompts(models, held_out)
+    if len(held_out) < len(wanted):
+        print(f"compare: {_few_prompts(len(held_out), len(wanted))}", flush=True)
     examples = demonstrations(run, "train")[: section.few_shot]
     rows_for_perplexity = demonstrations(run, "eval")[: section.perplexity_rows]
+    elsewhere = plain_text.passages(section.plain_text, tokenizer, config.data.max_length)
     samples: Rows = []
-    described: dict[str, dict[str, Any]] = {}
-    sources = {
-        "base": base_model(config),
-        "few_shot": base_model(config),
-        "sft": run.folder("sft"),
-        "ppo": run.folder("ppo"),
-    }
-    for source in dict.fromkeys(str(sources[name]) for name in section.models):
-        model = load_causal(source, tokenizer, dtype, config.revision if source == config.model else None).to(device)
-        for name in [n for n in section.models if str(sources[n]) == source]:
-            shots = examples if name == "few_shot" else []
-            samples += _sampled(name, model, tokenizer, held_out, shots, config)
-            own = [_with_shots(tokenizer, d, shots, config) for d in rows_for_perplexity]
-            identity = run.identity(name) if name in ("sft", "ppo") else None
-            described[name] = {
-                "perplexity": math.exp(loss(model, own, tokenizer, 16)),
-                "path": str(sources[name]),
-                "sha256": identity,
+    information: dict[str, dict[str, Any]] = {}
+    for source in dict.fromkeys(one.source for one in models):
+        together = [one for one in models if one.source == source]
+        model = load_causal(source, together[0].tokenizer, dtype, together[0].revision).to(device)
+        for one in together:
+            shots = examples if one.name == "few_shot" else []
+            said = _sampled(one.name, model, one.tokenizer, held_out, shots, config)
+            own = [_with_shots(one.tokenizer, d, shots, config) for d in rows_for_perplexity] if one.ours else []
+            samples += said
+            information[one.name] = described(one, run) | {
+                # of other tokens it would be another quantity
+                "perplexity": math.exp(loss(model, own, tokenizer, 16)) if own else None,
+                "perplexity_plain": math.exp(loss(model, elsewhere, tokenizer, 8)) if own and not shots else None,
+                "tokens_per_answer": sum(row["length"] for row in said) / len(said),
             }
         if source == str(run.folder("sft")):
             sft = model
@@ -67,10 +74,16 @@ def run(config: Config, run: Run) -> Manifest:
         gc.collect()
     if "sft" not in section.models:
         sft = load_causal(run.folder("sft"), tokenizer, dtype).to(device)
-    _kl(samples, sft, tokenizer, config)
+    _kl(samples, {one.name for one in models if one.has_kl}, sft, tokenizer, config)
     del sft
     gc.collect()
-    _judge(samples, held_out, config, run, device)
+    for name in section.models:
+        if best_of(name) is not None:
+            said, information[name] = best_of_rows(name, config, run, held_out)
+            samples += said
+    information = {name: information[name] for name in section.models}
+    _place(samples, held_out)
+    opinions, problems, training = _judge(samples, information, config, run, called, dtype, device)
     provenance = {
         "command": f"python -m pipeline compare RECIPE --run {run.name}",
         "made": now(),
@@ -83,14 +96,24 @@ def run(config: Config, run: Run) -> Manifest:
             "max_new_tokens": _limit(config),
         },
         "score that was optimised": ", ".join(config.ppo.reward_funcs),
-        "libraries": made_of["ppo"].libraries,
-        "hardware": made_of["ppo"].machine,
-        "git commit": made_of["ppo"].git_commit,
+        "libraries": last.libraries,
+        "hardware": last.machine,
+        "git commit": last.git_commit,
     }
-    summary = report.summarise(samples, described, config.judges(), provenance=provenance, seed=config.seed)
+    if len(held_out) < len(wanted):
+        provenance["prompts"] = _few_prompts(len(held_out), len(wanted))
+    summary = report.summarise(
+        samples,
+        information,
+        opinions,
+        provenance=provenance,
+        training=training,
+        problems=problems,
+        seed=config.seed,
+    )
     made = folder / "made"
     made.mkdir(exist_ok=True)
-    report.write(summary, samples, made)
+    exports.write(summary, samples, opinions, made)
     metrics = {"prompts": float(summary["prompts"])}
     for name, model_figures in summary["models"].items():
         metrics |= {
@@ -107,7 +130,7 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": config.model},
         dtype=str(dtype),
         metrics=metrics,
-        gate=_gate(summary, config),
+        gate=_gate(summary),
         notes={"verdict": summary["verdict"]},
     )
 
@@ -119,6 +142,10 @@ def summary(manifest: Manifest, run: Run) -> str:
     )
 
 
+def _few_prompts(count: int, wanted: int) -> str:
+    return f"all models on {count} of {wanted} held-out prompts, those of stage best_of_n; for more raise best_of_n.prompts"
+
+
 def _limit(config: Config) -> int:
     return config.compare.max_new_tokens or config.ppo.response_length
 
@@ -128,17 +155,19 @@ def _few_shot(prompt: PromptText, examples: Sequence[Demonstration]) -> tuple[Pr
     if not examples:
         return prompt, None
     if isinstance(prompt, str):
-        texts = [f"{show_prompt(e.prompt)}{e.completion}" for e in examples]
+        texts = [e.prompt + e.completion if isinstance(e.prompt, str) else show_prompt(_dialogue(e)) for e in examples]
         separator = next((s for s in SEPARATORS if not any(s in t for t in texts)), SEPARATORS[-1])
         return separator.join([*texts, prompt]), separator
-    shots = [
-        m
-        for e in examples
-        if isinstance(e.prompt, list)
-        for m in (*(t for t in e.prompt if t["role"] != "system"), {"role": "assistant", "content": e.completion})
-    ]
-    system = [m for m in prompt if m["role"] == "system"]
-    return [*system, *shots, *(m for m in prompt if m["role"] != "system")], None
+    shots = [turn for e in examples for turn in _dialogue(e) if turn["role"] != "system"]
+    system = [turn for turn in prompt if turn["role"] == "system"]
+    return [*system, *shots, *(turn for turn in prompt if turn["role"] != "system")], None
+
+
+def _dialogue(example: Demonstration) -> list[dict[str, str]]:
+    """A demonstration as turns; a text prompt is the user's."""
+    asked = example.prompt
+    before = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    return [*before, {"role": "assistant", "content": example.completion}]
 
 
 def _with_shots(
@@ -156,23 +185,28 @@ def _sampled(
     section = config.compare
     numbered = [(prompt, n) for prompt in held_out for n in range(section.samples_per_prompt)]
     shown = [_few_shot(prompt.prompt, examples) for prompt, _ in numbered]
-    stops = eos_ids(model, tokenizer)
-    separator = next((s for _, s in shown if s is not None), None)
-    if separator is not None:
-        stops = sorted({*stops, *_tokens_with(tokenizer, separator[0])}) if separator == SEPARATORS[0] else stops
+    completions: dict[int, Completion] = {}
     with bar(len(numbered), f"compare: {name}", "sample") as progress:
-        completions = sample(
-            model,
-            [encode_prompt(tokenizer, text) for text, _ in shown],
-            [noise(config.seed, 0, f"compare {p.id}", n, _limit(config)) for p, n in numbered],
-            eos_ids=stops,
-            pad_id=tokenizer.pad_token_id,
-            temperature=section.temperature or config.ppo.temperature,
-            batch_size=section.per_device_eval_batch_size,
-            progress=progress.update,
-        )
+        # What ends an example among texts ends no turn of a conversation.
+        for separator in dict.fromkeys(s for _, s in shown):
+            picked = [i for i, (_, s) in enumerate(shown) if s == separator]
+            stops = eos_ids(model, tokenizer)
+            if separator == SEPARATORS[0]:
+                stops = sorted({*stops, *_tokens_with(tokenizer, separator)})
+            sampled = sample(
+                model,
+                [encode_prompt(tokenizer, shown[i][0]) for i in picked],
+                [noise(config.seed, 0, f"compare {p.id}", n, _limit(config)) for p, n in (numbered[i] for i in picked)],
+                eos_ids=stops,
+                pad_id=tokenizer.pad_token_id,
+                temperature=section.temperature or config.ppo.temperature,
+                batch_size=section.per_device_eval_batch_size,
+                progress=progress.update,
+            )
+            completions |= dict(zip(picked, sampled, strict=True))
     rows = []
-    for (prompt, n), completion in zip(numbered, completions, strict=True):
+    for i, (prompt, n) in enumerate(numbered):
+        completion, separator = completions[i], shown[i][1]
         text, ended = decode_completion(tokenizer, completion.tokens), completion.finished
         if separator is not None and separator in text:
             text, ended = text.split(separator, 1)[0], True
@@ -188,6 +222,8 @@ def _sampled(
                 "kl": None,
                 "scores": {},
                 "tokens": completion.tokens,
+                # -log π of what was drawn: its mean is the entropy of the distribution that was sampled from
+                "entropy": -sum(completion.logprobs) / max(1, len(completion.logprobs)),
                 "_prompt": prompt.prompt,
                 "_completion": completion,
             }
@@ -199,10 +235,11 @@ def _tokens_with(tokenizer: Any, text: str) -> list[int]:
     return [i for i in range(len(tokenizer)) if text in tokenizer.decode([i])]
 
 
-def _kl(samples: Rows, sft: Any, tokenizer: Any, config: Config) -> None:
-    """log π - log π_sft of each whole completion, nats; 0 for sft itself, None for the few-shot prompt, which is another condition."""
+def _kl(samples: Rows, measured: set[str], sft: Any, tokenizer: Any, config: Config) -> None:
+    """log π - log π_sft of each whole completion of the `measured` models, nats; 0 for sft itself, None for others: the few-shot
+    prompt is another condition, another tokenizer has other tokens."""
     temperature = config.compare.temperature or config.ppo.temperature
-    todo = sorted((row for row in samples if row["model"] in ("base", "ppo")), key=lambda row: len(row["tokens"]))
+    todo = sorted((row for row in samples if row["model"] in measured), key=lambda row: len(row["tokens"]))
     with torch.no_grad(), bar(len(todo), "compare: KL to sft", "sample") as progress:
         for start in range(0, len(todo), 32):
             part = todo[start : start + 32]
@@ -222,29 +259,55 @@ def _kl(samples: Rows, sft: Any, tokenizer: Any, config: Config) -> None:
             row["kl"] = 0.0
 
 
-def _judge(samples: Rows, held_out: list[Prompt], config: Config, run: Run, device: torch.device) -> None:
-    """Scores by the score that was optimised and by every judge, into each row; working columns go."""
-    asked, said = [row["_prompt"] for row in samples], [row["completion"] for row in samples]
-    score = scores(config, run, device)
-    with bar(len(samples), "compare: reward", "sample") as progress:
-        for start in range(0, len(samples), 256):
-            values = score(asked[start : start + 256], said[start : start + 256]).tolist()
-            for row, value in zip(samples[start : start + 256], values, strict=True):
-                row["scores"]["reward"] = value
-            progress.update(len(values))
-    for name in config.judges():
-        for row, value in zip(samples, judges.load(name)(asked, said), strict=True):
-            row["scores"][name] = value
+def _place(samples: Rows, held_out: Sequence[Prompt]) -> None:
+    """Where each prompt comes from and what it is about, into its rows."""
+    known = {prompt.id: prompt for prompt in held_out}
     for row in samples:
-        del row["_prompt"], row["_completion"]
+        prompt = known[row["prompt_id"]]
+        row["source"] = prompt.source
+        if prompt.tag is not None:
+            row["tag"] = prompt.tag
 
 
-def _gate(summary: dict[str, Any], config: Config) -> Gate:
+def _judge(
+    samples: Rows,
+    information: dict[str, Any],
+    config: Config,
+    run: Run,
+    called: Sequence[Judge],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[list[report.Opinion], list[str], dict[str, Any] | None]:
+    """What every judge says, a sentence for each that failed, and the scores over ppo's training; working columns go."""
+    score = scores(config, run, device)
+
+    def in_parts(asked: Sequence[PromptText], said: Sequence[str]) -> list[float]:
+        values: list[float] = []
+        with bar(len(said), "compare: reward", "sample") as progress:
+            for start in range(0, len(said), 256):
+                values += score(list(asked[start : start + 256]), list(said[start : start + 256])).tolist()
+                progress.update(len(said[start : start + 256]))
+        return values
+
+    judges, absent = panel.seated(config, in_parts, called, samples, dtype, device)
+    opinions, problems = panel.heard(samples, judges, information)
+    for row in samples:
+        del row["_prompt"]
+        row.pop("_completion", None)
+    training = None
+    if "ppo" in information:
+        sitting = {one.name for one in opinions}
+        heard = [judge for judge in judges if judge.name in sitting]
+        training = panel.over_training(run.folder("ppo"), prompts(run, "eval"), heard, seed=config.seed)
+    return opinions, absent + problems, training
+
+
+def _gate(summary: dict[str, Any]) -> Gate:
     """A comparison does not fail for what it finds; it warns where its own footing is weak."""
     return Gate(
         [
             check("held-out prompts", summary["prompts"], "at least 20, better 200", warn=summary["prompts"] < 200),
-            check("independent judges", len(config.judges()), "at least 1", warn=not config.judges()),
+            check("independent judges", len(summary["judges"]), "at least 1", warn=not summary["judges"]),
             check("warnings in the report", len(summary["warnings"]), "0", warn=bool(summary["warnings"])),
         ]
     )

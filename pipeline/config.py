@@ -3,103 +3,23 @@
 A Config is one run; recipe.py makes it from a YAML file with a section a stage.
 """
 
-from typing import Any, Literal, TypeGuard
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config_baselines import BASELINES as BASELINES
+from pipeline.config_baselines import COMPARED, DPO, RFT, RLOO, BestOfN, best_of, known_models
+from pipeline.config_data import EMBEDDED_REVIEWS as EMBEDDED_REVIEWS
+from pipeline.config_data import Clean as Clean
+from pipeline.config_data import Data
+from pipeline.config_data import Part as Part
+from pipeline.config_data import Reviews as Reviews
+from pipeline.config_sections import ConfigError, Section, Stepwise, Supervised, Training
+from pipeline.config_sections import is_section as is_section
 
 STAGES = ("data", "sft", "reward", "ppo", "compare")
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
 TINY_MODEL = "tiny-random"
-EMBEDDED_REVIEWS = "film_reviews"
-
-
-class ConfigError(Exception):
-    """A user's mistakes in a recipe or an override, all of them, one a line."""
-
-
-class Section(BaseModel):
-    """Settings that belong together. Nothing is converted (yes is no number), no number may be NaN or infinite."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _empty_section(cls, value: Any, info: ValidationInfo) -> Any:
-        """`sft:` with nothing below it, which YAML reads as null, means the section's defaults."""
-        return {} if value is None and is_section(cls.model_fields[str(info.field_name)].annotation) else value
-
-
-def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-class Reviews(Section):
-    """How the embedded film reviews become demonstrations, prompts and rankings."""
-
-    k: int = Field(4, ge=2, description="completions in a ranking")
-    tie_gap: float = Field(0.5, gt=0, description="nearer than this to the best of a tier is tied (scale -4 to 4)")
-    opening_words: int = Field(1, ge=1, description="reviews that share so many opening words are ranked together")
-    prompt_words: int = Field(3, ge=1, description="opening words of a review that make the prompt of a demonstration")
-    max_words: int | None = Field(None, ge=4, description="leave out reviews longer than this")
-
-
-class Data(Section):
-    """Stage data: raw files to validated, split, fingerprinted rows."""
-
-    source: str = Field(EMBEDDED_REVIEWS, description="film_reviews, a file, folder, Hub id or module:function")
-    format: str | None = Field(None, description="row format of source; default: detected")
-    demonstrations: str | None = Field(None, description="demonstrations; default: the best completions of source")
-    prompts: str | None = Field(None, description="prompts for PPO; default: the prompts of source")
-    skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
-    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
-    max_length: int = Field(512, ge=8, description="tokens of prompt + completion + EOS that any stage may see")
-    min_completion_tokens: int = Field(1, ge=1, description="room that a prompt must leave within max_length")
-    reviews: Reviews = Reviews()
-
-
-class Lora(Section):
-    """A low-rank adapter (peft.LoraConfig)."""
-
-    r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    target_modules: str | list[str] = Field("all-linear", description="as peft has it")
-    layers: str | None = Field(None, pattern=r"^last [1-9]\d*$", description='such as "last 10"; default: all')
-
-
-class Training(Section):
-    """What every training stage has."""
-
-    tuning: Literal["lora", "full"] = Field("lora", description="train an adapter, or all weights")
-    lora: Lora = Lora()
-    learning_rate: float = Field(gt=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    batch_size: int = Field(ge=1, description="rows of one optimizer step, over all processes and micro-batches")
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, one more forward"
-    )
-    save_steps: int = Field(50, ge=1, description="optimizer steps between resume states")
-
-
-class Supervised(Training):
-    """Training for a number of passes over a data set, with transformers' Trainer."""
-
-    per_device_train_batch_size: int = Field(ge=1, description="rows of one micro-batch on one device")
-    num_train_epochs: float = Field(1.0, gt=0)
-    max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: num_train_epochs decides")
-    warmup_steps: int = Field(0, ge=0)
-    logging_steps: int = Field(5, ge=1)
-
-    def accumulation(self, world_size: int) -> int:
-        """Micro-batches a process sees in one optimizer step."""
-        each = self.per_device_train_batch_size * world_size
-        if self.batch_size % each:
-            raise ConfigError(
-                f"{type(self).__name__.lower()}.batch_size: {self.batch_size} rows cannot be shared by {world_size} process(es) in micro-batches of "
-                f"{self.per_device_train_batch_size}; make it a multiple of {each}"
-            )
-        return self.batch_size // each
 
 
 class SFT(Supervised):
@@ -109,6 +29,9 @@ class SFT(Supervised):
     batch_size: int = Field(16, ge=1)
     per_device_train_batch_size: int = Field(8, ge=1)
     eval_rows: int = Field(256, ge=1, description="held-out demonstrations used for the loss before and after")
+    assistant_turns: Literal["all", "last"] = Field(
+        "all", description="turns of the assistant in a conversation that are learned: all of them, or the last alone"
+    )
     max_new_tokens: int = Field(32, ge=1, description="length limit when EOS is checked")
 
 
@@ -224,10 +147,24 @@ class PPO(Training):
         return mini // world_size
 
 
+class LLMJudge(Section):
+    """A language model behind an OpenAI-compatible endpoint, asked which completion is better."""
+
+    base_url: str = Field(description="such as http://127.0.0.1:8000/v1")
+    model: str
+    # no pattern here: a key written in its place by mistake would be shown in the error
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key; null: none")
+    max_calls: int = Field(2000, ge=1, description="requests of one run at most, repeated ones included")
+
+
 class Compare(Section):
     """Stage compare: is the aligned model better than what it came from?"""
 
-    models: list[Literal["base", "few_shot", "sft", "ppo"]] = Field(["base", "few_shot", "sft", "ppo"], min_length=1)
+    models: list[str] = Field(
+        ["base", "few_shot", "sft", "ppo"],
+        min_length=1,
+        description="base, few_shot, sft, ppo, dpo, rloo, rft, best_of_16 and the like, a folder or a Hub id",
+    )
     judges: list[str] | None = Field(
         None, description="vader or module:function, beside the reward model; default: vader for film reviews"
     )
@@ -237,7 +174,29 @@ class Compare(Section):
     temperature: float | None = Field(None, gt=0, description="default: ppo.temperature")
     few_shot: int = Field(4, ge=1, description="demonstrations shown to the few-shot prompted base")
     perplexity_rows: int = Field(128, ge=1, description="held-out demonstrations for perplexity")
+    plain_text: str | None = Field(
+        None, description="a text file whose perplexity shows what was unlearned; default: Python's documentation"
+    )
     per_device_eval_batch_size: int = Field(64, ge=1)
+    gold: str | None = Field(
+        None,
+        description="folder or Hub id of a reward model that training never saw, as a judge (such as runs/other/reward)",
+    )
+    llm: LLMJudge | None = Field(None, description="a language model as a judge: {base_url: …, model: …}; null: none")
+    votes: list[str] = Field([], description="files of people's votes, or filled ballots, as a judge")
+
+    @field_validator("models")
+    @classmethod
+    def _known_models(cls, models: list[str]) -> list[str]:
+        return known_models(models)
+
+    def foreign(self) -> list[str]:
+        """The folders and Hub ids among the models."""
+        return [name for name in self.models if name not in COMPARED and best_of(name) is None]
+
+    def files(self) -> list[str]:
+        """Everything outside the run that the comparison reads, as it is named."""
+        return self.foreign() + [name for name in (self.gold, self.plain_text) if name is not None] + self.votes
 
 
 class Config(Section):
@@ -255,6 +214,10 @@ class Config(Section):
     reward: Reward = Reward()
     ppo: PPO = PPO()
     compare: Compare = Compare()
+    dpo: DPO = DPO()
+    rloo: RLOO = RLOO()
+    rft: RFT = RFT()
+    best_of_n: BestOfN = BestOfN()
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
@@ -264,8 +227,38 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "Config":
+        self.best_of_n.check(self.compare.models, self.compare.samples_per_prompt)
+        return self
+
+    def check_stage(self, stage: str, world_size: int) -> None:
+        """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
+        if stage == "ppo":
+            self.ppo.share(world_size)
+            return
+        section: Stepwise = getattr(self, stage)
+        section.accumulation(world_size)
+        if stage == "dpo":
+            self.dpo_beta()
+        if stage == "rloo" and self.ppo.total_episodes % self.rloo.batch_size:
+            raise ConfigError(
+                f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; choose one that divides it"
+            )
+
+    def dpo_beta(self) -> float:
+        """Weight of the KL in DPO: its own, or PPO's."""
+        beta = self.ppo.kl_coef if self.dpo.beta is None else self.dpo.beta
+        if beta == 0:
+            raise ConfigError("dpo.beta: ppo.kl_coef is 0, and DPO has no meaning without a KL; set dpo.beta")
+        return beta
+
+    def rft_prompts(self) -> int:
+        """Training prompts that rft samples for, so that it samples as many completions as ppo unless told otherwise."""
+        return self.rft.prompts or max(1, self.ppo.total_episodes // self.rft.n)
+
     def judges(self) -> list[str]:
         """Names of the judges beside the reward model."""
         if self.compare.judges is not None:
             return self.compare.judges
-        return ["vader"] if self.data.source == EMBEDDED_REVIEWS else []
+        return ["vader"] if self.data.embedded() else []

@@ -1,22 +1,139 @@
-"""Who else says which completion is better, besides the reward that training optimised?
+"""Who says which completion is better? Judges of one form, each labelled with how far it may be trusted.
 
-A judge is a plain function: judge(prompts, completions) -> one finite number a completion, higher is better.
+A `Judge` compares completions of the same prompts. Judges that score (a reward model, a lexicon, a function of yours)
+are made here; a language model that is asked is in llm_judge.py, people's votes are in votes.py.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from reward.functions import RewardError, call_checked, resolve
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-Messages = list[dict[str, str]]
-Judge = Callable[[Sequence[str | Messages], Sequence[str]], list[float]]
+from pipeline.context import bar
+from policies.template import PromptText
+from reward.functions import RewardError, RewardFunction, call_checked, resolve
+from reward.model import load_scorer
+
+Label = Literal["optimised", "independent", "gold", "human", "LLM"]
+"""What a reader must know of a judge: "optimised" is the score that training maximised, and no evidence by itself;
+"gold" is a reward model that training never saw, learned from other rankings."""
+Scores = Callable[[Sequence[PromptText], Sequence[str]], list[float]]
+Outcomes = NDArray[np.float64]
+
+TIE = 1e-9
+SCORE_BATCH = 32
 
 
 class JudgeError(Exception):
-    """A judge that cannot be found or gives no usable scores: one sentence for the user, with its remedy."""
+    """A judge that cannot be found or gives no usable judgement: one sentence for the user, with its remedy."""
 
 
-def vader(prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
+@dataclass(frozen=True)
+class Judge:
+    """`outcomes(prompts, a, b) -> (N,) float64`: is completion a[i] of prompts[i] better than b[i]?
+
+    1 yes, 0 no, ½ a tie, nan where there is no judgement; the mean of several people's votes may lie between.
+    `scores(prompts, completions)`, one finite number a completion with more being better, is None for a judge that only
+    compares. `summary()` tells for the report what judging has cost so far: numbers and texts, ready for JSON.
+    """
+
+    name: str
+    label: Label
+    outcomes: Callable[[Sequence[PromptText], Sequence[str], Sequence[str]], Outcomes]
+    scores: Scores | None = None
+    summary: Callable[[], dict[str, Any]] = dict
+
+
+def by_scores(name: str, label: Label, function: RewardFunction, tie: float = TIE) -> Judge:
+    """A judge that prefers the completion with the higher score by `function(prompts, completions)`.
+
+    A completion of a prompt is scored once and remembered: comparing it with several others costs nothing, and equal
+    completions tie even where a model's scores hang on the batch. Raises JudgeError, when used, for scores that are not
+    one finite number a completion.
+    """
+    known: dict[tuple[str, str], float] = {}
+
+    def scores(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
+        keys = [(json.dumps(prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
+        new = {key: place for place, key in enumerate(keys) if key not in known}
+        if new:
+            places = list(new.values())
+            with _as_judge():
+                found = call_checked(function, name, [prompts[i] for i in places], [completions[i] for i in places])
+            known.update(zip(new, found.tolist(), strict=True))
+        return [known[key] for key in keys]
+
+    def outcomes(prompts: Sequence[PromptText], a: Sequence[str], b: Sequence[str]) -> Outcomes:
+        return from_scores(scores(prompts, a), scores(prompts, b), tie)
+
+    return Judge(name, label, outcomes, scores)
+
+
+def from_scores(a: Sequence[float], b: Sequence[float], tie: float = TIE) -> Outcomes:
+    """Outcomes (N,) of a against b by scores, both (N,) and finite: scores within `tie` of each other tie."""
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    return np.where(difference > tie, 1.0, np.where(difference < -tie, 0.0, 0.5))
+
+
+def optimised(score: RewardFunction, name: str = "reward") -> Judge:
+    """The score that training maximised, as a judge labelled so: `score(prompts, completions) -> (N,)`."""
+    return by_scores(name, "optimised", score)
+
+
+def gold(path: str | Path, dtype: torch.dtype, device: torch.device, max_length: int, name: str = "gold") -> Judge:
+    """A reward model that training never saw, from a folder or Hub id, with a tokenizer of its own.
+
+    Such as the published reward stage of another run, learned from the other half of the rankings (Gao et al. 2023,
+    arXiv 2210.10760, measure over-optimisation so). `max_length` (tokens) holds where the model has no scoring.json.
+    The model is loaded now and kept as long as the judge. Raises BackboneError or ScoringError where it cannot score.
+    """
+    scorer = load_scorer(path, dtype, device, max_length, SCORE_BATCH)
+
+    def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
+        with bar(len(completions), f"compare: {name}", "sample") as progress:
+            return (scorer.raw(prompts, completions, progress.update) - scorer.mean) / scorer.std
+
+    return by_scores(name, "gold", score)
+
+
+def independent(name: str) -> Judge:
+    """The judge called `name`, "vader" or "module:function", which training must not have maximised.
+
+    Raises JudgeError when there is no such judge.
+    """
+    return by_scores(name, "independent", _function(name))
+
+
+def load(name: str) -> Scores:
+    """The scores of the judge called `name`, "vader" or "module:function", checked on every call.
+
+    Raises JudgeError when there is no such judge, and from the judge itself when it returns anything but one finite
+    number a completion.
+    """
+    function = _function(name)
+
+    def judge(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
+        with _as_judge():
+            return call_checked(function, name, prompts, completions).tolist()
+
+    return judge
+
+
+def _function(name: str) -> RewardFunction:
+    if name != "vader" and ":" not in name:
+        raise JudgeError(f'no judge is called {name!r}: use "vader", or "module:function" for your own')
+    with _as_judge():
+        return vader if name == "vader" else resolve(name)
+
+
+def vader(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
     """Sentiment from -1 (hostile) to 1 (friendly) by the VADER lexicon: (N,) compound scores (Hutto and Gilbert 2014).
 
     The text judged is prompt + completion, because "not" in a prompt turns "good" in a completion around. Of a prompt
@@ -37,24 +154,6 @@ def vader(prompts: Sequence[str | Messages], completions: Sequence[str]) -> list
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     return [score(text)["compound"] for text in texts]
-
-
-def load(name: str) -> Judge:
-    """The judge called `name`: "vader", or "module:function" for your own. Its scores are checked on every call.
-
-    Raises JudgeError when there is no such judge, and from the judge itself when it returns anything but one finite
-    number a completion.
-    """
-    if name != "vader" and ":" not in name:
-        raise JudgeError(f'no judge is called {name!r}: use "vader", or "module:function" for your own')
-    with _as_judge():
-        function = vader if name == "vader" else resolve(name)
-
-    def judge(prompts: Sequence[str | Messages], completions: Sequence[str]) -> list[float]:
-        with _as_judge():
-            return call_checked(function, name, prompts, completions).tolist()
-
-    return judge
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def run(config: Config, run: Run) -> Manifest:
         if key in result.first
     }
     metrics["seconds"] = time.monotonic() - started
+    metrics["sampled_tokens"] = _sampled_tokens(metrics_file, section.batch_size)
     gate = _gate(result, evaluations, section)
     usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("ppo")}")'
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, usage)
@@ -206,6 +207,12 @@ def _keep_until(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step and step > 0
         ]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _sampled_tokens(metrics_file: Path, batch_size: int) -> float:
+    """Tokens of all completions that training sampled, from the mean length of every iteration."""
+    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
+    return float(round(sum(json.loads(line)["completions/mean_length"] * batch_size for line in lines)))
 
 
 def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:

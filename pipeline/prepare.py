@@ -2,27 +2,29 @@
 
     python -m pipeline data recipes/film_reviews.yaml
 
-Split comes before any ranking is built or any default is derived, so nothing of the evaluation is seen in training.
+Reads as: gather the rows of all sources, clean them, look at their lengths, split them by prompt, take out of the
+training rows what the evaluation asks, derive what is not given, mix, and publish with a gate.
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data import clean, formats, reviews, split
-from data.schema import DataError, Demonstration, Problem, Prompt, Ranking, prompt_key
-from pipeline.artifacts import Gate, Manifest, Run, check, write_rows
-from pipeline.config import EMBEDDED_REVIEWS, Config
+from data import mixing, split
+from data.clean import Steps
+from data.schema import prompt_key
+from pipeline import gather, portions
+from pipeline.artifacts import Check, Gate, Manifest, Run, check, write_rows
+from pipeline.config import Clean, Config
 from pipeline.context import base_model, closing
-from pipeline.embedded import reviews_archive
+from pipeline.gather import EVAL, KINDS, TRAIN, Gathered, Portion
 
+Rows = Mapping[str, list[Any]]
+"""Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
 
-@dataclass
-class Sides:
-    """Rows of one kind on both sides of the split."""
-
-    train: list[Any] = field(default_factory=list)
-    eval: list[Any] = field(default_factory=list)
+SHOWN = 3
+REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontaminated", "thinned", "like_evaluation")
+"""Endings of the counts that the closing line tells where they are not zero."""
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -31,201 +33,95 @@ def run(config: Config, run: Run) -> Manifest:
 
     folder = run.start("data", config)
     tokenizer = load_tokenizer(base_model(config), config.revision)
-    if config.data.source == EMBEDDED_REVIEWS:
-        kinds, counts, notes = _film_reviews(config)
-    else:
-        kinds, counts, notes = _own(config)
-    kinds, fitted = _fit(kinds, tokenizer, config)
-    counts |= fitted
-    made = folder / "made"
-    made.mkdir(exist_ok=True)
-    data: dict[str, Any] = {"counts": counts}
-    metrics: dict[str, float] = {}
-    for kind, sides in kinds.items():
-        for side in ("train", "eval"):
-            rows = getattr(sides, side)
-            write_rows(made / f"{kind}.{side}.jsonl", [row.to_json() for row in rows])
-            data[f"{kind}.{side}"] = {"rows": len(rows), "sha256": split.fingerprint(rows)}
-            metrics[f"{kind}_{side}"] = len(rows)
-    metrics |= {f"{key}": float(value) for key, value in counts.items()}
-    if rejected := notes.pop("rejects", []):
-        write_rows(made / "rejects.jsonl", rejected)
-    (made / "samples.md").write_text(_samples(kinds, tokenizer, notes), encoding="utf-8")
-    gate = _gate(kinds, config)
-    write_rows(made / "metrics.jsonl", [metrics])
+    gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
+    made, counts, rejects = refined(gathered, tokenizer, config)
+    files = ordered(made, bool(config.data.mixture), config.seed)
+    metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
+    metrics |= {name: float(count) for name, count in counts.items()}
+    place = folder / "made"
+    place.mkdir(exist_ok=True)
+    for name, rows in files.items():
+        write_rows(place / f"{name}.jsonl", [row.to_json() for row in rows])
+    if rejects:
+        write_rows(place / "rejects.jsonl", rejects)
+    (place / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
+    write_rows(place / "metrics.jsonl", [metrics])
     return run.publish(
         "data",
         config,
-        made,
+        place,
         tokenizer=fingerprint(tokenizer),
         model={"base": config.model, "revision": config.revision},
         dtype="none",
         metrics=metrics,
-        gate=gate,
-        data=data,
-        notes=notes,
+        gate=gate(files, made, counts, config),
+        data=described(files, counts, gathered, bool(config.data.mixture)),
     )
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    figures = ("demonstrations_train", "rankings_train", "rankings_eval", "prompts_train", "prompts_eval", "rejected")
+    figures = ["demonstrations_train", "rankings_train", "rankings_eval", "prompts_train", "prompts_eval", "rejected"]
+    for name, figure in manifest.metrics.items():
+        told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
+        if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
+            figures.append(name)
     return closing(manifest, run.folder("data"), figures, f"make sft RUN={run.name}")
 
 
-def _film_reviews(config: Config) -> tuple[dict[str, Sides], dict[str, int], dict[str, Any]]:
-    settings = config.data.reviews
-    built = reviews.build(
-        reviews.load(reviews_archive()),
-        k=settings.k,
-        tie_gap=settings.tie_gap,
-        opening_words=settings.opening_words,
-        prompt_words=settings.prompt_words,
-        max_words=settings.max_words,
-        eval_fraction=config.data.eval_fraction,
-        seed=config.seed,
-    )
-    kinds = {
-        "demonstrations": Sides(built.demonstrations_train, built.demonstrations_eval),
-        "rankings": Sides(built.rankings_train, built.rankings_eval),
-        "prompts": Sides(built.prompts_train, built.prompts_eval),
-    }
-    return kinds, dict(built.counts), {"format": EMBEDDED_REVIEWS}
+def refined(
+    gathered: Gathered, tokenizer: Any, config: Config
+) -> tuple[list[Portion], dict[str, int], list[dict[str, Any]]]:
+    """What was gathered, ready for training; counts of all that was changed or removed; rows set aside."""
+    settings, counts = config.data, dict(gathered.counts)
+    made, changed = portions.cleaned(gathered.portions, steps(settings.clean))
+    counts |= changed
+    made, removed, rejects = portions.fitting(made, tokenizer, settings)
+    counts |= removed
+    if not settings.embedded():  # the film reviews come split and complete, and share their openings by design
+        made, changed = portions.halved(made, settings, config.seed)
+        counts |= changed
+        made, changed = portions.decontaminated(portions.completed(made, EVAL), settings.clean.decontaminate)
+        counts |= changed
+        made, changed = portions.weighed(portions.completed(made, TRAIN), config.seed)
+        counts |= changed
+    return made, counts, gathered.rejects + rejects
 
 
-def _own(config: Config) -> tuple[dict[str, Sides], dict[str, int], dict[str, Any]]:
-    """Read what the user has; what is not given is derived on each side of the split from the rankings or demonstrations there."""
-    settings = config.data
-    wanted = {"source": settings.source, "demonstrations": settings.demonstrations, "prompts": settings.prompts}
-    loaded: dict[str, formats.Loaded] = {}
-    problems: list[Problem] = []
-    notes: dict[str, Any] = {}
-    for name, source in wanted.items():
-        if source is None:
-            continue
-        try:
-            loaded[name] = formats.to_rows(
-                source, settings.format if name == "source" else None, skip_bad=settings.skip_bad
-            )
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    for name in ("demonstrations", "prompts"):
-        if name in loaded and loaded[name].kind != name:
-            problems.append(
-                Problem(
-                    str(wanted[name]),
-                    None,
-                    f"data.{name}",
-                    f"holds {loaded[name].kind}",
-                    f"give {name}, or leave the setting out",
-                )
-            )
-    if problems:
-        raise DataError(problems)
-    counts = {"read": sum(item.read for item in loaded.values())}
-    counts["rejected"] = sum(len(item.rejects) for item in loaded.values())
-    notes["format"] = ", ".join(f"{wanted[name]}: {item.format} ({item.kind})" for name, item in loaded.items())
-    notes["rejects"] = [r.to_json() for item in loaded.values() for r in item.rejects]
-    kinds = {"demonstrations": Sides(), "rankings": Sides(), "prompts": Sides()}
-    for item in loaded.values():
-        cleaned, changed = clean.clean(item.rows)
-        for key, value in changed.items():
-            counts[f"{item.kind}_{key}"] = counts.get(f"{item.kind}_{key}", 0) + value
-        train, held_out = split.split_by(
-            cleaned, lambda row: prompt_key(row.prompt), settings.eval_fraction, config.seed
-        )
-        kinds[item.kind].train += train
-        kinds[item.kind].eval += held_out
-    for side in ("train", "eval"):
-        ranked: list[Ranking] = getattr(kinds["rankings"], side)
-        if not getattr(kinds["demonstrations"], side):
-            setattr(kinds["demonstrations"], side, [_best(ranking) for ranking in ranked])
-        if not getattr(kinds["prompts"], side):
-            source_rows = ranked or getattr(kinds["demonstrations"], side)
-            distinct = {prompt_key(row.prompt): Prompt(row.id, row.prompt, row.source) for row in reversed(source_rows)}
-            setattr(kinds["prompts"], side, list(reversed(distinct.values())))
-    return kinds, counts, notes
+def steps(settings: Clean) -> Steps:
+    """The recipe's switches for single rows."""
+    return Steps(**settings.model_dump(exclude={"decontaminate", "too_long"}))
 
 
-def _best(ranking: Ranking) -> Demonstration:
-    best = ranking.ranking[0][0]
-    text = next(c.text for c in ranking.completions if c.id == best)
-    return Demonstration(ranking.id, ranking.prompt, text, ranking.source)
+def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[Any]]:
+    """Rows by file; those of a mixture are shuffled, others stand in the order in which they were read."""
+    files: dict[str, list[Any]] = {}
+    for kind in KINDS:
+        for side in (TRAIN, EVAL):
+            here = [(p.name, p.rows) for p in made if (p.kind, p.side) == (kind, side)]
+            rows = mixing.shuffled(here, seed) if mixed else portions.rows_of(made, kind, side)
+            files[f"{kind}.{side}"] = rows
+    return files
 
 
-def _fit(kinds: dict[str, Sides], tokenizer: Any, config: Config) -> tuple[dict[str, Sides], dict[str, int]]:
-    """Check lengths in tokens: a prompt must leave room for a completion; what is equal after truncation is no preference."""
-    from policies.template import encode_completion, encode_prompt
-
-    limit, room = config.data.max_length, config.data.min_completion_tokens + 1
-    problems, counts = [], {"too_long": 0, "equal_after_truncation": 0}
-    for sides in kinds.values():
-        for side in ("train", "eval"):
-            kept = []
-            for row in getattr(sides, side):
-                try:
-                    length = len(encode_prompt(tokenizer, row.prompt))
-                except ValueError as error:
-                    file, _, line = row.source.rpartition(":")
-                    problems.append(
-                        Problem(
-                            file or row.source,
-                            int(line) if line.isdigit() else None,
-                            "prompt",
-                            str(error),
-                            "or set another model",
-                        )
-                    )
-                    continue
-                if length == 0 or length > limit - room:
-                    file, _, line = row.source.rpartition(":")
-                    what = (
-                        "has no tokens"
-                        if length == 0
-                        else f"is {length} tokens long and leaves no room within max_length {limit}"
-                    )
-                    problems.append(
-                        Problem(
-                            file or row.source,
-                            int(line) if line.isdigit() else None,
-                            "prompt",
-                            what,
-                            "shorten it, raise data.max_length, or set data.skip_bad=true",
-                        )
-                    )
-                else:
-                    kept.append(row)
-            setattr(sides, side, kept)
-    if problems and not config.data.skip_bad:
-        raise DataError(problems)
-    counts["too_long"] = len(problems)
-    for side in ("train", "eval"):
-        kept, dropped = clean.equal_after_truncation(
-            getattr(kinds["rankings"], side),
-            lambda p, c: encode_prompt(tokenizer, p) + encode_completion(tokenizer, c),
-            limit,
-        )
-        setattr(kinds["rankings"], side, kept)
-        counts["equal_after_truncation"] += dropped
-    return kinds, counts
+def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
+    """What the manifest says of the data: every source, all counts, the rows of each file, the mixture they make."""
+    data: dict[str, Any] = {"sources": gathered.sources, "counts": dict(counts)}
+    for name, rows in files.items():
+        data[name] = {"rows": len(rows), "sha256": split.fingerprint(rows)}
+    if mixed:
+        data["mixture"] = {name: mixing.shares(row.tag for row in rows) for name, rows in files.items()}
+    return data
 
 
-def _gate(kinds: dict[str, Sides], config: Config) -> Gate:
-    keys = {side: {prompt_key(row.prompt) for row in getattr(kinds["prompts"], side)} for side in ("train", "eval")}
-    leaked = len(keys["train"] & keys["eval"])
-    if config.data.source == EMBEDDED_REVIEWS:  # openings are shared by design; whole reviews are not
-        texts = {
-            side: {f"{d.prompt}{d.completion}" for d in getattr(kinds["demonstrations"], side)}
-            for side in ("train", "eval")
-        }
-        leaked += len(texts["train"] & texts["eval"])
-    elif kinds["rankings"].train:
-        both = {
-            side: {prompt_key(row.prompt) for row in getattr(kinds["rankings"], side)} for side in ("train", "eval")
-        }
-        leaked += len(both["train"] & both["eval"])
-    prompts, held_out, ranked = len(keys["train"]), len(keys["eval"]), len(kinds["rankings"].eval)
+# Gate
+
+
+def gate(files: Rows, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
+    asked = {side: _prompts(files[f"prompts.{side}"]) for side in (TRAIN, EVAL)}
+    leaked = len(asked[TRAIN] & asked[EVAL])
+    leaked += _reviews_on_both_sides(files) if config.data.embedded() else _prompts_on_both_sides(files, asked)
+    prompts, held_out, ranked = len(asked[TRAIN]), len(asked[EVAL]), len(files["rankings.eval"])
+    more = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
     return Gate(
         [
             check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
@@ -235,34 +131,93 @@ def _gate(kinds: dict[str, Sides], config: Config) -> Gate:
                 "at least 1, better 50",
                 fail=held_out == 0,
                 warn=held_out < 50,
-                why="raise data.eval_fraction or add rows",
+                why=more,
             ),
             check(
                 "held-out rankings",
                 ranked,
                 "at least 1 where there are rankings",
-                fail=ranked == 0 and bool(kinds["rankings"].train),
+                fail=ranked == 0 and bool(files["rankings.train"]),
                 warn=ranked < 30,
             ),
             check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
+            *_decontamination(files, counts),
+            *_weights(made),
         ]
     )
 
 
-def _samples(kinds: dict[str, Sides], tokenizer: Any, notes: dict[str, Any]) -> str:
-    """Three rows as the model will see them, for people to look at."""
+def _prompts(rows: Sequence[Any]) -> set[str]:
+    return {prompt_key(row.prompt) for row in rows if row.prompt != ""}
+
+
+def _reviews_on_both_sides(files: Rows) -> int:
+    """Whole reviews: their openings are shared by design."""
+    train, held_out = (
+        {f"{row.prompt}{row.completion}" for row in files[f"demonstrations.{side}"]} for side in (TRAIN, EVAL)
+    )
+    return len(train & held_out)
+
+
+def _prompts_on_both_sides(files: Rows, asked: Mapping[str, set[str]]) -> int:
+    """Prompts of any rows, but for those that `asked` counts."""
+    train, held_out = ({key for kind in KINDS for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
+    return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
+
+
+def _decontamination(files: Rows, counts: Mapping[str, int]) -> list[Check]:
+    """A warning where many rows went: a phrase of the prompts' wording may be taken for a copy of them."""
+    shares = [0.0]
+    for kind in KINDS:
+        if removed := counts.get(f"{kind}_decontaminated", 0):
+            shares.append(removed / (removed + len(files[f"{kind}.train"]) + counts.get(f"{kind}_thinned", 0)))
+    if not (share := max(shares)):
+        return []
+    why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
+    name = "share of training rows that repeated held-out prompts"
+    return [check(name, share, "at most 0.1", warn=share > 0.1, why=why)]
+
+
+def _weights(made: Sequence[Portion]) -> list[Check]:
+    """A warning where a source with a weight has no rows of its kind left to train on."""
+    wanted = [portion for portion in made if portion.weight is not None and portion.side == TRAIN]
+    if not wanted:
+        return []
+    present = {portion.name for portion in wanted if portion.rows}
+    absent = sorted({portion.name for portion in wanted} - present)
+    why = "; ".join(absent)
+    return [check("sources of the mixture without training rows", len(absent), "0", warn=bool(absent), why=why)]
+
+
+# Samples
+
+
+def samples(files: Rows, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
+    """How every source was understood, and some rows as the model will see them, for people to look at."""
     from policies.template import encode_completion, encode_prompt
 
-    parts = [f"Format: {notes['format']}. Best first: rank 0 is preferred.\n"]
-    for ranking in kinds["rankings"].train[:3]:
-        parts.append(f"## Ranking {ranking.id} ({ranking.source})\n")
-        ranks = ranking.ranks()
-        for rank, completion in sorted(zip(ranks, ranking.completions, strict=True), key=lambda pair: pair[0]):
-            ids = encode_prompt(tokenizer, ranking.prompt) + encode_completion(tokenizer, completion.text)
-            parts.append(f"- rank {rank}: {json.dumps(tokenizer.decode(ids), ensure_ascii=False)}")
-    for demonstration in kinds["demonstrations"].train[:3]:
-        ids = encode_prompt(tokenizer, demonstration.prompt) + encode_completion(tokenizer, demonstration.completion)
-        parts.append(
-            f"\n## Demonstration {demonstration.id} ({demonstration.source})\n\n- {json.dumps(tokenizer.decode(ids), ensure_ascii=False)}"
-        )
+    def seen(prompt: Any, completion: str) -> str:
+        ids = encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion)
+        return json.dumps(tokenizer.decode(ids), ensure_ascii=False)
+
+    parts = ["# Sources\n", *map(_said, sources), "\nRank 0 is best."]
+    for ranking in files["rankings.train"][:SHOWN]:
+        parts.append(f"\n## Ranking {_line(ranking.id)} ({_line(ranking.source)})\n")
+        ranks = sorted(zip(ranking.ranks(), ranking.completions, strict=True), key=lambda pair: pair[0])
+        parts += [f"- rank {rank}: {seen(ranking.prompt, completion.text)}" for rank, completion in ranks]
+    for demonstration in files["demonstrations.train"][:SHOWN]:
+        parts.append(f"\n## Demonstration {_line(demonstration.id)} ({_line(demonstration.source)})\n")
+        parts.append(f"- {seen(demonstration.prompt, demonstration.completion)}")
     return "\n".join(parts) + "\n"
+
+
+def _said(source: Mapping[str, Any]) -> str:
+    polarity = f"; {source['polarity']}" if source["polarity"] else ""
+    tag = f", tag {_line(source['tag'])}" if "tag" in source else ""
+    rows = f"; {source['read']} rows read, {source['kept']} kept" if "read" in source else ""
+    return f"- {_line(source['source'])}{tag}: format {source['format']} ({source['kind']}){polarity}{rows}"
+
+
+def _line(text: str) -> str:
+    """On one line, whatever somebody named a file or a row."""
+    return " ".join(text.split())

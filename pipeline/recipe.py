@@ -38,6 +38,11 @@ def _lines(
                 errors.append(f"{file}:{key.start_mark.line + 1}: {'.'.join(inner)}: given twice; keep one")
             found[inner] = key.start_mark.line + 1
             _lines(value, inner, found, errors, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for place, value in enumerate(node.value):
+            inner = (*path, str(place))
+            found[inner] = value.start_mark.line + 1
+            _lines(value, inner, found, errors, file)
 
 
 def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[str, Any]:

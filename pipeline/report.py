@@ -1,119 +1,149 @@
-"""Is the aligned model better, by how much, and at what price? One dict, one sentence and one page that answer it.
+"""Is the aligned model better, by how much, and at what price? Every number that answers it, in one dict.
 
-`compare` samples every model on the same held-out prompts with the same seeds and hands the rows to `summarise`;
-`write` turns the result into report.html (one file, no network), report.json and samples.jsonl.
+`compare` samples every model on the same held-out prompts with the same seeds, has the judges heard (panel.py) and hands
+the rows to `summarise`; report_verdict.py says in words what the numbers allow, report_page.py and exports.py show them.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 
-from pipeline import statistics
+from pipeline import ranking_models, report_verdict, statistics
+from pipeline.judge_agreement import agreement
+from pipeline.side_effects import length_drift, side_effects
+from pipeline.slices import SLICINGS, slice_win_rates
 
-ORDER = ("base", "few_shot", "sft", "ppo")
-PAIRS = (("ppo", "base"), ("ppo", "sft"), ("ppo", "few_shot"), ("sft", "base"))
+ORDER = ("base", "few_shot", "sft", "ppo", "dpo", "rloo", "rft")
+# Readers trust these in this order, so the verdict names them so.
+TRUST = ("human", "gold", "LLM", "independent", "optimised")
+_SCORED_FOR_TAU = 2000  # completions: tau-b is quadratic in their number
 
-# A percentile bootstrap over fewer prompts is too narrow, and has no width at all when one side wins them all.
-MIN_PROMPTS = 20
-MAX_KL = 10.0  # nats a sequence: a healthy run stays below (lm-human-preferences aims at 6 for 24 tokens)
-LENGTH_RATIO = (0.7, 1.5)
-MAX_EOS_DROP = 0.05
-MAX_DISTINCT_DROP = 0.2
+Key = tuple[str, int]
+Rows = dict[str, dict[Key, dict[str, Any]]]
 
-_SHOWN = 4  # samples in each of best, worst and random
-_SHOWN_CHARACTERS = 1500  # of a text: keeps the page below 1 MB however long the samples are
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one judge said of all samples. `label` is a `judges.Label`; `summary` is what judging cost.
+
+    outcomes: None for a judge whose scores the rows hold; else (a, b) -> (prompt_id, seed) -> 1 a is better, 0 b is, ½ a
+    tie, or a number between where several people voted; a comparison that was not judged is absent or nan.
+    """
+
+    name: str
+    label: str
+    outcomes: Mapping[tuple[str, str], Mapping[Key, float]] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
 def summarise(
     samples: list[dict[str, Any]],
     models: dict[str, dict[str, Any]],
-    judges: list[str],
+    opinions: Sequence[Opinion],
     *,
     provenance: dict[str, Any],
-    optimised: str = "reward",
+    training: dict[str, Any] | None = None,
+    problems: Iterable[str] = (),
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every number of the comparison, with its verdict and warnings, ready for JSON.
+    """Every number of the comparison, with its verdict and warnings, ready for JSON; the same input gives the same bytes.
 
     samples: rows {"prompt_id", "prompt", "model", "completion", "length" (tokens), "eos", "seed", "kl" (nats of the
-    whole completion to sft, or None), "scores" {judge: float}, "tokens"}, where `prompt` is the held-out prompt without
-    any few-shot examples. Models are paired by (prompt_id, seed), so each must have the same ones, once.
-    models: model -> {"perplexity" on held-out demonstrations, or None, and whatever else says what it is}.
-    judges: names in `scores`; `optimised` is the score that training maximised, whether or not it is among them.
+    whole completion to sft, or None), "scores" {judge: float}, "tokens"} and, where known, "tag", "source", "language",
+    "entropy" (nats a token); `prompt` is the held-out prompt without any few-shot examples. Models are paired by
+    (prompt_id, seed), so each must have the same ones, once.
+    models: model -> what says what it is, in the order in which those that `ORDER` does not know are shown; of it
+    "perplexity" (on held-out demonstrations), "perplexity_plain" (on plain text), "kl_bound" (nats, of best-of-n),
+    "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
+    opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.
+    training: what `panel.over_training` found. problems: sentences for the warnings, such as of a judge that failed.
     Raises ValueError when the samples do not pair up or a number is missing or not finite.
     """
     if not samples:
         raise ValueError("no samples: nothing to compare")
-    rows = _paired(samples, models)
-    independent = [judge for judge in judges if judge != optimised]
+    rows = paired(samples, models)
+    optimised = _optimised(opinions)
+    heard = sorted(opinions, key=lambda one: TRUST.index(one.label))
     keys = list(next(iter(rows.values())))
     prompts = [prompt for prompt, _ in keys]
-
-    def interval(values: Sequence[float]) -> dict[str, float]:
-        return statistics.mean_interval(values, prompts, draws, seed)
-
-    def scores(model: str, judge: str) -> list[float]:
-        return [_score(rows[model][key], judge) for key in keys]
-
+    main = main_model(rows)
     report: dict[str, Any] = {
+        "verdict": "",
         "prompts": len(set(prompts)),
         "samples_per_model": len(keys),
+        "main": main,
         "optimised": optimised,
-        "judges": independent,
-        "models": {},
+        "judges": [one.name for one in heard if one.name != optimised],
+        "panel": {
+            one.name: {"label": one.label, "scores": one.outcomes is None, "summary": one.summary} for one in heard
+        },
+        "models": {model: _model(model, rows, models[model], heard, optimised, draws, seed) for model in rows},
         "pairs": {},
+        "slices": {},
     }
-    for model, own in rows.items():
-        intervals = {judge: interval(scores(model, judge)) for judge in [optimised, *independent]}
-        intervals["length"] = interval([own[key]["length"] for key in keys])
-        kl = [own[key]["kl"] for key in keys]
-        missing = kl.count(None)
-        if 0 < missing < len(kl):
-            raise ValueError(f"{model}: {missing} of {len(kl)} samples have no kl: give it for all or for none")
-        if not missing:
-            intervals["kl"] = interval(kl)
-        perplexity = models[model]["perplexity"]
-        report["models"][model] = {
-            "reward": intervals[optimised]["mean"],
-            "judge": {judge: intervals[judge]["mean"] for judge in independent},
-            "length": intervals["length"]["mean"],
-            "eos_rate": sum(bool(own[key]["eos"]) for key in keys) / len(keys),
-            "distinct_2": statistics.distinct_n([own[key]["tokens"] for key in keys], 2),
-            "kl": None if missing else intervals["kl"]["mean"],
-            "perplexity": None if perplexity is None else float(perplexity),
-            "intervals": intervals,
-        }
-    for left, right in PAIRS:
-        if left not in rows or right not in rows:
-            continue
-        pair = report["pairs"][f"{left} vs {right}"] = {}
-        for judge in [*independent, optimised]:
-            a, b = scores(left, judge), scores(right, judge)
-            difference = interval([x - y for x, y in zip(a, b, strict=True)])
-            pair[judge] = statistics.win_rate(a, b, prompts, draws=draws, seed=seed) | {"difference": difference}
-    report["verdict"] = verdict(report)
-    report["warnings"] = warnings(report)
+    for a, b in pairs_of(list(rows)):
+        pair: dict[str, Any] = {}
+        for one in heard:
+            if outcome := _pair(one, rows, a, b, draws, seed):
+                pair[one.name] = outcome
+        report["pairs"][f"{a} vs {b}"] = pair
+        if a == main and b == reference_of(rows, main):
+            report["slices"] = {"pair": f"{a} vs {b}", "judges": _slices(heard, rows, a, b, draws, seed)}
+    report["ranking"] = {
+        one.name: ranking_models.bradley_terry(matches, min(draws, ranking_models.DRAWS), seed)
+        for one in heard
+        if (matches := _matches(one, rows))
+    }
+    report["agreement"] = _agreement(heard, rows, draws, seed) if len(heard) > 1 else None
+    report["training"] = training
+    report["frontier"] = _frontier(report)
+    report["verdict"] = report_verdict.verdict(report)
+    report["signs"] = report_verdict.signs(report)
+    report["warnings"] = [*problems, *report_verdict.warnings(report)]
     report["provenance"] = provenance | {"models": {model: models[model] for model in rows}}
-    _require_finite(report, "report")
+    require_finite(report, "report")
     return report
 
 
-Rows = dict[str, dict[tuple[str, int], dict[str, Any]]]
+def main_model(models: Iterable[str]) -> str:
+    """Whom the report is about: ppo where it is compared, else the last model in reading order."""
+    names = list(models)
+    return "ppo" if "ppo" in names else names[-1]
 
 
-def _paired(samples: list[dict[str, Any]], models: dict[str, dict[str, Any]]) -> Rows:
+def reference_of(models: Iterable[str], main: str) -> str | None:
+    """What `main` came from, or else the first other model: where its length and the like are measured from."""
+    others = [name for name in models if name != main]
+    return next((name for name in ("sft", "base", "few_shot") if name in others), others[0] if others else None)
+
+
+def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs that are compared, the most important first: the main model against every other, then every other
+    against base and sft."""
+    main = main_model(models)
+    first = [name for name in ("base", "sft") if name in models and name != main]
+    pairs = [(main, other) for other in [*first, *(m for m in models if m != main and m not in first)]]
+    for other in ("base", "sft"):
+        for model in models:
+            if other in models and model != other and not {(model, other), (other, model)} & set(pairs):
+                pairs.append((model, other))
+    return pairs
+
+
+def paired(samples: list[dict[str, Any]], models: Mapping[str, Any]) -> Rows:
     """model -> (prompt_id, seed) -> row, models in reading order and keys in the same order for all of them."""
     found = {row["model"] for row in samples}
     if found != set(models):
         raise ValueError(f"samples are of {sorted(found)} but models describes {sorted(models)}")
     known = [model for model in ORDER if model in models]
-    rows: Rows = {model: {} for model in [*known, *sorted(set(models) - set(known))]}
+    rows: Rows = {model: {} for model in [*known, *(model for model in models if model not in known)]}
     texts: dict[str, str] = {}
     for row in samples:
         key = (row["prompt_id"], row["seed"])
@@ -130,171 +160,211 @@ def _paired(samples: list[dict[str, Any]], models: dict[str, dict[str, Any]]) ->
     return {model: {key: own[key] for key in keys} for model, own in rows.items()}
 
 
-def _score(row: dict[str, Any], judge: str) -> float:
-    if judge not in row["scores"]:
-        raise ValueError(f"a sample of {row['model']} for prompt {row['prompt_id']!r} has no score by {judge!r}")
-    return float(row["scores"][judge])
+def judged(one: Opinion, rows: Rows, a: str, b: str) -> dict[Key, float]:
+    """(prompt_id, seed) -> outcome of a against b by a judge, of those comparisons that it judged."""
+    if one.outcomes is None:
+        found = statistics.outcomes(_scores(rows[a], one.name), _scores(rows[b], one.name))
+        return dict(zip(rows[a], found.tolist(), strict=True))
+    turned = (a, b) not in one.outcomes and (b, a) in one.outcomes
+    said = one.outcomes.get((b, a) if turned else (a, b), {})
+    own = {key: said[key] for key in rows[a] if key in said and not math.isnan(said[key])}
+    return {key: 1 - value for key, value in own.items()} if turned else own
 
 
-def reading(outcome: dict[str, Any], prompts: int) -> str:
-    """What one pair's interval allows to say of its first model: better, worse, no difference shown, too few prompts.
-
-    outcome: what `statistics.win_rate` returned over so many distinct prompts.
-    """
-    if prompts < MIN_PROMPTS:
-        return "too few prompts"
-    if outcome["low"] > 0.5:
-        return "better"
-    return "worse" if outcome["high"] < 0.5 else "no difference shown"
+def _optimised(opinions: Sequence[Opinion]) -> str:
+    found = [one.name for one in opinions if one.label == "optimised"]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} judges are labelled optimised, and there is one score that training maximised")
+    names = [one.name for one in opinions]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two judges are called alike: {', '.join(names)}")
+    return found[0]
 
 
-def verdict(report: dict[str, Any]) -> str:
-    """One sentence: is ppo better, by whose judgement, by how much, at what KL and length. Claims what intervals allow.
-
-    Needs "prompts", "models" and "pairs" of `report`; "optimised" is "reward" when absent. Every independent judge and
-    every opponent is named, so that a favourable one cannot stand for the rest.
-    """
-    pairs = {name: pair for name, pair in report["pairs"].items() if name.startswith("ppo vs ")}
-    if not pairs:
-        return "No verdict: the comparison needs ppo and a model to compare it with."
-    optimised = report.get("optimised", "reward")
-    judges = list(dict.fromkeys(judge for pair in pairs.values() for judge in pair if judge != optimised))
-    ending = f"over {_count(report['prompts'], 'prompt')}, {_price(report['models'])}"
-    if not judges:
-        claim = f"by it, the aligned model (ppo) {_clauses(report, pairs, optimised)}, {ending}"
-        return f"Only the reward that training optimised judged, so the claim is weak: {claim}."
-    first, *others = judges
-    by_judge = f"By {first}, the aligned model (ppo) {_clauses(report, pairs, first)}"
-    by_judge += "".join(f"; by {judge}, it {_clauses(report, pairs, judge)}" for judge in others)
-    rates = [
-        f"{pair[optimised]['win_rate']:.1%} against {name.removeprefix('ppo vs ')}"
-        for name, pair in pairs.items()
-        if optimised in pair
-    ]
-    closing = f"; the reward that training optimised, no independent judge, gives it {_join(rates)}" if rates else ""
-    return f"{by_judge}, {ending}{closing}."
+def _scores(own: Mapping[Key, dict[str, Any]], judge: str) -> list[float]:
+    for row in own.values():
+        if judge not in row["scores"]:
+            raise ValueError(f"a sample of {row['model']} for prompt {row['prompt_id']!r} has no score by {judge!r}")
+    return [float(row["scores"][judge]) for row in own.values()]
 
 
-def _clauses(report: dict[str, Any], pairs: dict[str, Any], judge: str) -> str:
-    verbs = {
-        "better": "is better than",
-        "worse": "is worse than",
-        "no difference shown": "shows no difference from",
-        "too few prompts": "has too few prompts to be told from",
-    }
-    said: dict[str, list[str]] = {}  # opponents that share a reading share its verb
-    for name, pair in pairs.items():
-        if judge in pair:
-            low, high = f"{100 * pair[judge]['low']:.1f}", f"{pair[judge]['high']:.1%}"
-            rate = f"{pair[judge]['win_rate']:.1%}"
-            # spelt out once, at the first opponent
-            numbers = f"{rate}, {low}–{high}" if said else f"win rate {rate}, 95% interval {low}–{high}"
-            opponents = said.setdefault(reading(pair[judge], report["prompts"]), [])
-            opponents.append(f"{name.removeprefix('ppo vs ')} ({numbers})")
-    return _join([f"{verbs[key]} {_join(opponents)}" for key, opponents in said.items()])
+def _model(
+    model: str,
+    rows: Rows,
+    described: Mapping[str, Any],
+    heard: Sequence[Opinion],
+    optimised: str,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    own = list(rows[model].values())
+    prompts = [row["prompt_id"] for row in own]
+    scoring = [one.name for one in heard if one.outcomes is None]
 
+    def interval(values: Sequence[float]) -> dict[str, float]:
+        return statistics.mean_interval(values, prompts, draws, seed)
 
-def _join(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _price(models: dict[str, Any]) -> str:
-    """At what KL and length ppo's win came."""
-    ppo = models["ppo"]
-    kl = "at an unmeasured KL" if ppo["kl"] is None else f"at a KL of {ppo['kl']:.1f} nats to sft"
-    other = next(name for name in ("sft", "base", "few_shot") if name in models)
-    if models[other]["length"] == 0:
-        return f"{kl} and {ppo['length']:.1f} tokens a completion ({other} writes none)"
-    return f"{kl} and {ppo['length'] / models[other]['length']:.2f} times the length of {other}"
-
-
-def warnings(report: dict[str, Any]) -> list[str]:
-    """What a careful reader should know before believing the verdict: one sentence each, none when all is well."""
-    found = []
-    models, pairs, prompts = report["models"], report["pairs"], report["prompts"]
-    if prompts < MIN_PROMPTS:
-        found.append(f"Only {_count(prompts, 'prompt')}: below {MIN_PROMPTS}, the intervals are too narrow to trust.")
-    if not report["judges"]:
-        found.append("No independent judge: a policy can raise the reward it is trained on without being any better.")
-    if "ppo" not in models:
-        return found
-    ppo = models["ppo"]
-    if ppo["kl"] is None:
-        found.append("The KL of ppo to sft was not measured, so nothing says how far the policy has moved.")
-    elif ppo["kl"] > MAX_KL:
-        found.append(
-            f"The KL of ppo to sft is {ppo['kl']:.1f} nats, above {MAX_KL:g}: a policy this far away "
-            "often satisfies the reward model rather than people."
-        )
-    if "sft" not in models:
-        return [*found, "There is no sft model here, so length, EOS rate and distinct-2 of ppo were not checked."]
-    sft = models["sft"]
-    low, high = LENGTH_RATIO
-    if not low * sft["length"] <= ppo["length"] <= high * sft["length"]:
-        found.append(
-            f"ppo writes {ppo['length']:.1f} tokens a completion and sft {sft['length']:.1f}, a ratio outside "
-            f"{low:g} to {high:g}: judges often favour length, so part of a gain may be length alone."
-        )
-    if sft["eos_rate"] - ppo["eos_rate"] > MAX_EOS_DROP:
-        found.append(
-            f"ppo ends {ppo['eos_rate']:.0%} of its completions by itself and sft {sft['eos_rate']:.0%}: "
-            "completions that the length limit cut are judged unfinished."
-        )
-    if ppo["distinct_2"] < (1 - MAX_DISTINCT_DROP) * sft["distinct_2"]:
-        found.append(
-            f"distinct-2 fell from {sft['distinct_2']:.2f} (sft) to {ppo['distinct_2']:.2f} (ppo), by more than "
-            f"{MAX_DISTINCT_DROP:.0%}: ppo repeats itself; look for one phrase in all of the random samples."
-        )
-    outcomes = pairs["ppo vs sft"]
-    if report["judges"] and reading(outcomes[report["optimised"]], prompts) == "better":
-        doubters = [judge for judge in report["judges"] if reading(outcomes[judge], prompts) != "better"]
-        if doubters:
-            found.append(
-                f"The optimised reward prefers ppo to sft, which {_join(doubters)} does not confirm: "
-                "that is how over-optimisation looks."
+    effects = side_effects(own, draws, seed)
+    intervals = {judge: interval(_scores(rows[model], judge)) for judge in scoring}
+    intervals["length"] = effects.pop("length")
+    kl = [row["kl"] for row in own]
+    missing = kl.count(None)
+    if 0 < missing < len(kl):
+        raise ValueError(f"{model}: {missing} of {len(kl)} samples have no kl: give it for all or for none")
+    if not missing:
+        intervals["kl"] = interval(kl)
+    reference = reference_of(rows, main_model(rows))
+    writes = reference is not None and sum(row["length"] for row in rows[reference].values()) > 0
+    try:
+        drift = (
+            length_drift(
+                [row["length"] for row in own],
+                [row["length"] for row in rows[str(reference)].values()],
+                prompts,
+                draws,
+                seed,
             )
-    return found
-
-
-def write(report: dict[str, Any], samples: list[dict[str, Any]], folder: Path) -> None:
-    """Write report.html, report.json and samples.jsonl (UTF-8) into `folder`, or nothing at all.
-
-    Raises ValueError naming the number when one is not finite: JSON has no NaN and a page should show none.
-    """
-    _require_finite(report, "report")
-    for index, row in enumerate(samples):
-        _require_finite(row, f"samples[{index}]")
-    pages = {
-        "report.html": _page(report, samples).encode("utf-8", "replace"),
-        "report.json": (_json(report, indent=2) + "\n").encode("utf-8", "backslashreplace"),
-        "samples.jsonl": "".join(_json(row) + "\n" for row in samples).encode("utf-8", "backslashreplace"),
+            if writes
+            else None
+        )
+    except ValueError:  # a reference that is nearly always silent
+        drift = None
+    told = ("perplexity", "perplexity_plain", "kl_bound", "tokens_per_answer", "training_tokens_sampled")
+    figures = {name: described.get(name) for name in told}
+    return {
+        "reward": intervals[optimised]["mean"],
+        "judge": {judge: intervals[judge]["mean"] for judge in scoring if judge != optimised},
+        "length": intervals["length"]["mean"],
+        "eos_rate": effects["eos_rate"]["mean"],
+        "distinct_2": statistics.distinct_n([row["tokens"] for row in own], 2),
+        "kl": None if missing else intervals["kl"]["mean"],
+        **{name: None if value is None else float(value) for name, value in figures.items()},
+        "intervals": intervals,
+        "side_effects": effects,
+        "length_drift": drift and drift | {"reference": reference},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in pages.items():
-        (folder / name).write_bytes(content)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _pair(one: Opinion, rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any] | None:
+    """What a judge says of a against b; None where it judged none of their samples."""
+    found = judged(one, rows, a, b)
+    if not found:
+        return None
+    keys, values = list(found), list(found.values())
+    prompts = [prompt for prompt, _ in keys]
+    outcome: dict[str, Any] = dict(statistics.win_rate(values, [0.5] * len(values), prompts, draws=draws, seed=seed))
+    outcome["wilson"] = statistics.wilson(outcome["wins"], outcome["ties"], outcome["losses"])
+    # where all went one way there is nothing to fit: the prior alone would make an interval, and a narrow one
+    one_way = outcome["low"] == outcome["high"]
+    outcome["length_controlled"] = (
+        None
+        if one_way
+        else ranking_models.length_controlled_win_rate(
+            values,
+            # characters, as models may have different tokenizers
+            [float(len(rows[a][key]["completion"])) for key in keys],
+            [float(len(rows[b][key]["completion"])) for key in keys],
+            prompts,
+            min(draws, ranking_models.DRAWS),
+            seed,
+        )
+    )
+    if one.outcomes is None:
+        x, y = _scores(rows[a], one.name), _scores(rows[b], one.name)
+        gaps = [p - q for p, q in zip(x, y, strict=True)]
+        outcome["difference"] = statistics.mean_interval(gaps, prompts, draws, seed)
+    else:
+        outcome["difference"] = None
+    outcome["unjudged"] = len(rows[a]) - len(found)
+    return outcome
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def _slices(heard: Sequence[Opinion], rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any]:
+    """judge -> slicing -> slice -> outcome of a against b; a slicing that puts all prompts together says nothing."""
+    cuts: dict[str, dict[str, Any]] = {}
+    for one in heard:
+        found = judged(one, rows, a, b)
+        own = [rows[a][key] for key in found]
+        halves = [0.5] * len(own)
+        cuts[one.name] = {}
+        for name, slicing in SLICINGS.items():
+            if own and len(set(slicing(own))) > 1:
+                cuts[one.name][name] = slice_win_rates(
+                    own, list(found.values()), halves, slicing, draws=draws, seed=seed
+                )
+    return {judge: own for judge, own in cuts.items() if own}
+
+
+def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
+    if one.outcomes is None:
+        prompts = [prompt for prompt, _ in next(iter(rows.values()))]
+        return ranking_models.every_pair({model: _scores(own, one.name) for model, own in rows.items()}, prompts)
+    return [
+        ranking_models.Match(key[0], a, b, outcome)
+        for a, b in pairs_of(list(rows))
+        for key, outcome in judged(one, rows, a, b).items()
+    ]
+
+
+def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> dict[str, Any]:
+    """`judge_agreement.agreement` over all pairs that are compared."""
+    outcomes: dict[str, list[float]] = {one.name: [] for one in heard}
+    prompts: list[str] = []
+    for a, b in pairs_of(list(rows)):
+        prompts += [prompt for prompt, _ in rows[a]]
+        for one in heard:
+            found = judged(one, rows, a, b)
+            outcomes[one.name] += [found.get(key, math.nan) for key in rows[a]]
+    scored = {
+        one.name: np.concatenate([_scores(own, one.name) for own in rows.values()])
+        for one in heard
+        if one.outcomes is None
+    }
+    step = max((-(-len(values) // _SCORED_FOR_TAU) for values in scored.values()), default=1)
+    thinned = {name: values[::step] for name, values in scored.items()}
+    return agreement(outcomes, prompts, thinned, draws, seed) if prompts else {"judges": list(outcomes), "pairs": []}
+
+
+def _frontier(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Points (KL to sft, mean score by each judge): the models, best-of-n at the bound of its KL, ppo over training.
+
+    "kind" is model, bound (the KL is log n - (n - 1)/n, an upper bound: Stiennon et al. 2020, arXiv 2009.01325, appendix
+    G.3) or training (another set of prompts, and the KL of the rollouts of that step).
+    """
+    points: list[dict[str, Any]] = []
+    for name, model in report["models"].items():
+        scores = {judge: model["intervals"][judge] for judge, own in report["panel"].items() if own["scores"]}
+        if model["kl_bound"] is not None:
+            points.append({"name": name, "kind": "bound", "step": None, "kl": model["kl_bound"], "scores": scores})
+        elif model["kl"] is not None:
+            points.append({"name": name, "kind": "model", "step": None, "kl": model["kl"], "scores": scores})
+    for at in (report["training"] or {}).get("steps", []):
+        if at["kl"] is not None:
+            own = {"name": "ppo", "kind": "training", "step": at["step"], "kl": at["kl"], "scores": at["scores"]}
+            points.append(own)
+    return points
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with characters as they are; to be encoded with "backslashreplace"."""
     # Half a surrogate pair survives as \udXXX through "backslashreplace", which is how JSON spells it too.
     return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
 
 
-def _require_finite(value: Any, where: str) -> None:
+def require_finite(value: Any, where: str) -> None:
+    """Raise ValueError with the place of a number that is not finite; `where` names `value`."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value}: a report holds finite numbers only")
     if isinstance(value, dict):
         for key, inner in value.items():
-            _require_finite(inner, f"{where}.{key}")
+            require_finite(inner, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            _require_finite(inner, f"{where}[{index}]")
+            require_finite(inner, f"{where}[{index}]")
 
 
-def _page(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
+def page_template(name: str) -> jinja2.Template:
+    """A template of ours. Whatever it is given comes out as text, never as markup."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -302,41 +372,4 @@ def _page(report: dict[str, Any], samples: list[dict[str, Any]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("report.html.j2")
-    limits: dict[str, Any] = {"kl": MAX_KL, "length": LENGTH_RATIO, "eos": MAX_EOS_DROP, "distinct": MAX_DISTINCT_DROP}
-    return template.render(report=report, examples=_examples(report, samples), reading=reading, cut=_cut, limits=limits)
-
-
-def _cut(value: Any) -> str:
-    text = value if isinstance(value, str) else _json(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]} … (cut here)"
-
-
-def _examples(report: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Best, worst and random prompts by how much ppo beats sft (or another model) on the first independent judge."""
-    rows = _paired(samples, dict.fromkeys(report["models"], {}))
-    pair = next((name for name in ("ppo vs sft", *report["pairs"]) if name in report["pairs"]), None)
-    judge = (report["judges"] or [report["optimised"]])[0]
-    keys = list(next(iter(rows.values())))
-
-    gains: dict[tuple[str, int], float] = {}
-
-    def shown(key: tuple[str, int]) -> dict[str, Any]:
-        own = {model: rows[model][key] for model in rows}
-        return {"prompt": next(iter(own.values()))["prompt"], "difference": gains.get(key), "rows": own}
-
-    groups: list[tuple[str, list[tuple[str, int]]]] = []
-    if pair is not None:
-        left, right = pair.split(" vs ")
-        gains = {key: _score(rows[left][key], judge) - _score(rows[right][key], judge) for key in keys}
-        ordered = sorted(keys, key=lambda key: -gains[key])
-        groups.append(("Best", ordered[: min(_SHOWN, (len(keys) + 1) // 2)]))
-        groups.append(("Worst", ordered[::-1][: min(_SHOWN, len(keys) // 2)]))
-    # drawn from all samples, so that these, unlike the other two groups, are a fair picture
-    drawn = np.random.default_rng(0).permutation(len(keys))[:_SHOWN]
-    groups.append(("Random", [keys[index] for index in drawn]))
-    return {
-        "pair": pair,
-        "judge": judge,
-        "groups": [(title, [shown(key) for key in chosen]) for title, chosen in groups],
-    }
+    return environment.get_template(name)

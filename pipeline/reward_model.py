@@ -3,7 +3,7 @@
     python -m pipeline reward recipes/film_reviews.yaml
 
 By default a LoRA adapter and a score head on the sft model; `reward.model` names another base, an encoder too. Publishes full
-weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, and scoring.json.
+weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, scoring.json, and report.html.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from peft import get_peft_model
 
 from data.schema import Prompt, Ranking
+from pipeline import reward_page
 from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, write_json
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, prompts, rankings
@@ -24,7 +25,7 @@ from policies.rollout import noise, sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.trunk import find_trunk, first_adapted
 from reward import metrics as figures
-from reward.model import Scorer, render, write_contract
+from reward.model import Scorer, ScoringError, render, write_contract
 from reward.trainer import RankingCollator, RankingTrainer
 
 GAP = 0.5  # mean ratings at least this far apart: the pairs on which people agree
@@ -101,6 +102,8 @@ def run(config: Config, run: Run) -> Manifest:
         tokenizer=tokenizer,
         template=fingerprint(tokenizer),
     )
+    provenance = {"run": run.name, "base": section.model or "sft", "loss": section.loss, "seed": str(config.seed)}
+    detail |= reward_page.write(made, held_out, detail, provenance)
     write_json(made / "evaluation.json", detail)
     tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order[skipped * section.batch_size :])
     metrics |= {
@@ -143,8 +146,13 @@ def summary(manifest: Manifest, run: Run) -> str:
 
 def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
     ratings = [c.rating for c in ranking.completions]
+    limit = config.data.max_length
+    try:
+        rendered = [render(tokenizer, ranking.prompt, c.text, limit) for c in ranking.completions]
+    except ScoringError as error:
+        raise ScoringError(f"{ranking.source}: {error}") from error
     return {
-        "input_ids": [render(tokenizer, ranking.prompt, c.text, config.data.max_length) for c in ranking.completions],
+        "input_ids": rendered,
         "ranks": ranking.ranks(),
         "ratings": None if any(r is None for r in ratings) else ratings,
     }
@@ -181,6 +189,9 @@ def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float],
         "length_only": length_only,
         "gain_over_length_only": gain,
         "calibration": calibration,
+        "held_out": [
+            {"ranking": r.id, "scores": s, "lengths": n} for r, s, n in zip(held_out, numbers, lengths, strict=True)
+        ],
     }
     if all(c.ratings for ranking in held_out for c in ranking.completions):
         ratings = [[c.rating or 0.0 for c in ranking.completions] for ranking in held_out]

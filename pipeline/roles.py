@@ -69,6 +69,31 @@ def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:
     return combine(functions, config.ppo.reward_weights or [1.0] * len(functions))
 
 
+def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
+    """The four roles as the ppo stage left them, and the score; `config` has the ppo section that the stage was made with."""
+    roles, score = build(config, run, tokenizer, device)
+    folder = run.folder("ppo")
+    if roles.lora:
+        policy: Any = roles.policy
+        weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+        done: Any = set_peft_model_state_dict(policy, weights, adapter_name=POLICY)
+        strange = [*(n for n in done.missing_keys if f".{POLICY}." in n), *done.unexpected_keys]
+    else:
+        roles.policy.load_state_dict(load_causal(folder, tokenizer, torch.float32).state_dict())
+        strange = []
+    critic = load_file(folder / "critic.safetensors")
+    own = {n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n}
+    strange += sorted(critic.keys() ^ own.keys())
+    if strange:
+        raise ArtifactError(
+            f'{folder}: its weights are not those of its settings: {", ".join(strange[:3])}; run "make ppo RUN={run.name}" again'
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(critic[name])
+    return roles.eval(), score
+
+
 def _score(
     name: str, config: Config, run: Run, device: torch.device, dtype: torch.dtype, forward: Any, tokenizer: Any
 ) -> Any:

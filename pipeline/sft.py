@@ -2,10 +2,12 @@
 
     python -m pipeline sft recipes/film_reviews.yaml
 
-trl.SFTTrainer with the loss on completions only, EOS included; a LoRA adapter by default. Publishes merged weights that
+trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA adapter by default. Publishes merged weights that
 `AutoModelForCausalLM.from_pretrained` loads, and the adapter beside them.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +16,15 @@ from peft import get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from data.schema import Demonstration
-from pipeline.artifacts import Gate, Manifest, Run, check
-from pipeline.config import Config
+from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check
+from pipeline.config import Config, Supervised
 from pipeline.context import accelerator, base_model, closing, demonstrations
 from pipeline.publishing import save_merged, write_card
 from pipeline.training import Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import noise, sample
-from policies.template import encode_completion, encode_prompt, fingerprint
+from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -37,27 +39,26 @@ def run(config: Config, run: Run) -> Manifest:
     model = load_causal(path, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.revision).to(
         device
     )
-    pairs = [_tokens(tokenizer, d, config) for d in demonstrations(run, "train")]
-    held_out = [_tokens(tokenizer, d, config) for d in demonstrations(run, "eval")[: section.eval_rows]]
+    limit = config.data.max_length
+    taught = _turns(tokenizer, demonstrations(run, "train"), config)
+    lessons, counts = fitted([joined(turns) for turns in taught], limit)
+    held_out = [
+        (prompt, answer[: limit - len(prompt)])
+        for turns in _turns(tokenizer, demonstrations(run, "eval")[: section.eval_rows], config)
+        for prompt, answer in turns
+        if len(prompt) < limit
+    ]
+    for rows_of, side in ((lessons, "train"), (held_out, "eval")):
+        if not rows_of:
+            raise ArtifactError(
+                f"{run.folder('data')}: demonstrations.{side} has nothing to learn within data.max_length {limit}; "
+                "give demonstrations, raise data.max_length, or data.eval_fraction where nothing is held out"
+            )
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
-    if section.tuning == "lora":
-        torch.manual_seed(config.seed)
-        model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))
-    order = batched_order([len(p) + len(c) for p, c in pairs], section, config.seed)
-    rows = Dataset.from_list(
-        [{"input_ids": pairs[i][0] + pairs[i][1], "labels": [-100] * len(pairs[i][0]) + pairs[i][1]} for i in order]
-    )
-    arguments = SFTConfig(
-        **trainer_arguments(section, folder, place.num_processes, config.seed),
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", "sft"), folder)
+    model, order, seconds, skipped = fine_tune("sft", section, model, tokenizer, lessons, folder, place, config.seed)
     if not place.is_main_process:
         place.wait_for_everyone()
         return run.require("sft", force=True)
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     merged = save_merged(made, model, tokenizer).to(device)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
@@ -66,9 +67,10 @@ def run(config: Config, run: Run) -> Manifest:
         "loss_before": before,
         "loss_after": after,
         "train_rows": float(len(order)),
-        "train_tokens": float(sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order)),
-        "tokens_per_second": sum(len(pairs[i][0]) + len(pairs[i][1]) for i in order[skipped * section.batch_size :])
-        / seconds,
+        "train_tokens": float(sum(len(lessons[i].ids) for i in order)),
+        "learned_tokens": float(sum(sum(lessons[i].learned) for i in order)),
+        "tokens_per_second": sum(len(lessons[i].ids) for i in order[skipped * section.batch_size :]) / seconds,
+        **counts,
         "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:64], config),
     }
     gate = Gate(
@@ -101,21 +103,66 @@ def run(config: Config, run: Run) -> Manifest:
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    return closing(
-        manifest,
-        run.folder("sft"),
-        ("loss_before", "loss_after", "eos_rate", "tokens_per_second"),
-        f"make reward RUN={run.name}",
+    lost = [name for name in ("cut_rows", "dropped_rows") if manifest.metrics[name]]
+    figures = ("loss_before", "loss_after", "eos_rate", "tokens_per_second", *lost)
+    return closing(manifest, run.folder("sft"), figures, f"make reward RUN={run.name}")
+
+
+def fine_tune(
+    stage: str,
+    section: Supervised,
+    model: Any,
+    tokenizer: Any,
+    lessons: Sequence[Lesson],
+    folder: Path,
+    place: Any,
+    seed: int,
+) -> tuple[Any, list[int], float, int]:
+    """Learn `lessons` with trl.SFTTrainer, or go on from the state in `folder`: (the trained model with its adapter, the lessons
+    of all steps in order, the seconds it took, the optimizer steps that were done before)."""
+    if section.tuning == "lora":
+        torch.manual_seed(seed)
+        model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))
+    order = batched_order([len(lesson.ids) for lesson in lessons], section, seed)
+    rows = Dataset.from_list([_labelled(lessons[i]) for i in order])
+    arguments = SFTConfig(
+        **trainer_arguments(section, folder, place.num_processes, seed),
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
     )
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
+    return trainer.accelerator.unwrap_model(trainer.model).eval(), order, seconds, skipped
 
 
-def _tokens(tokenizer: Any, demonstration: Demonstration, config: Config) -> tuple[list[int], list[int]]:
-    prompt = encode_prompt(tokenizer, demonstration.prompt)
-    return prompt, encode_completion(tokenizer, demonstration.completion, config.data.max_length - len(prompt))
+def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> list[list[Turn]]:
+    """The turns to learn of each demonstration. Raises ArtifactError, with the row's source, where the chat template refuses one."""
+    found = []
+    for row in rows:
+        try:
+            found.append(encode_turns(tokenizer, row.prompt, row.completion, config.sft.assistant_turns))
+        except ValueError as error:
+            raise ArtifactError(f"{row.source}: {error}, take the row out, or use another model") from error
+    return found
+
+
+def fitted(lessons: Sequence[Sequence[Lesson]], max_length: int) -> tuple[list[Lesson], dict[str, float]]:
+    """Training rows of all demonstrations, cut to `max_length` tokens, and what that cost: `cut_rows` lost their end,
+    `dropped_rows` everything that was to be learned."""
+    whole = [lesson for several in lessons for lesson in several]
+    kept = [short for lesson in whole if any((short := lesson.cut(max_length)).learned)]
+    cut = sum(len(lesson.ids) > max_length for lesson in whole)
+    dropped = len(whole) - len(kept)
+    return kept, {"cut_rows": float(cut - dropped), "dropped_rows": float(dropped)}
+
+
+def _labelled(lesson: Lesson) -> dict[str, list[int]]:
+    labels = [token if learned else -100 for token, learned in zip(lesson.ids, lesson.learned, strict=True)]
+    return {"input_ids": lesson.ids, "labels": labels}
 
 
 @torch.no_grad()
-def loss(model: Any, rows: list[tuple[list[int], list[int]]], tokenizer: Any, batch_size: int) -> float:
+def loss(model: Any, rows: list[Turn], tokenizer: Any, batch_size: int) -> float:
     """Mean negative log-likelihood of completion tokens (EOS included), nats a token."""
     total, tokens = 0.0, 0
     ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))

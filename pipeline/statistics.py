@@ -1,10 +1,17 @@
-"""How sure is a difference between two models, and how varied is what a model writes?
+"""How sure is a difference between two models, and how much of it is chance?
 
-Every interval here is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over *prompts*: two samples of one
-prompt resemble each other, so counting them as independent would make the interval too narrow.
+Every bootstrap here is a percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over *prompts*: two samples of
+one prompt resemble each other, so counting them as independent would make the interval too narrow. Beside it stand the
+Wilson interval, which needs no draws, and the spread between training seeds, which no resampling of prompts can show.
+
+What models write is measured in `side_effects`, models are ranked in `ranking_models`, and `sentences` says what an
+interval allows to claim.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,32 +19,57 @@ from numpy.typing import NDArray
 LEVEL = 0.95
 _CELLS = 4_000_000  # resampled prompts held at once: bounds memory at about 64 MB, whatever the number of prompts
 
+Floats = NDArray[np.float64]
 
-def _by_prompt(values: NDArray[np.float64], prompts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum and count of `values` (N,) float64 per distinct prompt: (G,) and (G,) float64, prompts in sorted order."""
+
+def prompt_index(values: Floats, prompts: Sequence[str]) -> NDArray[np.int64]:
+    """Place (N,) int64 of each value's prompt among the distinct prompts in sorted order.
+
+    Raises ValueError when `values` (N,) float64 is empty, holds a number that is not finite, or lacks prompts.
+    """
     if len(values) != len(prompts):
         raise ValueError(f"{len(values)} values for {len(prompts)} prompts: give each value its prompt")
     if len(values) == 0:
         raise ValueError("no samples: nothing to compute a statistic of")
     if not np.isfinite(values).all():
         raise ValueError(f"value {int(np.argmin(np.isfinite(values)))} is not finite")
-    _, index = np.unique(np.asarray(prompts, dtype=str), return_inverse=True)
-    sums = np.bincount(index, weights=values).astype(np.float64)
-    return sums, np.bincount(index).astype(np.float64)
+    return np.unique(np.asarray(prompts, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], draws: int, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap of sum(sums) / sum(counts), both (G,), drawing G prompts with replacement `draws` times."""
-    groups = len(sums)
+def resamples(groups: int, draws: int, seed: int, cells: int = 1) -> Iterator[NDArray[np.int64]]:
+    """`draws` bootstrap samples of `groups` prompts, in chunks (rows, groups) int64 of indices.
+
+    A chunk has at most 4,000,000 / `cells` entries: `cells` is how many numbers a caller makes of each.
+    """
     rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS // groups)
-    parts = []
+    rows = max(1, _CELLS // (groups * cells))
     for start in range(0, draws, rows):
-        picked = rng.integers(groups, size=(min(rows, draws - start), groups))
-        parts.append(sums[picked].sum(axis=1) / counts[picked].sum(axis=1))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+        yield rng.integers(groups, size=(min(rows, draws - start), groups))
+
+
+def percentile_ends(values: Floats) -> tuple[float, float]:
+    """The middle 95% of bootstrap replicates (draws,) float64."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def ratio_interval(
+    numerator: Floats, denominator: Floats, prompts: Sequence[str], draws: int, seed: int
+) -> tuple[float, float]:
+    """95% percentile bootstrap over prompts of Σ numerator / Σ denominator, both (N,) float64, the latter ≥ 0.
+
+    With a denominator of ones this is the interval of a mean. All samples of a prompt stay together. Raises ValueError
+    as `prompt_index`, and when a resample's denominator is 0.
+    """
+    index = prompt_index(numerator, prompts)
+    above, below = np.bincount(index, weights=numerator), np.bincount(index, weights=denominator)
+    parts = []
+    for picked in resamples(len(above), draws, seed):
+        divisor = below[picked].sum(axis=1)
+        if (divisor == 0).any():
+            raise ValueError("a resample has nothing to divide by: too few prompts have a denominator above 0")
+        parts.append(above[picked].sum(axis=1) / divisor)
+    return percentile_ends(np.concatenate(parts))
 
 
 def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_000, seed: int = 0) -> dict[str, float]:
@@ -46,9 +78,24 @@ def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_00
     `prompts` (N,) names the prompt of each value. Raises ValueError when a value is missing or not finite.
     """
     values = np.asarray(x, dtype=np.float64)
-    sums, counts = _by_prompt(values, prompts)
-    low, high = _interval(sums, counts, draws, seed)
+    low, high = ratio_interval(values, np.ones(len(values)), prompts, draws, seed)
     return {"mean": float(values.mean()), "low": low, "high": high}
+
+
+def outcomes(a: Sequence[float], b: Sequence[float], tie: float = 1e-9) -> Floats:
+    """(N,) float64: 1 where a[i] beats b[i], 0 where it loses, ½ where the two are within `tie` of each other.
+
+    a and b (N,) are scores of two models' completions of the same prompts with the same seeds. Raises ValueError when
+    lengths differ or a score is not finite.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} scores against {len(b)}: a win rate needs pairs")
+    # inf - inf is nan, which the next line refuses; the warning would only repeat its error
+    with np.errstate(invalid="ignore"):
+        difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if not np.isfinite(difference).all():
+        raise ValueError(f"value {int(np.argmin(np.isfinite(difference)))} is not finite")
+    return np.where(difference > tie, 1.0, np.where(difference < -tie, 0.0, 0.5))
 
 
 def win_rate(
@@ -59,32 +106,46 @@ def win_rate(
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, int | float]:
-    """How often a beats b: {"wins", "ties", "losses"} (int) and {"win_rate", "low", "high"} (shares, 95% interval).
+    """How often a beats b: {"wins", "ties", "losses", "prompts"} (int) and {"win_rate", "low", "high"} (shares, 95%).
 
     a[i] and b[i] (N,) are the scores of two models' completions of the same prompts[i] with the same seed; scores
     within `tie` of each other tie, and a tie counts as half a win: (W + T/2) / N. An unbeaten model gets an interval
-    of no width, as every resample is unbeaten too, so judge the number of prompts beside it.
+    of no width, as every resample is unbeaten too: `sentences` falls back on `wilson` there.
     Raises ValueError when lengths differ, nothing is given or a score is not finite.
     """
-    if len(a) != len(b):
-        raise ValueError(f"{len(a)} scores against {len(b)}: a win rate needs pairs")
-    # inf - inf is nan, which _by_prompt refuses; the warning would only repeat its error
-    with np.errstate(invalid="ignore"):
-        difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    _by_prompt(difference, prompts)
-    wins = int((difference > tie).sum())
-    losses = int((difference < -tie).sum())
-    ties = len(difference) - wins - losses
-    outcome = np.where(difference > tie, 1.0, np.where(difference < -tie, 0.0, 0.5))
-    low, high = _interval(*_by_prompt(outcome, prompts), draws, seed)
+    outcome = outcomes(a, b, tie)
+    low, high = ratio_interval(outcome, np.ones(len(outcome)), prompts, draws, seed)
     return {
-        "wins": wins,
-        "ties": ties,
-        "losses": losses,
-        "win_rate": (wins + ties / 2) / len(difference),
+        "wins": int((outcome == 1.0).sum()),
+        "ties": int((outcome == 0.5).sum()),
+        "losses": int((outcome == 0.0).sum()),
+        "win_rate": float(outcome.mean()),
         "low": low,
         "high": high,
+        "prompts": len(set(prompts)),
     }
+
+
+def wilson(wins: float, ties: float, losses: float) -> dict[str, float]:
+    """Win rate (W + T/2) / N with Wilson's 95% score interval: {"win_rate", "low", "high"}, shares.
+
+    Wilson 1927 (JASA 22:209–212); the formula is method 3 of Newcombe 1998 (Statistics in Medicine 17:857–872):
+    (2Np + z² ± z·sqrt(z² + 4Np(1 - p))) / (2(N + z²)). It never leaves [0, 1] and has width even for an unbeaten model.
+    Two things to know: a tie's outcome varies less than a win or loss at the same rate, so with ties the interval is
+    somewhat too wide; and it takes its N comparisons as independent, so with several samples a prompt it is too narrow
+    and the bootstrap over prompts is the one to trust. Raises ValueError for a negative count or none at all.
+    """
+    if min(wins, ties, losses) < 0:
+        raise ValueError(f"{wins} wins, {ties} ties, {losses} losses: counts are not negative")
+    total = wins + ties + losses
+    if total == 0:
+        raise ValueError("no wins, ties or losses: nothing to compute a win rate of")
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    rate = (wins + ties / 2) / total
+    middle = 2 * total * rate + z * z
+    half = z * math.sqrt(z * z + 4 * total * rate * (1 - rate))
+    low, high = (middle - half) / (2 * (total + z * z)), (middle + half) / (2 * (total + z * z))
+    return {"win_rate": rate, "low": max(0.0, low), "high": min(1.0, high)}  # ends of 0 and 1 may be off by rounding
 
 
 def distinct_n(texts: Sequence[Sequence[int | str]], n: int) -> float:
@@ -92,9 +153,62 @@ def distinct_n(texts: Sequence[Sequence[int | str]], n: int) -> float:
 
     After Li et al. 2016 (arXiv 1510.03055, section 5.2), who divide by the number of *tokens*; dividing by n-grams,
     as later work does, makes 1 mean "never repeated". No n-gram crosses from one text into the next. The measure falls
-    as more text is counted: compare models on equally many prompts, and see their lengths.
+    as more text is counted: compare models on equally many prompts, and see their lengths. It has no interval: a
+    resample holds some prompts twice, so its n-grams repeat, and every replicate would lie below the figure itself.
     """
     if n < 1:
         raise ValueError(f"n-grams of length {n}: n starts at 1")
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def seed_spread(figures: Sequence[float]) -> dict[str, Any]:
+    """What training anew changes: {"seeds" (int), "mean", "min", "max", "sd", "low", "high"}, in the unit of the
+    figures.
+
+    figures (n,): one figure of each training seed, for instance its win rate over the same prompts, n >= 2. `low` and
+    `high` are the 95% t-interval of the mean over seeds, mean ± t(0.975, n - 1)·sd/√n with sd over n - 1 (Student 1908;
+    Henderson et al. 2018, arXiv 1709.06560, on why seeds must be shown). With 2 seeds t is 12.7: wide because two runs
+    say little. It is another question than the interval over prompts of one run (that one takes the trained model as
+    given), so show both and never pool them. A share's interval may leave [0, 1]; it is not cut, as a cut interval
+    would look surer than it is. Raises ValueError for fewer than two figures or one that is not finite.
+    """
+    values = np.asarray(figures, dtype=np.float64)
+    if len(values) < 2:
+        raise ValueError(f"a spread between training seeds needs two or more, not {len(values)}: train with SEEDS=3")
+    if not np.isfinite(values).all():
+        raise ValueError(f"the figure of seed {int(np.argmin(np.isfinite(values)))} is not finite")
+    mean, sd = float(values.mean()), float(values.std(ddof=1))
+    half = t_quantile((1 + LEVEL) / 2, len(values) - 1) * sd / math.sqrt(len(values))
+    return {
+        "seeds": len(values),
+        "mean": mean,
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "sd": sd,
+        "low": mean - half,
+        "high": mean + half,
+    }
+
+
+def t_quantile(share: float, freedom: int) -> float:
+    """Student's t with `freedom` degrees: the value that `share` (½ to 1, exclusive) of the distribution lies below."""
+    if not 0.5 < share < 1 or freedom < 1:
+        raise ValueError(f"no t quantile at {share} with {freedom} degrees of freedom")
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):  # bisection in the angle θ = atan(t/√ν), where the distribution is bounded and smooth
+        middle = (low + high) / 2
+        low, high = (middle, high) if (1 + _t_within(middle, freedom)) / 2 < share else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _t_within(angle: float, freedom: int) -> float:
+    """P(|T| < √ν·tan θ), Abramowitz and Stegun 1964, equations 26.7.3 (odd ν) and 26.7.4 (even ν)."""
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(freedom // 2):
+        total += term
+        term *= square * ((2 * k + 2) / (2 * k + 3) if odd else (2 * k + 1) / (2 * k + 2))
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

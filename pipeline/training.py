@@ -1,4 +1,4 @@
-"""What do the two Trainer stages share? Arguments from a recipe's section, resumption, progress, length-sorted order."""
+"""What do the Trainer stages share? Arguments from a recipe's section, resumption, progress, length-sorted order."""
 
 import json
 import math
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from pipeline.config import Supervised
+from pipeline.config import Stepwise, Supervised
 from pipeline.context import bar
 
 
-def trainer_arguments(section: Supervised, folder: Path, world_size: int, seed: int) -> dict[str, Any]:
+def trainer_arguments(section: Stepwise, folder: Path, world_size: int, seed: int) -> dict[str, Any]:
     """Arguments of transformers.TrainingArguments (and its subclasses) from a recipe's section.
 
     The order of rows is fixed beforehand (`batched_order`), so the sampler is sequential and more processes see the same steps.
@@ -100,9 +100,9 @@ class Report(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.resumed_at = state.global_step
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
-        if (
-            state.is_world_process_zero and self.path.exists()
-        ):  # lines past the resumed step were written by the interrupted run
+        if state.is_world_process_zero:
+            self.path.touch()  # a run of fewer steps than logging_steps logs nothing
+            # Lines past the resumed step were written by the interrupted run.
             kept = [
                 line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step
             ]

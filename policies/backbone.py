@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from policies.linear import in_one_step, quick
+from policies.template import plain_chat
 
 
 class BackboneError(Exception):
@@ -31,7 +32,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool = True) -> Any:
-    """A tokenizer that pads on the right with a token that is not EOS.
+    """A tokenizer that pads on the right with a token that is not EOS, and has a chat template: a plain one if it came without.
 
     Where pad is missing or equal to EOS, the unknown token takes its place if it has no other role, else `<|pad|>` is added: a pad
     that equals EOS would hide the end of a completion from everything that counts non-pad tokens.
@@ -51,6 +52,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     tokenizer.padding_side = "right"
+    if not tokenizer.chat_template and tokenizer.eos_token_id is not None:
+        tokenizer.chat_template = plain_chat(tokenizer)
     return tokenizer
 
 

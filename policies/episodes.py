@@ -78,14 +78,18 @@ def rollout(
         scores = score([p["prompt"] for p in prompts], texts).tolist()
     episodes = []
     for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
-        shaped = raw
-        if not completion.finished:
-            if settings.missing_eos_score is not None:
-                shaped = settings.missing_eos_score
-            elif settings.missing_eos_penalty is not None:
-                shaped = raw - settings.missing_eos_penalty
+        shaped = after_eos_rule(raw, completion.finished, settings)
         episodes.append(Episode(p["id"], p["prompt"], p["ids"], text, completion, shaped, raw))
     return episodes
+
+
+def after_eos_rule(score: float, finished: bool, settings: Any) -> float:
+    """What training maximises: the score, or for a completion without EOS what the settings say (missing_eos_…)."""
+    if finished:
+        return score
+    if settings.missing_eos_score is not None:
+        return float(settings.missing_eos_score)
+    return score - (settings.missing_eos_penalty or 0.0)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ ends with EOS everywhere.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,14 +16,31 @@ from jinja2 import TemplateError
 
 PromptText = str | list[dict[str, str]]
 
+PLAIN_CHAT = (
+    "{% for message in messages %}"
+    "{{ '' if loop.first else '\\n\\n' }}{{ message['role'] | capitalize }}:{{ '\\n' }}{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:\\n' }}{% endif %}"
+)
+"""Chat template of a model that has none: `User:`, `Assistant:` and the like on lines of their own. What is sampled goes on to be
+the beginning of the next turn's prompt, EOS included."""
+
+
+def plain_chat(tokenizer: Any) -> str:
+    """PLAIN_CHAT, after whatever the tokenizer puts before every text."""
+    return "".join(tokenizer.convert_ids_to_tokens(opening(tokenizer))) + PLAIN_CHAT
+
 
 def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
     """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts.
 
+    Never none, as a completion needs something to follow: a text without tokens is BOS, or EOS where there is no BOS.
     Raises ValueError for messages when the tokenizer has no chat template, or one that refuses them.
     """
     if isinstance(prompt, str):
-        return _opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        ids = opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     if not tokenizer.chat_template:
         raise ValueError(
             "the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts"
@@ -35,7 +53,7 @@ def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def _opening(tokenizer: Any) -> list[int]:
+def opening(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before every text: BOS for some, nothing for others."""
     with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     for start in range(len(with_special) - len(without) + 1):
@@ -48,6 +66,48 @@ def encode_completion(tokenizer: Any, completion: str, max_tokens: int | None = 
     """Token ids of a completion and the closing EOS; cut to `max_tokens` if given (EOS goes first, as it would in sampling)."""
     ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return ids[:max_tokens]
+
+
+Turn = tuple[list[int], list[int]]
+"""Token ids of what stands before an answer of the assistant, and of the answer with its EOS."""
+
+
+def encode_turns(tokenizer: Any, prompt: PromptText, completion: str, which: str = "all") -> list[Turn]:
+    """Every turn of the assistant in a demonstration, first to last, each as it would be asked for; with `which` "last", or
+    for a text prompt, the completion alone."""
+    turns = [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, completion))]
+    if which == "last" or isinstance(prompt, str):
+        return turns
+    earlier = [(prompt[:n], turn["content"]) for n, turn in enumerate(prompt) if turn["role"] == "assistant"]
+    return [(encode_prompt(tokenizer, p), encode_completion(tokenizer, said)) for p, said in earlier] + turns
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Token ids of one training row, and which of them are learned (the others are only read)."""
+
+    ids: list[int]
+    learned: list[bool]
+
+    def cut(self, length: int) -> "Lesson":
+        return Lesson(self.ids[:length], self.learned[:length])
+
+
+def joined(turns: Sequence[Turn]) -> list[Lesson]:
+    """As few rows as teach exactly these turns: a turn that is, token by token, how a longer one begins needs no row of its own.
+
+    With most chat templates that is one row a conversation. Templates that rewrite earlier turns, by taking their thinking out
+    for instance, get a row for each way in which the conversation begins.
+    """
+    lessons: list[Lesson] = []
+    for before, answer in reversed(turns):
+        whole = before + answer
+        lesson = next((one for one in lessons if one.ids[: len(whole)] == whole), None)
+        if lesson is None:
+            lesson = Lesson(whole, [False] * len(whole))
+            lessons.append(lesson)
+        lesson.learned[len(before) : len(whole)] = [True] * len(answer)
+    return lessons[::-1]
 
 
 def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -23,6 +23,7 @@ Groups = Sequence[Sequence[float]]
 LEVEL = 0.95
 DRAWS = 10_000
 BINS = 10
+MIN_GROUPS = 10
 _ROUNDING = 1e-9  # a gap of 0.5 between means of ratings may come out as 0.49999999999999978
 _CELLS = 4_000_000  # resampled groups held at once: bounds memory at about 100 MB
 
@@ -34,6 +35,10 @@ class Pairs:
     group: NDArray[np.int64]
     better: NDArray[np.int64]
     worse: NDArray[np.int64]
+
+    def only(self, which: NDArray[np.bool_]) -> "Pairs":
+        """The pairs that `which` (P,) bool picks."""
+        return Pairs(self.group[which], self.better[which], self.worse[which])
 
 
 def find_pairs(ranks: Sequence[Sequence[int]], ratings: Groups | None = None, min_gap: float = 0.0) -> Pairs:
@@ -81,6 +86,30 @@ def _flat(values: Groups, ranks: Sequence[Sequence[int]], what: str) -> Floats:
 def _outcomes(values: Floats, pairs: Pairs) -> Floats:
     """(P,) 1 where the better completion has the higher value, ½ where the values are equal, else 0."""
     return (1.0 + np.sign(values[pairs.better] - values[pairs.worse])) / 2.0
+
+
+def outcomes(scores: Groups, ranks: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
+    """(P,) 1 for a pair whose better completion has the higher score, ½ for equal scores, else 0. Raises as `pairwise_accuracy`."""
+    return _outcomes(_flat(scores, ranks, "score"), pairs)
+
+
+def margins(scores: Groups, ranks: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
+    """(P,) score of the better completion less that of the worse one."""
+    values = _flat(scores, ranks, "score")
+    return values[pairs.better] - values[pairs.worse]
+
+
+def mean_of_pairs(values: Floats, pairs: Pairs, draws: int = DRAWS, seed: int = 0) -> dict[str, float | int | None]:
+    """Mean of `values` (P,) over the pairs of a slice: {"mean", "low", "high", "pairs", "groups"}.
+
+    The ends are None where fewer than MIN_GROUPS groups have a pair, or all values are equal: a percentile bootstrap is then too narrow,
+    or has no width at all. Raises ValueError without pairs.
+    """
+    if not len(values):
+        raise ValueError("no pairs to take a mean of")
+    groups = len(np.unique(pairs.group))
+    low, high = _interval(values, pairs, draws, seed) if groups >= MIN_GROUPS and np.ptp(values) else (None, None)
+    return {"mean": float(values.mean()), "low": low, "high": high, "pairs": len(values), "groups": groups}
 
 
 def _interval(values: Floats, pairs: Pairs, draws: int, seed: int) -> tuple[float, float]:
@@ -201,6 +230,18 @@ def calibration_error(
     return {"ece": ece, "bins": bins}
 
 
+def brier_score(
+    scores: Groups, ranks: Sequence[Sequence[int]], ratings: Groups | None = None, min_gap: float = 0.0
+) -> float:
+    """Mean of (1 - p)² over pairs, p = σ(s_better - s_worse) the Bradley–Terry probability of what people said (Brier 1950).
+
+    0 is best, a coin has ¼. `scores` as for `calibration_error`. Raises as `pairwise_accuracy`.
+    """
+    gap = margins(scores, ranks, find_pairs(ranks, ratings, min_gap))
+    wrong = np.exp(-np.logaddexp(0.0, gap))  # 1 - σ(gap), without overflow
+    return float(np.mean(wrong**2))
+
+
 def length_correlation(scores: Sequence[float], lengths: Sequence[float]) -> float:
     """Spearman's correlation of score and length over all completions (N,), from -1 to 1; equal values share a rank.
 
@@ -236,18 +277,27 @@ def human_ceiling(ratings_groups: Sequence[Sequence[Sequence[float]]], min_gap: 
     (whose own rating is in the mean), so the yardstick for a reward model, though no bound: the mean is steadier than
     any of its raters. Raises ValueError when a completion has no ratings or no pair is far enough apart.
     """
+    means = [[float(np.mean(ratings)) if len(ratings) else 0.0 for ratings in group] for group in ratings_groups]
+    pairs = find_pairs([[0] * len(group) for group in means], means, min_gap)
+    return float(np.mean(rater_agreement(ratings_groups, pairs)))
+
+
+def rater_agreement(ratings_groups: Sequence[Sequence[Sequence[float]]], pairs: Pairs) -> Floats:
+    """(P,) probability that one random rater of each completion orders the two of a pair as `pairs` does, equal ratings ½.
+
+    Raises ValueError when a completion has no ratings.
+    """
     for place, group in enumerate(ratings_groups):
         for index, ratings in enumerate(group):
             if not len(ratings):
                 raise ValueError(f"group {place}: completion {index} has no ratings")
     people = [np.asarray(ratings, dtype=np.float64) for group in ratings_groups for ratings in group]
-    means = [[float(np.mean(ratings)) for ratings in group] for group in ratings_groups]
-    pairs = find_pairs([[0] * len(group) for group in means], means, min_gap)
-    agreed = [
-        (1.0 + np.sign(people[better][:, None] - people[worse][None, :]).mean()) / 2.0
-        for better, worse in zip(pairs.better, pairs.worse, strict=True)
-    ]
-    return float(np.mean(agreed))
+    return np.array(
+        [
+            (1.0 + np.sign(people[better][:, None] - people[worse][None, :]).mean()) / 2.0
+            for better, worse in zip(pairs.better, pairs.worse, strict=True)
+        ]
+    )
 
 
 class _InMemory(evaluate.Metric):

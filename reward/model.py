@@ -25,10 +25,14 @@ def render(tokenizer: Any, prompt: PromptText, completion: str, max_length: int)
     """Token ids that a reward model scores: prompt, completion and EOS, the first `max_length` of them.
 
     An encoder, whose tokenizer closes a text with [SEP] rather than EOS, gets prompt and completion as its text pair.
+    Raises ScoringError where the tokenizer's chat template refuses the messages of a prompt.
     """
     if tokenizer.eos_token_id is None:
         return list(tokenizer(show_prompt(prompt), completion, truncation=True, max_length=max_length)["input_ids"])
-    return (encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion))[:max_length]
+    try:
+        return (encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion))[:max_length]
+    except ValueError as error:
+        raise ScoringError(f"{error}, or use another reward model") from error
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ class RankingTrainer(Trainer):
     `loss` is k_wise or plackett_luce; `label_smoothing` and `margin` (per unit of rating difference) belong to k_wise. The loss is the
     mean over all rankings of the optimizer step, whatever the micro-batches and processes they are dealt to. With `trunk` the layers that
     the adapter leaves alone are run once for each completion, as long as there is room for their states, and kept over the epochs.
+    Each log has `accuracy`, the share of pairs since the last one that the model ordered as people do, before it learned from them.
     """
 
     def __init__(
@@ -82,6 +83,9 @@ class RankingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.trunk = trunk
         self.ranking_loss, self.ranking_smoothing, self.ranking_margin = loss, label_smoothing, margin
+        self.agreed = torch.zeros(
+            2, device=self.args.device
+        )  # pairs ordered as people do (½ for equal scores), all pairs
         self.model_accepts_loss_kwargs = True  # the loss below is divided by the rankings of the whole optimizer step
 
     def compute_loss(
@@ -97,6 +101,7 @@ class RankingTrainer(Trainer):
         with nullcontext() if self.trunk is None else self.trunk.in_place_of(bare, bare.config.pad_token_id):
             flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
         scores = torch.zeros(ranks.shape, device=flat.device).masked_scatter(ranks >= 0, flat)
+        self._count(scores.detach(), ranks)
         if self.ranking_loss == "plackett_luce":
             mean = plackett_luce(scores, ranks)
         else:
@@ -112,3 +117,16 @@ class RankingTrainer(Trainer):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the sum is wanted
         return (loss, {"logits": flat}) if return_outputs else loss
+
+    def _count(self, scores: Tensor, ranks: Tensor) -> None:
+        pairs = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
+        right = (1 + (scores[:, :, None] - scores[:, None, :]).sign()) / 2
+        self.agreed += torch.stack([right[pairs].sum(), pairs.sum()])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            right, pairs = self.accelerator.reduce(self.agreed, "sum").tolist()
+            if pairs:
+                logs["accuracy"] = right / pairs
+            self.agreed = torch.zeros_like(self.agreed)
+        super().log(logs, *args, **kwargs)

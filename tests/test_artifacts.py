@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import artifacts
 from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, sha256, write_json
-from pipeline.config import PPO, Config, Data, Reward
+from pipeline.config import PPO, Compare, Config, Data, Reward
 from pipeline.recipe import fields
+from pipeline.stages import section_values
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = Gate([check("rows", 3.0, "at least 1")])
@@ -322,7 +323,11 @@ READERS = {
     "sft": ["sft"],
     "reward": ["reward_model"],
     "ppo": ["ppo", "roles"],
-    "compare": ["compare"],
+    "compare": ["compare", "contenders", "panel"],
+    "dpo": ["baselines/dpo"],  # of common.py it takes what reads no settings of ppo
+    "rloo": ["baselines/rloo", "baselines/common"],
+    "rft": ["baselines/rft", "baselines/common"],
+    "best_of_n": ["baselines/best_of_n"],
 }
 
 
@@ -338,7 +343,7 @@ def test_every_setting_that_a_stage_reads_decides_whether_it_is_up_to_date(stage
                 name = ".".join(parts[1:])
                 used |= {name} if any(k == name or k.startswith(f"{name}.") for k in known) else set()
     used -= {"force"} | {name for name in used if name in ("data", "sft", "reward", "ppo", "compare") and name != stage}
-    assert "seed" in used and len(used) > 3
+    assert "seed" in used and len(used) >= 3
     missing = {n for n in used if not any(n == r or n.startswith(f"{r}.") for r in artifacts.READS[stage])}
     assert not missing
 
@@ -351,9 +356,62 @@ def test_every_setting_that_a_stage_reads_decides_whether_it_is_up_to_date(stage
         (["mine:length"], "compare", ("data", "sft", "ppo")),
         (["mine:length", "reward"], "compare", ("data", "sft", "reward", "ppo")),
         (["mine:length"], "reward", ("data", "sft")),
+        (["mine:length"], "rloo", ("data", "sft")),
+        (["mine:length", "reward"], "best_of_n", ("data", "sft", "reward")),
+        (["reward"], "dpo", ("data", "sft")),
     ],
 )
 def test_the_reward_stage_is_a_parent_only_where_its_score_is_maximised(
     functions: list[str], stage: str, expected: tuple[str, ...]
 ) -> None:
     assert artifacts.parents(stage, Config(ppo=PPO(reward_funcs=functions))) == expected
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (["sft"], ("data", "sft", "reward")),
+        (["base", "dpo", "rft"], ("data", "sft", "reward", "dpo", "rft")),
+        (["best_of_4", "best_of_16", "ppo", "elsewhere/model"], ("data", "sft", "reward", "ppo", "best_of_n")),
+    ],
+)
+def test_of_what_is_compared_only_what_is_named_is_a_parent(models: list[str], expected: tuple[str, ...]) -> None:
+    assert artifacts.parents("compare", Config(compare=Compare(models=models))) == expected
+
+
+@pytest.mark.parametrize(
+    ("stage", "changed"),
+    [
+        ("dpo", PPO(kl_coef=0.1)),  # DPO's beta, where it has none of its own
+        ("rft", PPO(total_episodes=640)),  # how many completions it samples
+        ("rloo", PPO(total_episodes=640)),
+        ("rloo", PPO(kl_coef=0.1)),
+        ("rloo", PPO(missing_eos_score=-2.0)),
+        ("best_of_n", PPO(temperature=0.5)),
+        ("best_of_n", PPO(response_length=5)),
+    ],
+)
+def test_a_setting_of_ppo_that_a_baseline_takes_decides_too(stage: str, changed: PPO) -> None:
+    """Some are read through methods of Config, where the search above does not see them."""
+    before, after = (section_values(config, stage) for config in (Config(), Config(ppo=changed)))
+    assert before != after
+    assert before == section_values(Config(ppo=PPO(vf_coef=0.5)), stage)  # the critic's is none of theirs
+
+
+def test_a_stage_of_two_words_is_told_as_make_has_it(run: Run) -> None:
+    refused(lambda: run.require("best_of_n"), 'run "make best-of-n RUN=demo"')
+    refused(lambda: run.identity("best_of_n"), 'run "make best-of-n RUN=demo"')
+
+
+def test_another_model_of_a_comparison_is_an_input(run: Run) -> None:
+    """A folder that is compared decides what compare makes, as the files of a data source decide what data makes."""
+    for stage in ("data", "sft", "reward"):
+        make(run, stage)
+    folder = Path("theirs")
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"1")
+    config = Config(compare=Compare(models=["sft", "theirs"]))
+    made = make(run, "compare", config)
+    assert run.finished("compare", config) == made
+    (folder / "model.safetensors").write_bytes(b"2")
+    assert run.finished("compare", config) is None

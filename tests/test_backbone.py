@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.config import Lora
+from pipeline.config_sections import Lora
 from policies import backbone
 from policies.backbone import (
     BackboneError,

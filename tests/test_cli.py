@@ -13,8 +13,8 @@ import pytest
 
 import pipeline.__main__ as cli
 from pipeline import launch
-from pipeline.artifacts import PARENTS, ArtifactError, Gate, Run
-from pipeline.config import STAGES, Config, ConfigError
+from pipeline.artifacts import ArtifactError, Gate, Run, command_name, parents
+from pipeline.config import BASELINES, STAGES, Config, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC")
@@ -47,7 +47,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     commands = done.stdout.partition("Commands:")[2]
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert listed == [*STAGES, "all", "settings"]
+    assert listed == [*STAGES, "dpo", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
     assert "…" not in commands and "..." not in commands  # no description is cut
 
 
@@ -68,6 +68,9 @@ def test_a_stage_explains_itself(tmp_path: Path) -> None:
         (["reward", "try.yaml", "--run", "other"], ['no finished data in runs/other: run "make data RUN=other"']),
         (["ppo", "try.yaml"], ["no finished data in runs/try"]),
         (["compare", "try.yaml"], ["no finished data in runs/try"]),
+        (["best-of-n", "try.yaml"], ["no finished data in runs/try"]),
+        (["rloo", "try.yaml", "--nproc", "2"], ["rloo is the work of one process, and 2 were asked for; leave out NPROC"]),
+        (["compare", "try.yaml", "compare.models=[sft, pqo]"], ['"pqo" is no model of this project; did you mean ppo?']),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(recipe: Path, arguments: list[str], parts: list[str]) -> None:
@@ -156,7 +159,8 @@ def test_a_world_of_another_size_is_refused(recipe: Path) -> None:
 
 @pytest.mark.parametrize("stage", cli.SINGLE)
 def test_a_stage_of_one_process_refuses_a_launcher(recipe: Path, stage: str) -> None:
-    mistake(call(recipe.parent, stage, "try.yaml", WORLD_SIZE="2", RANK="0"), f"{stage} is the work of one process")
+    started = call(recipe.parent, command_name(stage), "try.yaml", WORLD_SIZE="2", RANK="0")
+    mistake(started, f"{stage} is the work of one process")
 
 
 def test_only_the_first_process_tells_a_mistake(recipe: Path) -> None:
@@ -253,11 +257,11 @@ def test_a_stage_runs_once_and_is_then_up_to_date(stages: list[str], capsys: pyt
     assert stages[-1] == "data"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, *BASELINES])
 def test_every_parent_is_asked_for(stages: list[str], stage: str) -> None:
-    for other in STAGES[: STAGES.index(stage)]:
+    for other in parents(stage, Config()):
         cli.run_stage(other, Config(), "r")
-    for parent in PARENTS[stage]:
+    for parent in parents(stage, Config()):
         shutil.move(f"runs/r/{parent}", "elsewhere")
         with pytest.raises(ArtifactError, match=f"no finished {parent} in runs/r"):
             cli.run_stage(stage, Config(), "r")

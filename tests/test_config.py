@@ -40,6 +40,8 @@ def test_shipped_recipes_parse(path: Path) -> None:
     config = load(path)
     for section in (config.sft, config.reward, config.ppo):
         assert (section.share if isinstance(section, PPO) else section.accumulation)(1) >= 1
+    for stage in ("dpo", "rloo", "rft"):
+        config.check_stage(stage, 1)
     assert config.ppo.iterations() >= 1
 
 
@@ -212,6 +214,70 @@ def test_settings_that_do_not_go_together(recipe: Any, text: str, lines: list[st
         assert got.startswith(wanted)
 
 
+MIXTURE = (
+    "data:\n  mixture:\n    - {source: a.jsonl, weight: 2}\n    - source: b.jsonl\n      tag: code\n      weight: 1\n"
+)
+
+
+def test_a_mixture_is_a_list_of_sources(recipe: Any) -> None:
+    data = load(recipe(MIXTURE)).data
+    assert [(part.source, part.tag, part.weight, part.name) for part in data.parts()] == [
+        ("a.jsonl", None, 2.0, "a.jsonl"),
+        ("b.jsonl", "code", 1.0, "code: b.jsonl"),
+    ]
+    assert [part.task for part in data.parts()] == ["a.jsonl", "code"]
+    more = load(recipe(MIXTURE), ["data.prompts=p.jsonl", "data.eval_prompts=e.jsonl"]).data
+    assert more.sources() == ["a.jsonl", "b.jsonl", "p.jsonl", "e.jsonl"]
+    assert not data.embedded() and Config().data.embedded()
+    assert load(recipe(MIXTURE)).judges() == [] != Config().judges()
+
+
+def test_one_source_is_a_mixture_of_one(recipe: Any) -> None:
+    data = load(recipe("data:\n  source: a.csv\n  columns: {prompt: q}\n  reverse: true\n  max_rows: 5")).data
+    (part,) = data.parts()
+    assert (part.source, part.columns, part.reverse, part.max_rows) == ("a.csv", {"prompt": "q"}, True, 5)
+    assert (part.tag, part.weight, part.task, part.name) == (None, None, "a.csv", "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "lines"),
+    [
+        (MIXTURE, ["data.source=x.jsonl"], ["data.source=x.jsonl: data: mixture: it stands beside source; keep"]),
+        (MIXTURE.replace("      weight: 1\n", ""), [], ["r.yaml:2: data: mixture: some sources have a weight"]),
+        (MIXTURE.replace("a.jsonl", "film_reviews"), [], ["r.yaml:2: data: mixture: film_reviews cannot be mixed"]),
+        (MIXTURE.replace("      tag: code\n", "").replace("b.", "a."), [],
+         ['r.yaml:2: data: mixture: "a.jsonl" stands twice; keep one, or give each its own tag']),
+        (MIXTURE + "  format: preference\n  max_rows: 3\n", [],
+         ["r.yaml:7: data: format: it belongs to a single source; write it below each of them",
+          "r.yaml:8: data: max_rows: it belongs to a single source; write it below each of them"]),
+        (MIXTURE.replace("weight: 1", "wieght: 1"), [], ["r.yaml:6: data.mixture.1.wieght: no such setting"]),
+        (MIXTURE.replace("weight: 1", "weight: 0"), [], ["r.yaml:6: data.mixture.1.weight: Input should be greater"]),
+        (MIXTURE.replace("tag: code", "tag: ' '"), [], ["r.yaml:5: data.mixture.1.tag: "]),
+        ("data:\n  mixture:\n    - tag: code", [], ["r.yaml:3: data.mixture.0.source: Field required"]),
+        ("data:\n  demonstrations: d.jsonl\n  axis: safer", [],
+         ["r.yaml:3: data: axis: film_reviews has no use for it; leave it out",
+          "r.yaml:2: data: demonstrations: film_reviews has no use for it; leave it out"]),
+        ("seed: 1", ["data.eval_prompts=e.jsonl"],
+         ["data.eval_prompts=e.jsonl: data: eval_prompts: film_reviews has no use for it; leave it out"]),
+        ("data:\n  clean:\n    near_duplicates: 1.5\n    decontaminate: 0\n    too_long: cut", [],
+         ["r.yaml:3: data.clean.near_duplicates: ", "r.yaml:4: data.clean.decontaminate: ",
+          "r.yaml:5: data.clean.too_long: "]),
+    ],
+)  # fmt: skip
+def test_sources_that_cannot_be_meant(recipe: Any, text: str, overrides: list[str], lines: list[str]) -> None:
+    found = told(recipe(text), *overrides)
+    assert len(found) == len(lines), found
+    for got, wanted in zip(found, lines, strict=True):
+        assert got.startswith(wanted), got
+
+
+def test_cleaning_steps_are_switches(recipe: Any) -> None:
+    clean = load(
+        recipe("data:\n  clean:\n    html: true\n    near_duplicates: 0.8\n    decontaminate: null")
+    ).data.clean
+    assert (clean.nfc, clean.html, clean.near_duplicates, clean.decontaminate) == (True, True, 0.8, None)
+
+
 @pytest.mark.parametrize(
     ("section", "world", "steps"),
     [
@@ -283,7 +349,7 @@ def leaves(model: type[BaseModel], path: str = "") -> set[str]:
     found: set[str] = set()
 
     def walk(value: Any, at: str) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for key, inner in value.items():
                 walk(inner, f"{at}.{key}" if at else key)
         else:
@@ -305,3 +371,25 @@ def test_the_settings_command_lists_every_setting_as_it_can_be_given(recipe: Any
         yaml.safe_load(value)
     assert {override.partition("=")[0] for override in overrides} == leaves(Config) == set(fields())
     assert load(recipe("seed: 5\nppo:\n  gamma: 0.5\n"), overrides) == Config()
+
+
+def test_models_of_a_comparison_are_told_together(recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    lines = told(recipe("compare:\n  models: [sft, sft, best_of_0, gpt2, rlo, org/name]\n"))
+    assert [line.partition("models: ")[2] for line in lines] == [
+        '"sft" stands twice; keep one',
+        '"best_of_0" is no model of this project; did you mean best_of_16?',
+        '"gpt2" is no model of this project; write a folder, or a Hub id as owner/name',
+        '"rlo" is no model of this project; did you mean rloo?',
+    ]
+    models = ["base", "few_shot", "sft", "ppo", "dpo", "rloo", "rft", "best_of_64", "org/name", str(tmp_path / "mine")]
+    assert load(recipe(f"compare:\n  models: {models}\n")).compare.foreign() == models[-2:]
+
+
+def test_best_of_n_needs_its_samples(recipe: Any) -> None:
+    (line,) = told(recipe("best_of_n:\n  n: 8\ncompare:\n  models: [sft, best_of_4, best_of_16]\n"))
+    assert "best_of_16 need 16 samples of a prompt, and best_of_n.n is 8; raise it" in line
+    text = "best_of_n:\n  n: 8\ncompare:\n  models: [sft, best_of_4]\n  samples_per_prompt: "
+    assert load(recipe(f"{text}2\n")).best_of_n.n == 8
+    (line,) = told(recipe(f"{text}3\n"))
+    assert "best_of_4 and compare.samples_per_prompt 3 need 12 samples" in line

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import sources
+from data import csv_rows, sources
 from data.schema import DataError
 
 ROW = {"prompt": "Say hi", "completion": "hi"}
@@ -23,13 +23,19 @@ def write(folder, content, name="rows.jsonl"):
 
 
 def read(source):
-    """(rows as (row, line), problems as (line, field, text)), whether or not reading was stopped."""
+    """(readable rows as (row, line), problems as (line, field, text)), whether or not reading was stopped.
+
+    A row that cannot be read is yielded without one, on the line of one of its problems.
+    """
     problems = []
     rows = []
     try:
         for row in sources.read(source, problems):
             assert row.file == source
-            rows.append((row.row, row.line))
+            if row.row is None:
+                assert row.line <= (problems[-1].line or 0)
+            else:
+                rows.append((row.row, row.line))
     except DataError as error:
         problems += error.problems
     return rows, [(problem.line, problem.field, str(problem)) for problem in problems]
@@ -171,7 +177,7 @@ def test_what_spoils_a_whole_file(tmp_path, content, line, field, says):
         (b'{"a": "\\ud800"}', "a", "half a surrogate"),
         (b'{"\\udfff": "a"}', "line", "a key is not text"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line", "cannot be read"),
-        (b'{"a": ' * 60000, "line", "cannot be read"),
+        (b'{"a": ' * 60000, "line", "nested more than 200 deep"),
     ],
     ids=range(14),
 )
@@ -229,6 +235,16 @@ def test_an_unclosed_csv_quote_is_named_by_the_line_that_opens_it(tmp_path, reco
     assert len(problems) == 1
     assert problems[0][0] == line
     assert "never closed" in problems[0][2]
+
+
+def test_a_quote_that_is_open_for_long_does_not_take_the_memory(tmp_path, monkeypatch):
+    """The quote opens on line 3; after it come 200 characters more than are looked at."""
+    monkeypatch.setattr(csv_rows, "LARGEST_RECORD", 1000)
+    path = write(tmp_path, 'prompt,completion\nSay hi,hi\na,"b\n' + "c,d\n" * 300)
+    with pytest.raises(DataError) as caught:
+        list(sources.read(path, []))
+    assert "a quote that opens here is never closed" in str(caught.value)
+    assert caught.value.problems[0].line == 3
 
 
 def test_a_long_cell_is_no_unclosed_quote(tmp_path):
@@ -306,7 +322,8 @@ def test_a_hub_id_is_taken_apart(monkeypatch, source, name, config, revision, sp
     fake = FakeDatasets([ROW])
     monkeypatch.setitem(sys.modules, "datasets", fake)
     assert read(source) == ([(ROW, 1)], [])
-    assert fake.asked == ((name, config), {"revision": revision, "split": split})
+    assert fake.asked == ((name, config), {"revision": revision, "split": split, "streaming": False})
+    assert list(sources.read(source, [], max_rows=1)) and fake.asked[1]["streaming"]
 
 
 def test_a_hub_set_of_several_splits_asks_which(monkeypatch):
@@ -340,7 +357,34 @@ def test_a_saved_data_set_is_read_from_its_folder(tmp_path):
     assert "several splits" in only_problem(f"{tmp_path}/two")[2]
     assert "no split dev" in only_problem(f"{tmp_path}/two#dev")[2]
     assert "no splits" in only_problem(f"{tmp_path}/one#train")[2]
-    assert "no saved data set" in only_problem(str(tmp_path))[2]
+    for broken in (tmp_path / "one").glob("*.arrow"):
+        broken.unlink()
+    assert "no whole saved data set" in only_problem(str(tmp_path / "one"))[2]
+
+
+def test_a_folder_or_a_pattern_is_all_its_files_in_the_order_of_their_names(tmp_path):
+    (tmp_path / "inner").mkdir()
+    write(tmp_path / "inner", CSV, "a.csv")
+    write(tmp_path, gzip.compress(json.dumps(ROW).encode()), "b.jsonl.gz")
+    write(tmp_path, "not data", "README.md")
+    for source, names in [
+        (tmp_path, ["b.jsonl.gz", "inner/a.csv", "inner/a.csv"]),
+        (tmp_path / "*", ["b.jsonl.gz"]),
+        (tmp_path / "**" / "*.csv", ["inner/a.csv"] * 2),
+    ]:
+        assert [row.file for row in sources.read(str(source), [])] == [str(tmp_path / name) for name in names]
+    assert "no data file in it" in only_problem(str(tmp_path / "*.md"))[2]
+    (tmp_path / "empty").mkdir()
+    assert "no data file in it" in only_problem(str(tmp_path / "empty"))[2]
+
+
+def test_a_file_cut_off_stops_the_folder(tmp_path):
+    write(tmp_path, json.dumps(ROW), "a.jsonl")
+    broken = write(tmp_path, "[", "b.json")
+    write(tmp_path, json.dumps(ROW), "c.jsonl")
+    with pytest.raises(DataError) as caught:
+        list(sources.read(str(tmp_path), []))
+    assert [(problem.file, problem.line) for problem in caught.value.problems] == [(broken, 1)]
 
 
 PIECES = st.sampled_from(
@@ -381,7 +425,7 @@ PIECES = st.sampled_from(
 @given(st.one_of(st.binary(max_size=60), st.lists(PIECES, max_size=14).map(b"".join)))
 def test_no_bytes_lead_to_another_error(tmp_path_factory, content):
     """A file of any bytes gives rows, problems or both; only DataError is ever raised."""
-    rows, problems = read(write(tmp_path_factory.mktemp("any"), content))
+    rows, problems = read(write(tmp_path_factory.getbasetemp(), content))
     assert rows or problems
 
 
@@ -397,7 +441,7 @@ LINES = st.one_of(
 def test_every_json_line_is_a_row_or_a_problem(tmp_path_factory, lines):
     """After a sound first line, the lines that are not blank are those of the rows and those of the problems."""
     content = b"\n".join([b'{"a": "b"}', *lines])
-    rows, problems = read(write(tmp_path_factory.mktemp("lines"), content))
+    rows, problems = read(write(tmp_path_factory.getbasetemp(), content))
     written = {number for number, line in enumerate(content.split(b"\n"), 1) if line.strip()}
     named = [line for _, line in rows] + [line for line, _, _ in problems]
     assert sorted(named) == sorted(written)
@@ -411,7 +455,7 @@ CELL = st.text(alphabet='ab,"\n\r 你\t', max_size=6)
 def test_csv_gives_back_what_was_quoted(tmp_path_factory, cells):
     """Whatever stands in two quoted cells is read again, every record on the line where it begins."""
     quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in pair) for pair in cells]
-    rows, problems = read(write(tmp_path_factory.mktemp("csv"), "p,c\n" + "\n".join(quoted)))
+    rows, problems = read(write(tmp_path_factory.getbasetemp(), "p,c\n" + "\n".join(quoted)))
     assert problems == []
     assert [(row["p"], row["c"]) for row, _ in rows] == cells
     starts = [2 + sum(text.count("\n") + 1 for text in quoted[:number]) for number in range(len(quoted))]

@@ -21,7 +21,7 @@ from tiny import PAD, furthest, run, settings, weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pipeline.config import Lora
+from pipeline.config_sections import Lora
 from policies import logprobs
 from policies.backbone import decoder, init_head, load_causal, lora_config
 from policies.engines import Engine, make_engine

@@ -2,11 +2,18 @@
 
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_args
 
+import numpy as np
 import pytest
+import torch
 
 from pipeline import judges
+from pipeline.judges import Judge, by_scores, from_scores
+from policies.backbone import BackboneError, new_classifier
+from reward.model import load_scorer, write_contract
 
 
 @pytest.fixture
@@ -111,3 +118,98 @@ def test_a_programmers_mistake_keeps_its_own_error(users_file: None) -> None:
         judges.load("my_judges:fails")(["p"], ["a"])
     with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
         judges.load("needy_judges:length")
+
+
+# Judges of one form
+
+
+def length(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_the_higher_score_wins_and_equal_ones_tie() -> None:
+    judge = by_scores("length", "independent", length)
+    found = judge.outcomes(["p", "p", "p"], ["long", "no", "one"], ["no", "long", "two"])
+    assert found.dtype == np.float64
+    assert found.tolist() == [1.0, 0.0, 0.5]
+    assert judge.scores is not None and judge.scores(["p", "q"], ["ab", "c"]) == [2.0, 1.0]
+    assert judge.summary() == {}
+
+
+def test_scores_within_the_tolerance_tie() -> None:
+    assert from_scores([1.0, 1.0, 1.0, 1.0], [0.8, 0.7, 1.2, 1.3], tie=0.25).tolist() == [0.5, 1.0, 0.5, 0.0]
+    assert from_scores([1.0], [1.0 + 1e-6]).tolist() == [0.0]
+
+
+def test_a_completion_is_scored_once_whomever_it_meets() -> None:
+    """A score that changes from call to call still ties equal completions, and two comparisons agree."""
+    asked: list[tuple[Any, str]] = []
+
+    def moody(prompts: Sequence[Any], completions: Sequence[str]) -> list[float]:
+        asked.extend(zip(prompts, completions, strict=True))
+        return [float(len(asked) + n) for n in range(len(completions))]
+
+    judge = by_scores("moody", "independent", moody)
+    turns = [{"role": "user", "content": "p"}]
+    assert judge.outcomes(["p", "p"], ["x", "y"], ["x", "z"]).tolist()[0] == 0.5
+    assert judge.outcomes(["p"], ["y"], ["x"]).tolist() == (1 - judge.outcomes(["p"], ["x"], ["y"])).tolist()
+    judge.outcomes(["q", turns], ["x", "x"], ["x", "x"])
+    assert asked == [("p", "x"), ("p", "y"), ("p", "z"), ("q", "x"), (turns, "x")]
+
+
+@pytest.mark.parametrize("bad", [[1.0], [1.0, float("nan")], None])
+def test_a_judge_refuses_scores_that_are_none(bad: Any) -> None:
+    judge = by_scores("odd", "gold", lambda prompts, completions: bad)
+    with pytest.raises(judges.JudgeError, match="judge odd returned"):
+        judge.outcomes(["p", "p"], ["a", "b"], ["a", "b"])
+
+
+def test_a_judge_refuses_texts_that_do_not_match() -> None:
+    judge = by_scores("length", "independent", length)
+    with pytest.raises(ValueError):
+        judge.outcomes(["p", "p"], ["a"], ["b", "c"])
+
+
+def test_every_judge_says_how_far_to_trust_it(users_file: None, lexicon: list[str]) -> None:
+    made = [judges.optimised(length), judges.independent("vader"), judges.independent("my_judges:length")]
+    assert [(one.name, one.label) for one in made] == [
+        ("reward", "optimised"),
+        ("vader", "independent"),
+        ("my_judges:length", "independent"),
+    ]
+    assert all(isinstance(one, Judge) and one.label in get_args(judges.Label) for one in made)
+    assert made[1].outcomes(["a "], ["good"], ["film"]).tolist() == [1.0]
+    assert made[2].outcomes(["a "], ["good"], ["films"]).tolist() == [0.0]
+
+
+def test_an_independent_judge_must_exist(users_file: None) -> None:
+    with pytest.raises(judges.JudgeError, match="no judge is called 'vadr'"):
+        judges.independent("vadr")
+    with pytest.raises(judges.JudgeError, match='judge "my_judges:lenght".*did you mean length'):
+        judges.independent("my_judges:lenght")
+
+
+def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Raw scores of the same folder, brought to its mean 2 and standard deviation 4, by hand."""
+    folder = tmp_path / "gold"
+    new_classifier(tiny_folder, tiny_tokenizer, torch.float32, 4).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    write_contract(folder, mean=2.0, std=4.0, max_length=64, tokenizer=tiny_tokenizer, template="")
+    judge = judges.gold(folder, torch.float32, torch.device("cpu"), max_length=8)
+    prompts, completions = ["What?", "oh"], [" yes, it is a long one", " no"]
+    raw = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(prompts, completions)
+    assert judge.scores is not None
+    assert judge.scores(prompts, completions) == pytest.approx(((raw - 2) / 4).tolist(), abs=1e-6)
+    assert (judge.name, judge.label) == ("gold", "gold")
+    better = 1.0 if raw[0] > raw[1] else 0.0
+    assert judge.outcomes(["oh"], [" no"], [" no"]).tolist() == [0.5]
+    first, second = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(["oh", "oh"], [" no", " ah"])
+    assert judge.outcomes(["oh"], [" no"], [" ah"]).tolist() == [1.0 if first > second else 0.0]
+    assert from_scores(judge.scores(prompts[:1], completions[:1]), judge.scores(prompts[1:], completions[1:])) == better
+
+
+def test_a_gold_model_that_is_none_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackboneError):
+        judges.gold(tmp_path / "nothing", torch.float32, torch.device("cpu"), 8)
+    with pytest.raises(BackboneError):  # a language model has no trained score head
+        judges.gold(tiny_folder, torch.float32, torch.device("cpu"), 8)

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "pipeline": {"pipeline", "reward", "policies", "data"},
 }
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def name(path: Path) -> str:
@@ -41,7 +41,8 @@ def rooms_imported(source: str, room: str) -> set[str]:
 
 def test_the_rooms_are_found() -> None:
     """A pattern that matches nothing would let every other test here pass."""
-    assert {path.parent.name for path in FILES} == set(MAY_IMPORT)
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(MAY_IMPORT)
+    assert ROOT / "data/formats/trl.py" in FILES and ROOT / "tests/formats/test_trl.py" in TESTS
     assert ROOT / "pipeline/__main__.py" in FILES and ROOT / "policies/trainer.py" in FILES
 
 

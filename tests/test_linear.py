@@ -12,7 +12,7 @@ from tiny import randomise
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pipeline.config import Lora
+from pipeline.config_sections import Lora
 from policies.backbone import adapter, load_causal, lora_config
 from policies.linear import FEW_ROWS, Linear, LoraLinear, _AdaptedProduct, in_one_step, product, quick
 

@@ -15,12 +15,18 @@ from hypothesis import strategies as st
 
 from reward import metrics
 from reward.metrics import (
+    brier_score,
     calibration_error,
+    find_pairs,
     human_ceiling,
     length_correlation,
     length_null,
+    margins,
+    mean_of_pairs,
+    outcomes,
     paired_gain,
     pairwise_accuracy,
+    rater_agreement,
 )
 
 RANKS = [[0, 1, 2], [0, 0, 1], [1, 0]]
@@ -243,6 +249,46 @@ def test_human_ceiling_leaves_out_close_pairs_and_other_groups() -> None:
     """
     assert human_ceiling([[[2, 2], [3, 2, 1, 1, 1], [1, -1, 0]], [[-4]]]) == pytest.approx(0.95)
     assert human_ceiling([[[2, 2], [3, 2, 1, 1, 1], [1, -1, 0]]], min_gap=2) == pytest.approx(1.0)
+
+
+def test_brier_score_of_known_probabilities() -> None:
+    """The better completion is given .9, .6 and .2: (.1² + .4² + .8²) / 3 = (.01 + .16 + .64) / 3 = .27. A coin: ½² = .25.
+
+    A model that is certain scores 0 where it is right and 1 where it is wrong, and does not overflow.
+    """
+    scores = [[logit(0.9), 0.0], [0.0, logit(0.6)], [logit(0.2), 0.0]]
+    assert brier_score(scores, [[0, 1], [1, 0], [0, 1]]) == pytest.approx(0.27)
+    assert brier_score([[3.0, 3.0]], [[0, 1]]) == 0.25
+    assert brier_score([[1000.0, 0.0]], [[0, 1]]) == 0.0
+    assert brier_score([[1000.0, 0.0]], [[1, 0]]) == 1.0
+
+
+def test_outcomes_margins_and_raters_pair_by_pair() -> None:
+    """Pairs of RANKS in order: (0,1) (0,2) (1,2); (0,2) (1,2); (1,0). Of two raters 1 3 against 2 2: one below, one above: ½.
+
+    Against the order of the pair, whichever that is: raters 3 4 of the worse and 2 of the better agree never.
+    """
+    pairs = find_pairs(RANKS)
+    assert outcomes(SCORES, RANKS, pairs).tolist() == [1, 1, 0, 0.5, 1, 1]
+    assert margins(SCORES, RANKS, pairs).tolist() == [2, 1, -1, 0, 4, 4]
+    assert margins(SCORES, RANKS, pairs.only(pairs.group == 1)).tolist() == [0, 4]
+    ranks = [[0, 1], [1, 0]]
+    assert rater_agreement([[[1, 3], [2, 2]], [[3, 4], [2]]], find_pairs(ranks)).tolist() == [0.5, 0]
+
+
+def test_a_mean_of_few_groups_or_equal_values_gets_no_interval() -> None:
+    """Nine groups of two pairs, half of them right: .5 and no ends; ten groups: ends around .5; ten all right: no width, so no ends."""
+    for groups, value, told in ((9, 0.0, False), (10, 0.0, True), (10, 1.0, False)):
+        pairs = find_pairs([[0, 1, 1]] * groups)
+        values = np.array([1.0, value] * groups)
+        if value == 0.0:
+            values = np.repeat([1.0, 0.0], groups)
+        found = mean_of_pairs(values, pairs, draws=500)
+        assert (found["mean"], found["pairs"], found["groups"]) == (0.5 if value == 0 else 1.0, 2 * groups, groups)
+        low, high = found["low"], found["high"]
+        assert (low is not None and high is not None and low < 0.5 < high) if told else low is high is None
+    with pytest.raises(ValueError, match="no pairs"):
+        mean_of_pairs(np.array([]), find_pairs([[0, 1]]).only(np.array([False])))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 from transformers import LlamaConfig
 
-from pipeline.config import PPO, Config, ConfigError, Lora
+from pipeline.config import PPO, Config, ConfigError
+from pipeline.config_sections import Lora
 from pipeline.preflight import check, needs
 
 SHAPE = LlamaConfig(

@@ -9,7 +9,8 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback, TrainingArguments
 
-from pipeline.config import Lora, Reward
+from pipeline.config import Reward
+from pipeline.config_sections import Lora
 from pipeline.training import trainer_arguments
 from policies.backbone import decoder, lora_config, new_classifier
 from policies.trunk import find_trunk, first_adapted
@@ -194,3 +195,40 @@ def test_the_trunk_once_over_epochs(tiny_folder: Path, tiny_tokenizer: Any, tmp_
         assert seen[0] == distinct
     else:
         assert distinct < seen[0] <= 3 * sum(len(g["ranks"]) for g in GROUPS)
+
+
+def test_accuracy_is_logged_over_the_pairs_of_all_micro_batches(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores replaced by 2, 1, 1, 0, 0, 0, … for each micro-batch's completions: what a loop over the pairs of the groups counts."""
+
+    def falling(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        real = encode_rows(model, input_ids, attention_mask)
+        fixed = torch.tensor([2.0, 1.0, 1.0] + [0.0] * 100)[: len(real)]
+        return fixed + 0 * real
+
+    monkeypatch.setattr("reward.trainer.encode_rows", falling)
+    logged: list[float] = []
+
+    class Log(TrainerCallback):
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **more: Any
+        ) -> None:
+            if logs and "accuracy" in logs:
+                logged.append(logs["accuracy"])
+
+    train(tiny_folder, tiny_tokenizer, tmp_path, GROUPS, 2, Log())
+    expected = []
+    for step in (GROUPS[:8], GROUPS[8:]):
+        points, pairs = 0.0, 0
+        for start in range(0, 8, 2):
+            scores = iter([2.0, 1.0, 1.0] + [0.0] * 100)
+            for one in step[start : start + 2]:
+                own = [next(scores) for _ in one["ranks"]]
+                for i, a in enumerate(one["ranks"]):
+                    for j, b in enumerate(one["ranks"]):
+                        if a < b:
+                            points += 1.0 if own[i] > own[j] else 0.5 if own[i] == own[j] else 0.0
+                            pairs += 1
+        expected.append(points / pairs)
+    assert logged == pytest.approx(expected)

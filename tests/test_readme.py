@@ -104,7 +104,7 @@ def test_every_target_is_phony_and_explained() -> None:
 def test_the_makefile_calls_only_what_is_there() -> None:
     for module in re.findall(r"-m (pipeline\.[\w.]+)", MAKEFILE):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
-    for command in re.findall(r"\$\(CALL\) (\w+)", MAKEFILE):
+    for command in re.findall(r"\$\(CALL\) ([\w-]+)", MAKEFILE):
         assert command in COMMANDS
     for path in re.findall(r"(?:recipes|tests)/[\w.]+", MAKEFILE):
         assert (ROOT / path).exists() or path == "recipes/x.yaml", path  # x.yaml stands for any

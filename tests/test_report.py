@@ -1,64 +1,22 @@
 """Does the report claim only what its numbers allow, and does its page show text as text?"""
 
 import copy
-import html.parser
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comparison import Sample, changed, healthy, models, opinions, sample, summarise, written
 
-from pipeline import report
+from pipeline import exports, report, report_verdict
+from pipeline.report import Opinion
 
-Sample = dict[str, Any]
-
-
-def sample(model: str, prompt: int, vader: float, **changes: Any) -> Sample:
-    row: Sample = {
-        "prompt_id": f"p{prompt:02}",
-        "prompt": f"Opening {prompt}",
-        "model": model,
-        "completion": f" {model} {prompt}",
-        "length": 10,
-        "eos": True,
-        "seed": 0,
-        "kl": None if model == "base" else 0.0 if model == "sft" else 4.0,
-        "scores": {"reward": 2 * vader, "vader": vader},
-        "tokens": [prompt, 1000 + prompt, 2000 + prompt],
-    }
-    return row | changes
-
-
-def healthy(prompts: int = 40) -> list[Sample]:
-    """vader: base 0; sft 0.1 on even prompts and -0.1 on odd; ppo 0.5 on all but every tenth, where -0.5."""
-    rows = []
-    for i in range(prompts):
-        rows.append(sample("base", i, 0.0))
-        rows.append(sample("sft", i, 0.1 if i % 2 == 0 else -0.1))
-        rows.append(sample("ppo", i, -0.5 if i % 10 == 0 else 0.5))
-    return rows
-
-
-def models(*names: str) -> dict[str, dict[str, Any]]:
-    return {name: {"perplexity": 20.0, "sha256": f"hash of {name}"} for name in names or ("base", "sft", "ppo")}
-
-
-def summarise(samples: list[Sample], judges: list[str] | None = None, **more: Any) -> dict[str, Any]:
-    names = list(dict.fromkeys(row["model"] for row in samples))
-    return report.summarise(
-        samples,
-        models(*names),
-        ["vader"] if judges is None else judges,
-        provenance={"command": "make compare RUN=x", "seeds": [0]},
-        draws=500,
-        **more,
-    )
-
-
-def changed(rows: list[Sample], model: str, **changes: Any) -> list[Sample]:
-    return [row | changes if row["model"] == model else row for row in rows]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_numbers_are_those_of_pencil_and_paper() -> None:
@@ -121,12 +79,12 @@ def test_few_shot_joins_the_pairs_and_the_reading_order() -> None:
 )
 def test_samples_that_do_not_pair_up_are_refused(spoil: Callable[[list[Sample]], list[Sample]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        report.summarise(spoil(healthy()), models(), ["vader"], provenance={}, draws=10)
+        report.summarise(spoil(healthy()), models(), opinions(), provenance={}, draws=10)
 
 
 def test_models_and_samples_must_agree() -> None:
     with pytest.raises(ValueError, match=r"samples are of \['base', 'ppo', 'sft'\] but models describes \['ppo'\]"):
-        report.summarise(healthy(), models("ppo"), ["vader"], provenance={})
+        report.summarise(healthy(), models("ppo"), opinions(), provenance={})
 
 
 # The verdict
@@ -136,11 +94,12 @@ def made(low: float, high: float, prompts: int = 100, **judges: tuple[float, flo
     """A report with only what verdict() needs: ppo vs sft with these intervals, rates in their middle."""
 
     def outcome(low: float, high: float) -> dict[str, float]:
-        return {"win_rate": (low + high) / 2, "low": low, "high": high}
+        return {"win_rate": (low + high) / 2, "low": low, "high": high, "prompts": prompts}
 
     pair = {"vader": outcome(low, high)} | {name: outcome(*ends) for name, ends in judges.items()}
     ppo, sft = {"kl": 5.2, "length": 33.0}, {"kl": 0.0, "length": 30.0}
-    return {"prompts": prompts, "models": {"sft": sft, "ppo": ppo}, "pairs": {"ppo vs sft": pair}}
+    found: dict[str, Any] = {"prompts": prompts, "models": {"sft": sft, "ppo": ppo}, "pairs": {"ppo vs sft": pair}}
+    return found | {"main": "ppo", "optimised": "reward", "judges": [name for name in pair if name != "reward"]}
 
 
 @pytest.mark.parametrize(
@@ -154,14 +113,14 @@ def made(low: float, high: float, prompts: int = 100, **judges: tuple[float, flo
     ],
 )
 def test_verdict_claims_no_more_than_the_interval(low: float, high: float, says: str) -> None:
-    sentence = report.verdict(made(low, high))
+    sentence = report_verdict.verdict(made(low, high))
     assert says in sentence and "By vader, the aligned model (ppo)" in sentence
     assert sum(verb in sentence for verb in ("better", "worse", "no difference")) == 1
 
 
 def test_verdict_gives_rate_interval_kl_length_and_the_optimised_reward() -> None:
     """Rate (0.6 + 0.7)/2 = 65%; length 33/30 = 1.10; optimised reward (0.9 + 1)/2 = 95%."""
-    sentence = report.verdict(made(0.6, 0.7, reward=(0.9, 1.0)))
+    sentence = report_verdict.verdict(made(0.6, 0.7, reward=(0.9, 1.0)))
     assert sentence == (
         "By vader, the aligned model (ppo) is better than sft (win rate 65.0%, 95% interval 60.0–70.0%), "
         "over 100 prompts, at a KL of 5.2 nats to sft and 1.10 times the length of sft; "
@@ -172,36 +131,37 @@ def test_verdict_gives_rate_interval_kl_length_and_the_optimised_reward() -> Non
 def test_optimised_reward_alone_is_a_weak_claim() -> None:
     given = made(0.6, 0.7, reward=(0.9, 1.0))
     del given["pairs"]["ppo vs sft"]["vader"]
-    sentence = report.verdict(given)
+    given["judges"] = []
+    sentence = report_verdict.verdict(given)
     assert sentence.startswith("Only the reward that training optimised judged, so the claim is weak: by it, ")
 
 
 def test_a_reward_cannot_make_ppo_better_where_the_judge_does_not() -> None:
-    sentence = report.verdict(made(0.4, 0.6, reward=(0.9, 1.0)))
+    sentence = report_verdict.verdict(made(0.4, 0.6, reward=(0.9, 1.0)))
     assert "shows no difference from sft" in sentence and "better" not in sentence
 
 
 def test_judges_that_disagree_are_both_named() -> None:
-    sentence = report.verdict(made(0.6, 0.7, strict=(0.2, 0.3)))
+    sentence = report_verdict.verdict(made(0.6, 0.7, strict=(0.2, 0.3)))
     assert "By vader, the aligned model (ppo) is better than sft" in sentence
     assert "by strict, it is worse than sft" in sentence
 
 
 def test_few_prompts_allow_no_claim() -> None:
     """A model that wins on all of 5 prompts has the interval 1 to 1: no width, and no proof."""
-    sentence = report.verdict(made(1.0, 1.0, prompts=5))
+    sentence = report_verdict.verdict(made(1.0, 1.0, prompts=5))
     assert "has too few prompts to be told from sft" in sentence and "better" not in sentence
-    assert "better" in report.verdict(made(1.0, 1.0, prompts=20))
+    assert "better" in report_verdict.verdict(made(1.0, 1.0, prompts=20))
 
 
 def test_verdict_without_ppo_sft_or_kl() -> None:
-    assert report.verdict(made(0.6, 0.7) | {"pairs": {}}).startswith("No verdict")
+    assert report_verdict.verdict(made(0.6, 0.7) | {"pairs": {}}).startswith("No verdict")
     alone = made(0.6, 0.7)
     alone["models"]["base"] = alone["models"].pop("sft")
     alone["models"]["ppo"]["kl"] = None
-    assert "at an unmeasured KL and 1.10 times the length of base" in report.verdict(alone)
+    assert "at an unmeasured KL and 1.10 times the length of base" in report_verdict.verdict(alone)
     alone["models"]["base"]["length"] = 0.0
-    assert "33.0 tokens a completion (base writes none)" in report.verdict(alone)
+    assert "33.0 tokens a completion (base writes none)" in report_verdict.verdict(alone)
 
 
 # The warnings
@@ -251,7 +211,6 @@ def test_reward_up_without_the_judge_is_over_optimisation() -> None:
 def test_few_prompts_and_missing_judges_or_sft_are_named() -> None:
     assert "Only 12 prompts" in summarise(healthy(12))["warnings"][0]
     assert "No independent judge" in summarise(healthy(), judges=[])["warnings"][0]
-    assert "No independent judge" in summarise(healthy(), judges=["reward"])["warnings"][0]
     without = [row for row in healthy() if row["model"] != "sft"]
     assert "There is no sft model" in summarise(without)["warnings"][0]
 
@@ -259,38 +218,14 @@ def test_few_prompts_and_missing_judges_or_sft_are_named() -> None:
 # The files
 
 
-class Page(html.parser.HTMLParser):
-    """Collects a page's elements, attributes and text as a browser would see them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def written(rows: list[Sample], folder: Path, **more: Any) -> Page:
-    report.write(summarise(rows, **more), rows, folder)
-    return Page((folder / "report.html").read_text(encoding="utf-8"))
-
-
-def test_three_files_are_written_and_read_back(tmp_path: Path) -> None:
+def test_all_files_are_written_and_read_back(tmp_path: Path) -> None:
     rows = healthy()
-    written(rows, tmp_path / "new" / "compare")
-    assert sorted(path.name for path in (tmp_path / "new" / "compare").iterdir()) == [
-        "report.html", "report.json", "samples.jsonl",
-    ]  # fmt: skip
-    kept = [json.loads(line) for line in (tmp_path / "new/compare/samples.jsonl").read_text("utf-8").splitlines()]
+    folder = tmp_path / "new" / "compare"
+    written(rows, folder)
+    assert {path.name for path in folder.iterdir()} == set(exports.FILES)
+    kept = [json.loads(line) for line in (folder / "samples.jsonl").read_text("utf-8").splitlines()]
     assert kept == rows
-    assert json.loads((tmp_path / "new/compare/report.json").read_text("utf-8")) == summarise(rows)
+    assert json.loads((folder / "report.json").read_text("utf-8")) == summarise(rows)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -300,106 +235,205 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path: P
     broken = copy.deepcopy(good)
     broken["models"]["ppo"]["perplexity"] = bad
     with pytest.raises(ValueError, match=r"report\.models\.ppo\.perplexity is "):
-        report.write(broken, rows, tmp_path)
+        exports.write(broken, rows, opinions(), tmp_path)
     with pytest.raises(ValueError, match=r"samples\[0\]\.scores\.vader is "):
-        report.write(good, [sample("base", 0, 0.0, scores={"reward": 0.0, "vader": bad}), *rows[1:]], tmp_path)
+        spoilt = [sample("base", 0, 0.0, scores={"reward": 0.0, "vader": bad}), *rows[1:]]
+        exports.write(good, spoilt, opinions(), tmp_path)
     with pytest.raises(ValueError, match=r"report\.provenance\.loss\[1\] is "):
-        report.summarise(rows, models(), ["vader"], provenance={"loss": [1.0, bad]}, draws=10)
+        report.summarise(rows, models(), opinions(), provenance={"loss": [1.0, bad]}, draws=10)
     assert list(tmp_path.iterdir()) == []
 
 
-NASTY = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; </section></style> {{ 7*7 }}"
+# Pairs, judges of other kinds, what is beside the win rate
 
 
-def test_text_of_models_prompts_and_provenance_is_never_markup(tmp_path: Path) -> None:
-    rows = [row | {"completion": NASTY, "prompt": NASTY} for row in healthy()]
-    result = report.summarise(
-        rows, models(), ["vader"], provenance={"command": NASTY, NASTY: {"deep": [NASTY]}, "note": NASTY}, draws=10
-    )
-    report.write(result, rows, tmp_path)
-    page = Page((tmp_path / "report.html").read_text("utf-8"))
-    assert "script" not in page.tags and "img" not in page.tags
-    assert not [name for name, _ in page.attributes if name.startswith("on")]
-    # 12 examples of 3 completions and a prompt; in provenance two values and a key, while the list shows as JSON
-    assert page.text.count(NASTY) == 12 * 3 + 12 + 3
-    assert page.tags.count("section") == 12 * 3
+def test_pairs_are_the_main_model_against_all_then_the_rest_against_base_and_sft() -> None:
+    assert report.pairs_of(["base", "sft", "ppo", "dpo"]) == [
+        ("ppo", "base"),
+        ("ppo", "sft"),
+        ("ppo", "dpo"),
+        ("sft", "base"),
+        ("dpo", "base"),
+        ("dpo", "sft"),
+    ]
+    assert report.pairs_of(["base"]) == []
+    # without ppo the last model is the one that the report is about
+    assert report.pairs_of(["base", "sft", "org/model"]) == [
+        ("org/model", "base"),
+        ("org/model", "sft"),
+        ("sft", "base"),
+    ]
 
 
-def test_names_of_judges_are_never_markup(tmp_path: Path) -> None:
-    evil = "m:<script>"
-    rows = [row | {"scores": {"reward": 0.0, evil: row["scores"]["vader"]}} for row in healthy()]
-    page = written(rows, tmp_path, judges=[evil])
-    assert "script" not in page.tags and evil in page.text
-
-
-def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    page = written(healthy(), tmp_path)
-    text = (tmp_path / "report.html").read_text("utf-8")
-    assert not {"script", "link", "img", "iframe", "object", "embed", "video", "audio", "base", "form"} & set(page.tags)
-    assert [value for name, value in page.attributes if name in ("src", "href", "action", "srcset")] == []
-    assert "http:" not in text and "https:" not in text and "url(" not in text and "@import" not in text
-    assert ("content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
-    assert "prefers-color-scheme: dark" in text
-
-
-def test_the_verdict_comes_first_and_everything_is_on_the_page(tmp_path: Path) -> None:
-    rows = changed(healthy(), "ppo", kl=10.5)
-    page = written(rows, tmp_path)
+def test_unknown_models_keep_the_order_in_which_they_are_described() -> None:
+    rows = [sample(name, i, 0.1) for name in ("zeta", "alpha", "base") for i in range(20)]
     result = summarise(rows)
-    text = page.text[page.text.index("Is the aligned model better?") :]  # leaves the style sheet out
-    parts = [result["verdict"], "Models", "Pairs", "Warnings", result["warnings"][0], "Provenance"]
-    places = [text.index(part) for part in [*parts, "make compare RUN=x", "hash of sft", "Samples", "Best"]]
-    assert places == sorted(places)
-    assert page.tags.count("svg") == 3 * 2
+    assert list(result["models"]) == ["base", "zeta", "alpha"] and result["main"] == "alpha"
+    assert result["verdict"].startswith("By vader, alpha shows no difference from base (")
 
 
-def test_best_and_worst_are_by_ppo_minus_sft_on_the_judge(tmp_path: Path) -> None:
-    """ppo - sft: 0.5 + 0.1 = 0.6 on odd prompts (best), -0.5 - 0.1 = -0.6 on 0, 10, 20, 30 (worst). The reward says the
-    opposite here and must not be asked."""
-    rows = [row | {"scores": {"reward": -row["scores"]["vader"], "vader": row["scores"]["vader"]}} for row in healthy()]
-    text = written(rows, tmp_path).text
-    best = text[text.rindex("Best\n") : text.rindex("Worst\n")]
-    worst = text[text.rindex("Worst\n") : text.rindex("Random\n")]
-    assert [f"Opening {i}\n" in best for i in (1, 3, 5, 7)] == [True] * 4
-    assert [f"Opening {i}\n" in worst for i in (0, 10, 20, 30)] == [True] * 4
-    assert best.count("+0.60") == 4 and worst.count("−0.60") == 4
-    assert text[text.rindex("Random\n") :].count("Opening") == 4
-
-
-def test_without_independent_judge_the_reward_chooses(tmp_path: Path) -> None:
-    assert "Best and worst are by ppo vs sft on reward" in written(healthy(), tmp_path, judges=[]).text
-
-
-def test_few_prompts_are_never_both_best_and_worst(tmp_path: Path) -> None:
-    text = written(healthy(3), tmp_path).text
-    best = text[text.rindex("Best\n") : text.rindex("Worst\n")]
-    worst = text[text.rindex("Worst\n") : text.rindex("Random\n")]
-    assert (best.count("Opening"), worst.count("Opening")) == (2, 1)
-    assert "Opening 0" in worst
-
-
-def test_chinese_and_broken_unicode_survive(tmp_path: Path) -> None:
-    """Half a surrogate pair must reach samples.jsonl as it is, and not break the page."""
-    rows = changed(healthy(), "ppo", completion="这部电影很好看。\ud83d\u202e\x00", prompt="Opening 0")
-    rows = [row | {"prompt": "电影"} for row in rows]
-    page = written(rows, tmp_path)
-    assert "电影" in page.text and "这部电影很好看。" in page.text
-    assert "这部电影" in (tmp_path / "samples.jsonl").read_text("utf-8")
-    kept = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text("utf-8").split("\n") if line]
-    assert kept == rows
-
-
-def test_the_page_stays_below_a_megabyte(tmp_path: Path) -> None:
-    """The worst text: each character takes five bytes once escaped."""
-    rows = [row | {"completion": "'" * 20_000, "prompt": "&" * 20_000} for row in healthy()]
-    rows += [row | {"model": "few_shot"} for row in rows if row["model"] == "base"]
-    page = written(rows, tmp_path)
-    assert (tmp_path / "report.html").stat().st_size < 1_000_000
-    assert "(cut here)" in page.text
-
-
-def test_a_comparison_without_ppo_still_has_a_page(tmp_path: Path) -> None:
+def test_the_sft_model_passed_as_ppo_shows_no_difference() -> None:
+    """The same noise gives the same completions, so all 40 tie: 50%, and Wilson's interval over 40 prompts is 35.2 to
+    64.8% (Newcombe's method 3 at 20 of 40)."""
     rows = [row for row in healthy() if row["model"] != "ppo"]
-    assert "No verdict" in written(rows, tmp_path).text
-    only = [row for row in healthy() if row["model"] == "base"]
-    assert "form no pair" in written(only, tmp_path).text
+    rows += [row | {"model": "ppo"} for row in rows if row["model"] == "sft"]
+    sentence = summarise(rows)["verdict"]
+    assert "shows no difference from" in sentence and "sft (50.0%, 35.2–64.8%)" in sentence
+    assert "better" not in sentence and "worse" not in sentence
+
+
+def test_rivals_are_told_in_a_sentence_of_their_own() -> None:
+    """dpo beats ppo on 4 prompts of 40 only (those where ppo has -0.5): ppo wins 90%."""
+    rows = healthy() + [sample("dpo", i, 0.2, kl=1.0) for i in range(40)]
+    first, second = summarise(rows)["verdict"].split(" Beside the other methods: ")
+    assert "dpo" not in first
+    assert second.startswith("by vader, it is better than dpo (win rate 90.0%, 95% interval ")
+
+
+def votes(values: dict[tuple[str, str], dict[tuple[str, int], float]]) -> list[Opinion]:
+    return [*opinions(), Opinion("people", "human", values, {"votes": 3})]
+
+
+def test_a_judge_that_only_compares_is_read_as_majority_and_counts_what_it_left_out() -> None:
+    """People judged 30 of 40 prompts of ppo vs sft: 20 for ppo (one by 2 of 3 votes), 5 ties, 5 for sft.
+    (20 + 5/2)/30 = 75%. They are named before every other judge."""
+    keys = [(f"p{i:02}", 0) for i in range(30)]
+    said = dict(zip(keys, [2 / 3, *[1.0] * 19, *[0.5] * 5, *[0.0] * 5], strict=True)) | {("p39", 0): math.nan}
+    result = report.summarise(healthy(), models(), votes({("ppo", "sft"): said}), provenance={}, draws=100)
+    outcome = result["pairs"]["ppo vs sft"]["people"]
+    assert (outcome["wins"], outcome["ties"], outcome["losses"], outcome["unjudged"]) == (20, 5, 5, 10)
+    assert outcome["win_rate"] == pytest.approx(0.75) and outcome["prompts"] == 30 and outcome["difference"] is None
+    assert "people" not in result["pairs"]["ppo vs base"] and result["judges"] == ["people", "vader"]
+    assert result["verdict"].startswith("By people, the aligned model (ppo) is better than sft (win rate 75.0%")
+    assert "(on 30 prompts or more)" in result["verdict"]
+    assert result["panel"]["people"] == {"label": "human", "scores": False, "summary": {"votes": 3}}
+
+
+def test_a_pair_judged_the_other_way_round_is_turned() -> None:
+    keys = [(f"p{i:02}", 0) for i in range(40)]
+    given = votes({("sft", "ppo"): dict.fromkeys(keys, 0.0)})
+    result = report.summarise(healthy(), models(), given, provenance={}, draws=100)
+    outcome = result["pairs"]["ppo vs sft"]["people"]
+    assert outcome["wins"] == 40 and outcome["length_controlled"] is None  # nothing to fit where all went one way
+
+
+def test_what_a_language_model_left_unjudged_is_counted_over_all_pairs() -> None:
+    """Two of three pairs not at all, 40 each, and 10 of the third: 90."""
+    said = {(f"p{i:02}", 0): 1.0 for i in range(30)}
+    llm = Opinion("m", "LLM", {("ppo", "base"): said}, {"failures": 3, "not_asked": 177})
+    result = report.summarise(healthy(), models(), [*opinions(), llm], provenance={}, draws=50)
+    assert result["warnings"][0].startswith(
+        "m left 90 comparisons unjudged (3 questions failed, 177 were beyond max_calls)"
+    )
+
+
+def test_wilson_and_the_length_controlled_rate_stand_beside_the_bootstrap() -> None:
+    """36 of 40: Wilson by method 3 of Newcombe 1998 with z = 1.96, reckoned apart:
+    (72 + 3.8415 ± 1.96·sqrt(3.8415 + 4·36·0.1)) / (2·43.8415) = 0.7695 and 0.9604."""
+    outcome = summarise(healthy())["pairs"]["ppo vs base"]["vader"]
+    assert outcome["wilson"]["low"] == pytest.approx(0.7695, abs=1e-4)
+    assert outcome["wilson"]["high"] == pytest.approx(0.9604, abs=1e-4)
+    # " base 3" is a letter longer than " ppo 3" on every prompt, so length cannot be told from quality
+    assert outcome["length_controlled"]["overlap"] is False
+
+
+def test_ranking_agreement_and_slices_are_there() -> None:
+    """ppo beats base 36:4 and sft 36:4, sft and base 20:20: ppo is ranked first. vader and the reward, which is twice
+    it, agree on all comparisons: kappa and tau-b 1."""
+    rows = [row | {"tag": "even" if int(row["prompt_id"][1:]) % 2 == 0 else "odd"} for row in healthy()]
+    result = summarise(rows)
+    assert list(result["ranking"]["vader"]["models"])[0] == "ppo"
+    (pair,) = result["agreement"]["pairs"]
+    assert pair["kappa"] == pytest.approx(1) and pair["tau_b"] == pytest.approx(1) and pair["equal"]["mean"] == 1
+    tags = result["slices"]["judges"]["vader"]["tag"]
+    # ppo loses on 0, 10, 20, 30, which are even: 16 of 20 there, 20 of 20 elsewhere
+    assert (tags["even"]["win_rate"], tags["odd"]["win_rate"]) == (0.8, 1.0)
+    assert result["slices"]["pair"] == "ppo vs sft" and "source" not in result["slices"]["judges"]["vader"]
+
+
+def test_the_frontier_holds_models_bounds_and_training() -> None:
+    """log 16 - 15/16 = 1.835; a model without KL (base here) is not on it."""
+    bound = math.log(16) - 15 / 16
+    rows = healthy() + [sample("best_of_16", i, 0.3, kl=None) for i in range(40)]
+    given = models("base", "sft", "ppo", "best_of_16")
+    given["best_of_16"]["kl_bound"] = bound
+    point = {"mean": 0.1, "low": 0.0, "high": 0.2}
+    steps = [{"step": s, "kl": s / 10, "scores": {"reward": point, "vader": point}} for s in (0, 10)]
+    training = {"steps": steps, "since_peak": {}}
+    result = report.summarise(rows, given, opinions(), provenance={}, training=training, draws=50)
+    found = [(point["name"], point["kind"], point["kl"]) for point in result["frontier"]]
+    assert found == [
+        ("sft", "model", 0.0),
+        ("ppo", "model", 4.0),
+        ("best_of_16", "bound", bound),
+        ("ppo", "training", 0.0),
+        ("ppo", "training", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("high", "optimised", "raised"), [(-0.01, 0.5, True), (0.01, 0.5, False), (-0.01, -0.1, False)]
+)
+def test_a_judge_that_falls_while_the_reward_rises_is_a_warning(high: float, optimised: float, raised: bool) -> None:
+    steps = [{"step": s, "kl": None, "scores": {"vader": {"mean": 0.0, "low": 0.0, "high": 0.0}}} for s in (0, 10)]
+    fall = {"step": 0, "mean": -0.2, "low": -0.4, "high": high, "optimised": optimised}
+    training = {"steps": steps, "since_peak": {"vader": fall}}
+    found = summarise(healthy(), training=training)["warnings"]
+    assert [text for text in found if "vader fell by 0.20 since step 0" in text] == (found if raised else [])
+    assert bool(found) is raised
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"tokens": [1, 2, 3, 4, 1, 2, 3, 4]},
+            "4-gram repetition rose from 0.0% (sft) to 20.0% (ppo), by more than 5%",
+        ),
+        ({"completion": "I'm sorry, but no."}, "refusals rose from 0.0% (sft) to 100.0% (ppo), by more than 10%"),
+        ({"entropy": 0.9}, "Entropy fell from 2.00 (sft) to 0.90 nats a token (ppo)"),
+    ],
+)
+def test_side_effects_are_warned_of(change: dict[str, Any], said: str) -> None:
+    """Tokens 1234 1234 hold five 4-grams, of which the last is the first again: 20%."""
+    rows = changed([row | {"entropy": 2.0} for row in healthy(20)], "ppo", **change)
+    assert any(said in text for text in summarise(rows)["warnings"])
+
+
+def test_every_sign_names_its_threshold_and_its_source() -> None:
+    rows = [row | {"entropy": 2.0} for row in healthy()]
+    signs = summarise(rows)["signs"]
+    names = {sign["name"] for sign in signs}
+    assert {"KL to sft", "length", "EOS rate", "distinct-2", "4-gram repetition", "refusals", "entropy"} <= names
+    assert "perplexity on demonstrations" in names and "judges confirm the reward" in names
+    assert all(sign["threshold"] and sign["source"] and sign["warning"] is None for sign in signs)
+
+
+def test_perplexity_that_rises_is_the_alignment_tax() -> None:
+    """26 against 20 is 1.3 times, above 1.25; 25 is on the limit."""
+    given = models()
+    for figure, raised in ((26.0, True), (25.0, False)):
+        given["ppo"]["perplexity"] = figure
+        found = report.summarise(healthy(), given, opinions(), provenance={}, draws=50)["warnings"]
+        assert any("more than 1.25 times" in text for text in found) is raised
+
+
+def test_exactly_one_judge_is_the_optimised_one() -> None:
+    with pytest.raises(ValueError, match="2 judges are labelled optimised"):
+        report.summarise(healthy(), models(), [*opinions(), Opinion("vader", "optimised")], provenance={})
+
+
+def test_the_same_input_gives_the_same_files_but_for_the_time(tmp_path: Path) -> None:
+    """In another process too, where sets have another order."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\nfrom pathlib import Path\nimport comparison\n"
+        "rows = [row | {'tag': row['prompt_id'][-1], 'source': 's'} for row in comparison.healthy()]\n"
+        "comparison.written(rows, Path(sys.argv[1]), provenance={'made': sys.argv[2]})"
+    )
+    texts = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", code, str(folder), f"at {seed}"], check=True, env=environment, cwd=ROOT)
+        texts.append({p.name: p.read_text("utf-8").replace(f"at {seed}", "at T") for p in sorted(folder.iterdir())})
+    assert texts[0] == texts[1] and len(texts[0]) == len(exports.FILES)

@@ -99,30 +99,30 @@ def test_chunks_of_draws_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statistics.mean_interval(x, prompts, draws=501) == whole
 
 
-def _coverage(grouped: bool) -> float:
-    """Share of 1,500 simulated comparisons whose interval holds the true win rate, known by construction.
+def _coverage(grouped: bool, trials: int) -> float:
+    """Share of simulated comparisons whose interval holds the true win rate, known by construction.
 
     80 prompts of 4 samples. A prompt's chance to win is 0.1 or 0.9, equally likely: the truth is 0.5 by symmetry.
     """
     rng = np.random.default_rng(7)
     prompts = [str(i // 4) if grouped else str(i) for i in range(320)]
     held = 0
-    for trial in range(1500):
+    for trial in range(trials):
         chance = np.repeat(rng.choice([0.1, 0.9], size=80), 4)
         a = (rng.random(320) < chance).astype(float)
         result = statistics.win_rate(a.tolist(), (1 - a).tolist(), prompts, draws=400, seed=trial)
         held += result["low"] <= 0.5 <= result["high"]
-    return held / 1500
+    return held / trials
 
 
 def test_interval_covers_the_truth_95_times_in_100() -> None:
-    assert 0.93 <= _coverage(grouped=True) <= 0.97
+    assert 0.93 <= _coverage(grouped=True, trials=1000) <= 0.97
 
 
 def test_ignoring_the_prompts_would_cover_too_rarely() -> None:
     """The design effect is 1 + 3 x 0.64 = 2.92 (correlation 4 x 0.4^2 = 0.64), so the naive interval is 1.7 times too
     narrow: it covers about P(|Z| < 1.96/1.71) = 0.75."""
-    assert 0.70 <= _coverage(grouped=False) <= 0.80
+    assert 0.70 <= _coverage(grouped=False, trials=400) <= 0.80
 
 
 def test_distinct_n_by_hand() -> None:
@@ -156,3 +156,110 @@ def test_unusable_input_is_refused(a: list[float], b: list[float], prompts: list
 def test_n_grams_of_length_zero_are_refused() -> None:
     with pytest.raises(ValueError, match="starts at 1"):
         statistics.distinct_n([[1, 2]], 0)
+
+
+# Wilson's interval
+
+
+@pytest.mark.parametrize(
+    ("wins", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_against_the_published_table(wins: int, total: int, low: float, high: float) -> None:
+    """Newcombe 1998, Statistics in Medicine 17:857–872, table I, method 3 (score without continuity correction)."""
+    result = statistics.wilson(wins, 0, total - wins)
+    assert (round(result["low"], 4), round(result["high"], 4)) == (low, high)
+    assert result["win_rate"] == pytest.approx(wins / total)
+
+
+def test_wilson_counts_a_tie_as_half_a_win() -> None:
+    """3 wins, 4 ties and 3 losses are 5 of 10: the interval of 5/10, by hand ½ ± z·√(z² + 10) / (2·(10 + z²)).
+
+    z² = 3.8415: 1.95996·√13.8415/(2·13.8415) = 0.26340.
+    """
+    result = statistics.wilson(3, 4, 3)
+    assert result["win_rate"] == 0.5
+    assert (result["low"], result["high"]) == (pytest.approx(0.23660, abs=1e-5), pytest.approx(0.76340, abs=1e-5))
+
+
+def test_wilson_mirrors_and_has_width_for_an_unbeaten_model() -> None:
+    """20 of 20: the mirror of Newcombe's 0 of 20, so from 1 - 0.1611 to 1, where the bootstrap has no width."""
+    result = statistics.wilson(20, 0, 0)
+    assert (result["low"], result["high"]) == (pytest.approx(0.8389, abs=5e-5), pytest.approx(1.0))
+    bootstrap = statistics.win_rate([1] * 20, [0] * 20, [str(i) for i in range(20)])
+    assert (bootstrap["low"], bootstrap["high"], bootstrap["prompts"]) == (1.0, 1.0, 20)
+
+
+@pytest.mark.parametrize(("counts", "said"), [((0, 0, 0), "nothing to compute"), ((1, -1, 2), "not negative")])
+def test_wilson_refuses_impossible_counts(counts: tuple[int, int, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        statistics.wilson(*counts)
+
+
+def test_wilson_covers_the_truth_95_times_in_100() -> None:
+    """20,000 tables of 60 comparisons, the chance to win uniform on 0.1 to 0.9: the coverage averaged over it."""
+    rng = np.random.default_rng(11)
+    chance = rng.uniform(0.1, 0.9, 20_000)
+    wins = rng.binomial(60, chance)
+    ends = [statistics.wilson(won, 0, 60 - won) for won in range(61)]
+    held = [ends[won]["low"] <= truth <= ends[won]["high"] for won, truth in zip(wins, chance, strict=True)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_mean_interval_covers_the_truth_95_times_in_100() -> None:
+    """80 prompts of 3 samples: a skewed level per prompt, Gamma(4) with mean 4, and normal noise of sd 2 a sample."""
+    rng = np.random.default_rng(13)
+    prompts = [str(i // 3) for i in range(240)]
+    held = 0
+    for trial in range(1000):
+        x = np.repeat(rng.gamma(4.0, size=80), 3) + rng.normal(0, 2, 240)
+        result = statistics.mean_interval(x.tolist(), prompts, draws=400, seed=trial)
+        held += result["low"] <= 4.0 <= result["high"]
+    assert 0.93 <= held / 1000 <= 0.97
+
+
+def test_a_ratio_needs_something_to_divide_by() -> None:
+    """Of two prompts one has denominator 0: a quarter of the resamples is that one twice."""
+    with pytest.raises(ValueError, match="nothing to divide by"):
+        statistics.ratio_interval(np.array([1.0, 1.0]), np.array([0.0, 1.0]), ["a", "b"], 100, 0)
+
+
+# Between training seeds
+
+
+@pytest.mark.parametrize(
+    ("freedom", "published"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (10, 2.228), (30, 2.042)]
+)
+def test_t_quantiles_against_the_published_table(freedom: int, published: float) -> None:
+    """NIST/SEMATECH e-Handbook of Statistical Methods, table 1.3.6.7.2, column 0.975."""
+    assert round(statistics.t_quantile(0.975, freedom), 3) == published
+
+
+def test_seed_spread_by_hand() -> None:
+    """0.5, 0.6 and 0.7: mean 0.6, sd 0.1, half width 4.30265·0.1/√3 = 0.24841."""
+    result = statistics.seed_spread([0.5, 0.7, 0.6])
+    assert (result["seeds"], result["min"], result["max"]) == (3, 0.5, 0.7)
+    assert (result["mean"], result["sd"]) == (pytest.approx(0.6), pytest.approx(0.1))
+    assert (result["low"], result["high"]) == (pytest.approx(0.35159, abs=1e-5), pytest.approx(0.84841, abs=1e-5))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_seed_spread_covers_the_truth_95_times_in_100(seeds: int) -> None:
+    """Normal figures around 0.6 with sd 0.05: Student's interval is exact there, however few the seeds."""
+    figures = np.random.default_rng(17).normal(0.6, 0.05, (1500, seeds))
+    held = [result["low"] <= 0.6 <= result["high"] for result in map(statistics.seed_spread, figures)]
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"), [([0.5], "two or more"), ([], "two or more"), ([0.5, math.nan], "seed 1 is not finite")]
+)
+def test_a_spread_needs_two_finite_figures(figures: list[float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        statistics.seed_spread(figures)
+
+
+@pytest.mark.parametrize(("share", "freedom"), [(0.4, 3), (1.0, 3), (0.975, 0)])
+def test_no_t_quantile_outside_its_range(share: float, freedom: int) -> None:
+    with pytest.raises(ValueError, match="no t quantile"):
+        statistics.t_quantile(share, freedom)

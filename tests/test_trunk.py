@@ -24,7 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from pipeline.config import Lora
+from pipeline.config_sections import Lora
 from pipeline.roles import _last_score
 from policies.backbone import decoder, load_causal, lora_config
 from policies.engines import make_engine

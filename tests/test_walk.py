@@ -21,6 +21,7 @@ from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, sha256
 from pipeline.config import STAGES, Config
 from pipeline.context import base_model
+from pipeline.exports import FILES as REPORT_FILES
 from pipeline.recipe import load
 from policies.backbone import load_causal, load_tokenizer
 from reward.model import load_scorer
@@ -28,6 +29,7 @@ from reward.model import load_scorer
 ROOT = Path(__file__).resolve().parent.parent
 SHRUNK = [
     f"data.source={ROOT / 'data' / 'smoke.jsonl'}",
+    "data.eval_fraction=0.3333",  # 32 rows to train on: two processes fill a last, smaller batch with rows seen before
     "sft.tuning=lora",
     "sft.max_steps=6",
     "sft.learning_rate=1e-2",
@@ -51,9 +53,12 @@ MADE = {"README.md", "manifest.json", "metrics.jsonl"}
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 FILES = {
     "sft": MODEL | MADE | ADAPTER,
-    "reward": (MODEL - {"generation_config.json"}) | MADE | ADAPTER | {"scoring.json", "evaluation.json"},
+    "reward": (MODEL - {"generation_config.json"})
+    | MADE
+    | ADAPTER
+    | {"scoring.json", "evaluation.json", "report.html"},
     "ppo": MODEL | MADE | ADAPTER | {"critic.safetensors", "samples.jsonl", "samples.md"},
-    "compare": {"manifest.json", "metrics.jsonl", "report.html", "report.json", "samples.jsonl"},
+    "compare": {"manifest.json", "metrics.jsonl", *REPORT_FILES},
 }
 
 
@@ -172,6 +177,7 @@ def test_report_has_its_shape(walk: Path) -> None:
             assert {"wins", "ties", "losses", "win_rate", "low", "high"} <= outcome.keys()
             assert outcome["wins"] + outcome["ties"] + outcome["losses"] == 8
     assert len((walk / "compare" / "samples.jsonl").read_text().splitlines()) == 4 * 8
+    assert [at["step"] for at in report["training"]["steps"]] == [0, 2, 4]  # the proxy over ppo's evaluations
 
 
 def same_artifact(stage: str, run: Path) -> None:

@@ -1,42 +1,27 @@
-"""Is each format read as its makers mean it, and each mistake told with its file, line and field?"""
+"""Are our own rows and TRL's read as they are meant, and each mistake told with its line and field?"""
 
 import json
-from pathlib import Path
 
 import pytest
+from asked import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import checks
 from data.checks import Place
-from data.formats import FORMATS, to_rows
+from data.formats import FORMATS
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
 
+OURS = ("ranking", "preference", "preference_implicit", "prompt_completion", "messages", "prompt")
 USER = {"role": "user", "content": "What color is the sky?"}
 BLUE = {"role": "assistant", "content": "It is blue."}
 GREEN = {"role": "assistant", "content": "It is green."}
-HH = "\n\nHuman: Hi\n\nAssistant: Hello!\n\nHuman: Why?\n\nAssistant: "
-
-
-def write(folder, rows, name="rows.jsonl"):
-    path = folder / name
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def only(folder, row):
-    loaded = to_rows(write(folder, [row]))
+    loaded = read(write(folder, [row]))
     assert (loaded.read, loaded.problems, loaded.rejects) == (1, [], [])
     return loaded.format, loaded.kind, loaded.rows[0]
-
-
-def problems_of(folder, rows, format=None):
-    """What is wrong with `rows`, as (line, field, text)."""
-    source = write(folder, rows)
-    with pytest.raises(DataError) as caught:
-        to_rows(source, format)
-    assert all(problem.file == source for problem in caught.value.problems)
-    return [(problem.line, problem.field, str(problem)) for problem in caught.value.problems]
 
 
 def pair(prompt, chosen, rejected):
@@ -74,19 +59,12 @@ def pair(prompt, chosen, rejected):
             "It is blue.",
             "It is green.",
         ),
-        (
-            {"chosen": HH + "I do.", "rejected": HH + "I do not."},
-            "preference_implicit",
-            HH[:-1],
-            " I do.",
-            " I do not.",
-        ),
         ({"chosen": "天空是蓝色的", "rejected": "天空是绿色的"}, "preference_implicit", "天空是", "蓝色的", "绿色的"),
     ],
-    ids=["explicit", "explicit-messages", "implicit", "implicit-messages", "hh-rlhf", "no-spaces"],
+    ids=["explicit", "explicit-messages", "implicit", "implicit-messages", "no-spaces"],
 )
 def test_preferences(tmp_path, row, name, prompt, chosen, rejected):
-    """The rows of TRL's dataset-format page, hh-rlhf, and a script without spaces, taken apart by hand."""
+    """The rows of TRL's dataset-format page, and a script without spaces, taken apart by hand."""
     found, kind, ranking = only(tmp_path, row)
     assert (found, kind) == (name, "rankings")
     assert (ranking.prompt, ranking.completions, ranking.ranking) == pair(prompt, chosen, rejected)
@@ -175,8 +153,9 @@ GOOD = {
 CHAT = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}
 
 
-def test_every_format_has_an_example():
-    assert set(GOOD) == set(FORMATS)
+def test_each_has_a_sound_row():
+    assert set(GOOD) == set(OURS) <= set(FORMATS)
+    assert all(FORMATS[name].kind for name in OURS)
 
 
 BAD = [
@@ -232,18 +211,6 @@ BAD = [
     # 12: implicit prompts that diverge
     ("preference_implicit", {"chosen": "One two", "rejected": "Three four"}, "rejected", "no common beginning"),
     ("preference_implicit", {"chosen": "你好", "rejected": "你好吗"}, "chosen", "nothing is left of it"),
-    (
-        "preference_implicit",
-        {"chosen": "\n\nHuman: What a\n\nAssistant: x", "rejected": "\n\nHuman: What b\n\nAssistant: y"},
-        "rejected",
-        "part before their last answer",
-    ),
-    (
-        "preference_implicit",
-        {"chosen": HH + "a\n\nHuman: b\n\nAssistant: c", "rejected": HH + "d"},
-        "rejected",
-        "part before their last answer",
-    ),
     (
         "preference_implicit",
         {"chosen": [USER, BLUE], "rejected": [{**USER, "content": "Why?"}, GREEN]},
@@ -316,145 +283,19 @@ def test_a_mistake_is_told_with_its_line_and_field(tmp_path, name, row, field, s
     """Each stands on line 3 among sound rows of its format, whether that is said or found."""
     rows = [{"id": str(number), **GOOD[name]} for number in range(3)]
     rows.insert(2, row)
-    problems = problems_of(tmp_path, rows, name if explicit else None)
-    assert len(problems) == 1, problems
-    line, where, text = problems[0]
-    assert (line, where) == (3, field)
-    assert says in text
-    loaded = to_rows(f"{tmp_path}/rows.jsonl", name if explicit else None, skip_bad=True)
+    path, options = write(tmp_path, rows), {"format": name if explicit else None}
+    with pytest.raises(DataError) as caught:
+        read(path, **options)
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.line, problem.field) == (str(path), 3, field)
+    assert says in str(problem)
+    loaded = read(path, **options, skip_bad=True)
     assert [one.id for one in loaded.rows] == ["0", "1", "2"]
     assert loaded.read == 4
-    assert [str(problem) for problem in loaded.problems] == [text]
+    assert loaded.problems == [problem]
     assert json.loads(json.dumps([reject.to_json() for reject in loaded.rejects])) == [
-        {"row": row, "file": f"{tmp_path}/rows.jsonl", "line": 3, "reason": text.split(":3: ", 1)[1]}
+        {"row": row, "file": str(path), "line": 3, "reason": str(problem).split(":3: ", 1)[1]}
     ]
-
-
-def test_all_problems_come_together_in_the_order_of_lines(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    good = json.dumps(GOOD["preference"])
-    path.write_text(f'{good}\n{{"prompt": \n{{"prompt": "p", "chosen": "", "rejected": 1}}\n{good}\nNaN\n')
-    with pytest.raises(DataError) as caught:
-        to_rows(str(path))
-    assert [(problem.line, problem.field) for problem in caught.value.problems] == [
-        (2, "line"),
-        (3, "chosen"),
-        (3, "rejected"),
-        (5, "line"),
-    ]
-    loaded = to_rows(str(path), skip_bad=True)
-    assert (loaded.read, len(loaded.rows)) == (5, 2)
-    assert [problem.line for problem in loaded.problems] == [2, 3, 3, 5]
-    assert [(reject.line, reject.row is None) for reject in loaded.rejects] == [(2, True), (3, False), (5, True)]
-
-
-def test_a_file_cut_off_is_refused_even_with_skip_bad_and_its_rows_are_checked_too(tmp_path):
-    path = tmp_path / "rows.csv"
-    path.write_text('prompt,completion\na,\nb,c\nd,"e\n')
-    with pytest.raises(DataError) as caught:
-        to_rows(str(path), skip_bad=True)
-    assert [(problem.line, problem.field) for problem in caught.value.problems] == [(2, "completion"), (4, "row")]
-
-
-def test_nothing_usable_is_refused_even_with_skip_bad(tmp_path):
-    source = write(tmp_path, [{"prompt": "", "completion": ""}])
-    with pytest.raises(DataError, match="it is blank"):
-        to_rows(source, skip_bad=True)
-
-
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ({"prompt": "p", "completon": "c"}, 'did you mean "completion" where it says "completon"?'),
-        ({"propmt": "p", "chosen": "a", "rejected": "b"}, 'did you mean "prompt" where it says "propmt"?'),
-        ({"Prompt": "p"}, 'did you mean "prompt" where it says "Prompt"?'),
-        ({" prompt": "p"}, 'did you mean "prompt" where it says " prompt"?'),
-        ({"question": "q"}, "no format is known with the keys question; write one of the formats ranking"),
-        ({"text": "q", "label": 1}, "no format is known with the keys text, label"),
-    ],
-)
-def test_rows_of_no_format_are_told_the_nearest_key(tmp_path, row, says):
-    """A misspelt key must not turn demonstrations into prompts or leave a prompt out."""
-    problems = problems_of(tmp_path, [row, row])
-    assert [(line, field) for line, field, _ in problems] == [(1, "keys")]
-    assert says in problems[0][2]
-
-
-def test_a_misspelt_key_in_one_row_is_no_other_format(tmp_path):
-    problems = problems_of(
-        tmp_path, [GOOD["preference_implicit"]] * 2 + [{"propmt": "p", "chosen": "a b", "rejected": "a c"}]
-    )
-    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
-    assert 'did you mean "prompt" where it says "propmt"?' in problems[0][2]
-
-
-def test_rows_that_fit_two_formats_name_both(tmp_path):
-    row = {**CHAT, "messages": [USER, BLUE]}
-    problems = problems_of(tmp_path, [row])
-    assert "fits two formats, preference and messages" in problems[0][2]
-    assert 'format: "preference" or format: "messages"' in problems[0][2]
-    assert to_rows(write(tmp_path, [row]), "preference").format == "preference"
-    assert to_rows(write(tmp_path, [row]), "messages").format == "messages"
-
-
-def test_a_row_of_another_format_among_many_is_named(tmp_path):
-    rows = [{"prompt": "p"}, {"prompt": "q"}, GOOD["prompt_completion"]]
-    problems = problems_of(tmp_path, rows)
-    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
-    assert "looks like prompt_completion among rows of the format prompt" in problems[0][2]
-    rows = [GOOD["preference"], GOOD["preference"], {**GOOD["preference"], "messages": [USER, BLUE]}]
-    assert "fits two formats" in problems_of(tmp_path, rows)[0][2]
-
-
-def test_an_unknown_format_suggests_the_nearest(tmp_path):
-    source = write(tmp_path, [GOOD["prompt"]])
-    with pytest.raises(DataError, match='there is no format "preferences"; did you mean "preference"'):
-        to_rows(source, "preferences")
-
-
-def test_an_id_stands_once(tmp_path):
-    rows = [{"id": 1, "prompt": "a"}, {"prompt": "b"}, {"id": "1", "prompt": "c"}]
-    assert problems_of(tmp_path, rows) == [
-        (3, "id", f'{tmp_path}/rows.jsonl:3: id: "1" is also the id of the row on line 1; give every row its own id')
-    ]
-    loaded = to_rows(f"{tmp_path}/rows.jsonl", skip_bad=True)
-    assert [row.prompt for row in loaded.rows] == ["a", "b"]
-
-
-def test_labels_that_contradict_are_named_unless_two_people_gave_them(tmp_path):
-    """c > a > b on line 1 is contradicted by a > c on line 3; the same order again, or another prompt, is not."""
-    one = {"prompt": "p", "completions": ["a", "b", "c"], "ranking": [[2], [0], [1]]}
-    same = {"prompt": "p", "completions": ["b", "a"], "ranking": [[1], [0]]}
-    other = {"prompt": " p ", "completions": ["a", "c"], "ranking": [[0], [1]]}
-    elsewhere = {"prompt": "P", "completions": ["a", "c"], "ranking": [[0], [1]]}
-    problems = problems_of(tmp_path, [one, same, other, elsewhere])
-    assert [(line, field) for line, field, _ in problems] == [(3, "ranking")]
-    assert "ranked the other way round on line 1" in problems[0][2]
-    people = [{**row, "annotator": name} for row, name in ((one, "x"), (other, "y"))]
-    assert len(to_rows(write(tmp_path, people)).rows) == 2
-    assert len(problems_of(tmp_path, [{**row, "annotator": "x"} for row in (one, other)])) == 1
-
-
-def test_rows_of_one_line_arrays_and_csv_are_told_apart(tmp_path):
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps([GOOD["prompt_completion"]] * 3))
-    loaded = to_rows(str(path))
-    assert [row.id for row in loaded.rows] == [f"{path}:{number}" for number in (1, 2, 3)]
-    assert loaded.read == 3
-    path.write_text("prompt,chosen,rejected\np,a,b\nq,c,d\n")
-    assert [row.source for row in to_rows(str(path)).rows] == [f"{path}:2", f"{path}:3"]
-
-
-def test_the_smoke_data_is_sound():
-    """48 rankings of three or four short answers, with ties and two scripts, the best at no favoured place."""
-    loaded = to_rows(str(Path(__file__).parents[1] / "data" / "smoke.jsonl"))
-    assert (loaded.format, loaded.kind, len(loaded.rows)) == ("ranking", "rankings", 48)
-    assert len({ranking.prompt for ranking in loaded.rows}) == 48
-    assert {len(ranking.completions) for ranking in loaded.rows} == {3, 4}
-    assert sum(any(len(tier) > 1 for tier in ranking.ranking) for ranking in loaded.rows) >= 4
-    assert sum(not ranking.prompt.isascii() for ranking in loaded.rows) >= 4
-    best_first = sum(ranking.ranks()[0] == 0 for ranking in loaded.rows)
-    assert 10 <= best_first <= 24
 
 
 def test_a_long_common_beginning_is_cut_at_white_space_never_inside_a_word():
@@ -482,13 +323,13 @@ KEYS = ["prompt", "messages", "completion", "completions", "ranking", "chosen", 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=5), min_size=1, max_size=4),
-    st.sampled_from([None, *FORMATS]),
+    st.sampled_from([None, *OURS]),
 )
 def test_no_row_leads_to_another_error_or_is_lost(tmp_path_factory, rows, name):
     """Whatever JSON a row holds: each is returned or refused by its line, and only DataError is raised."""
-    source = write(tmp_path_factory.mktemp("any"), rows)
+    path = write(tmp_path_factory.getbasetemp(), rows)
     try:
-        loaded = to_rows(source, name, skip_bad=True)
+        loaded = read(path, format=name, skip_bad=True)
     except DataError as error:
         assert error.problems
         return

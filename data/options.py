@@ -1,0 +1,27 @@
+"""What may a user say about a source that its rows do not say themselves?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Options:
+    """How one source is read.
+
+    `format` is a name in `formats.FORMATS`, detected when None. `columns` maps our field names to the source's. `map` is
+    a `module:function` that turns a row into another, into a list of rows, or into None (left out, and counted). `axis`
+    chooses among several judgements of one row, `tie_gap` is the rating difference below which completions are tied,
+    `reverse` turns the format's order of preference round. `max_rows` ends reading after so many rows, and lets a Hub
+    data set be streamed instead of fetched whole.
+    """
+
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    map: str | None = None
+    axis: str | None = None
+    tie_gap: float = 0.0
+    reverse: bool = False
+    annotators: Literal["separate", "mean_rank"] = "separate"
+    skip_bad: bool = False
+    max_rows: int | None = None

@@ -1,0 +1,216 @@
+"""In which files is a comparison handed on? The page, the numbers as JSON and CSV, a summary for a pull request, a model
+card, and the main pair for PAIR's LLM Comparator.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from pipeline import report_page
+from pipeline.report import Opinion, judged, paired, reference_of, require_finite, to_json
+from pipeline.sentences import counted, ends, reading
+
+FILES = (
+    "report.html",
+    "report.json",
+    "report.csv",
+    "report.md",
+    "MODEL_CARD.md",
+    "comparator.json",
+    "samples.jsonl",
+)
+COMPARATOR_SCALE = 1.5  # LLM Comparator's scores run from -1.5 (B is much better) to 1.5
+
+
+def write(report: dict[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], folder: Path) -> None:
+    """Write `FILES` (UTF-8) into `folder`, or nothing at all. comparator.json needs two models to compare.
+
+    Raises ValueError naming the number when one is not finite: JSON has no NaN and a page should show none.
+    """
+    require_finite(report, "report")
+    for index, row in enumerate(samples):
+        require_finite(row, f"samples[{index}]")
+    pages = {
+        "report.html": report_page.html(report, samples, opinions, table(report)).encode("utf-8", "replace"),
+        "report.json": _bytes(to_json(report, indent=2) + "\n"),
+        "report.csv": table(report).encode("utf-8", "replace"),
+        "report.md": markdown(report).encode("utf-8", "replace"),
+        "MODEL_CARD.md": card(report).encode("utf-8", "replace"),
+        "samples.jsonl": _bytes("".join(to_json(row) + "\n" for row in samples)),
+    }
+    if (found := comparator(report, samples, opinions)) is not None:
+        pages["comparator.json"] = _bytes(to_json(found, indent=1) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pages.items():
+        (folder / name).write_bytes(content)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Every win rate as CSV, one row a pair and judge; a cell that a spreadsheet would take for a formula begins with '."""
+    columns = ("pair", "judge", "label", "prompts", "wins", "ties", "losses", "unjudged", "win_rate", "low", "high")
+    more = ("wilson_low", "wilson_high", "length_controlled", "lc_low", "lc_high", "mean_difference", "reading")
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow([*columns, *more])
+    for pair, outcomes in report["pairs"].items():
+        for judge, own in outcomes.items():
+            controlled, difference = own["length_controlled"], own["difference"]
+            rows.writerow(
+                [
+                    _tame(pair),
+                    _tame(judge),
+                    report["panel"][judge]["label"],
+                    *(own[name] for name in columns[3:]),
+                    own["wilson"]["low"],
+                    own["wilson"]["high"],
+                    *("" if controlled is None else controlled[name] for name in ("win_rate", "low", "high")),
+                    "" if difference is None else difference["mean"],
+                    reading(own),
+                ]
+            )
+    return out.getvalue()
+
+
+def _tame(cell: str) -> str:
+    return f"'{cell}" if cell.lstrip()[:1] in tuple("=+-@") or cell[:1] in ("\t", "\r") else cell
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The comparison in a page of Markdown, for a pull request. Names are escaped; no model text is in it."""
+    lines = ["## Is the aligned model better?", "", _plain(report["verdict"]), ""]
+    lines += [f"- **Warning:** {_plain(text)}" for text in report["warnings"]]
+    lines += [*([""] if report["warnings"] else []), *_models(report), "", *_pairs(report), ""]
+    seeds, made = report["provenance"].get("seed"), report["provenance"].get("made")
+    told = [f"{counted(report['prompts'], 'held-out prompt')}, {report['samples_per_model']} samples a model"]
+    told += [] if seeds is None else [f"seed {seeds}"]
+    told += [] if made is None else [f"made {made}"]
+    if "command" in report["provenance"]:
+        told.append(f"`{str(report['provenance']['command']).replace('`', '')}`")
+    note = "Intervals: 95%, percentile bootstrap over prompts; beside them Wilson's, and the win rate at equal length (AlpacaEval 2)."
+    return "\n".join([*lines, f"{note} {'; '.join(told)}.", ""])
+
+
+def _models(report: Mapping[str, Any]) -> list[str]:
+    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    names = ["model", *(_plain(judge) for judge in scoring), "KL to sft", "tokens", "EOS", "distinct-2", "perplexity"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for model, own in report["models"].items():
+        kl = _number(own["kl"], 1) if own["kl_bound"] is None else f"≤ {_number(own['kl_bound'], 1)}"
+        cells = [_number(own["intervals"][judge]["mean"], 2) for judge in scoring]
+        cells += [kl, _number(own["length"], 1), f"{own['eos_rate']:.0%}", _number(own["distinct_2"], 2)]
+        lines.append(f"| {' | '.join([_plain(model), *cells, _number(own['perplexity'], 1)])} |")
+    return lines
+
+
+def _pairs(report: Mapping[str, Any]) -> list[str]:
+    lines = ["| pair | judge | win rate | 95% | Wilson | length-controlled | says |", "|---|---|---|---|---|---|---|"]
+    for pair, outcomes in report["pairs"].items():
+        if not pair.startswith(f"{report['main']} vs "):
+            continue
+        for judge, own in outcomes.items():
+            label = " (optimised)" if judge == report["optimised"] else ""
+            controlled = own["length_controlled"]
+            equal = "–" if controlled is None else f"{controlled['win_rate']:.1%}"
+            if controlled is not None and not controlled["overlap"]:
+                equal = "length decides"
+            cells = [_plain(pair), _plain(judge) + label, f"{own['win_rate']:.1%}", _ends(ends(own))]
+            cells += [_ends((own["wilson"]["low"], own["wilson"]["high"])), equal, reading(own)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _ends(interval: tuple[float, float] | None) -> str:
+    return "–" if interval is None else f"{100 * interval[0]:.1f}–{interval[1]:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#~" else letter for letter in text)
+    return " ".join(escaped.replace("&", "&amp;").split())
+
+
+def card(report: Mapping[str, Any]) -> str:
+    """A Hugging Face model card of the main model: what it is, the figures, the warnings, how they were made."""
+    main = report["main"]
+    data = ModelCardData(library_name="transformers", tags=["rlhf", "ppo"] if main == "ppo" else ["rlhf"])
+    about = report["provenance"]["models"].get(main, {})
+    facts = [f"- {name}: {_plain(str(about[name]))}" for name in ("path", "sha256") if about.get(name) is not None]
+    limits = [f"- {_plain(text)}" for text in report["warnings"]] or [
+        "- No warning was raised; see the thresholds in report.json."
+    ]
+    body = [
+        f"# {_plain(main)}: aligned with human rankings",
+        "",
+        _plain(report["verdict"]),
+        "",
+        *facts,
+        "",
+        "## Figures",
+        "",
+        *_models(report),
+        "",
+        *_pairs(report),
+        "",
+        "## Warnings",
+        "",
+        *limits,
+        "",
+        "All numbers, with their intervals and where they come from: report.json.",
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body) + "\n", ignore_metadata_errors=True))
+
+
+def comparator(
+    report: Mapping[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion]
+) -> dict[str, Any] | None:
+    """The main model and its reference in the JSON of PAIR's LLM Comparator (github.com/PAIR-code/llm-comparator).
+
+    Its score runs from -1.5 (B is better) over 0 to 1.5: here the outcome by the first judge, 3·(outcome - ½). Samples
+    that this judge did not compare are left out. None where there is no pair.
+    """
+    rows = paired(list(samples), dict.fromkeys(report["models"], {}))
+    a, b = report["main"], reference_of(rows, report["main"])
+    first = (report["judges"] or [report["optimised"]])[0]
+    if b is None:
+        return None
+    found = judged(next(one for one in opinions if one.name == first), rows, a, b)
+    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    fields = [
+        {"name": "prompt_id", "type": "string"},
+        {"name": "source", "type": "category"},
+        {"name": "tokens", "type": "per_model_number"},
+        {"name": "ended", "type": "per_model_boolean"},
+        *({"name": f"score by {judge}", "type": "per_model_number"} for judge in scoring),
+    ]
+    examples = []
+    for key, outcome in found.items():
+        x, y = rows[a][key], rows[b][key]
+        own: dict[str, Any] = {"prompt_id": key[0], "source": x.get("source") or "no source"}
+        own |= {"tokens": [x["length"], y["length"]], "ended": [bool(x["eos"]), bool(y["eos"])]}
+        own |= {f"score by {judge}": [x["scores"][judge], y["scores"][judge]] for judge in scoring}
+        examples.append(
+            {
+                "input_text": x["prompt"],
+                "tags": [x["tag"]] if x.get("tag") else [],
+                "output_text_a": x["completion"],
+                "output_text_b": y["completion"],
+                "score": 2 * COMPARATOR_SCALE * (outcome - 0.5),
+                "individual_rater_scores": [],
+                "custom_fields": own,
+            }
+        )
+    command = str(report["provenance"].get("command", "rlhf-pipeline compare"))
+    metadata = {"source_path": f"{command}, judged by {first}", "custom_fields_schema": fields}
+    return {"metadata": metadata, "models": [{"name": a}, {"name": b}], "examples": examples}

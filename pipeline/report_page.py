@@ -1,0 +1,133 @@
+"""How is a comparison read? One page: verdict, numbers, drawings, warnings, an example browser; no network.
+
+What models wrote reaches the page as JSON and is put there by the script as text, never as markup. The script is the
+only one that may run: the page's policy names its hash.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.report import Opinion, Rows, judged, page_template, paired, pairs_of, reference_of, to_json
+from pipeline.report_plots import LABELS, figures
+from pipeline.sentences import ends, reading
+from pipeline.slices import by_language
+
+BROWSER_BYTES = 1_200_000  # of the example browser's data: leaves room for all else below 2 MB
+CAPS = (4000, 2000, 1000, 500, 300, 200, 140)  # characters of a text, the first that fits
+_SHOWN = 1500  # characters of one value of the provenance
+
+
+def html(report: Mapping[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], csv: str) -> str:
+    """The page as text; the same input gives the same page."""
+    rows = paired(list(samples), dict.fromkeys(report["models"], {}))
+    browser, cut = _browser(report, rows, opinions)
+    script = Markup(page_template("report.js.j2").render())  # ours, without any value in it
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page_template("report.html.j2").render(
+        report=report,
+        reading=reading,
+        ends=ends,
+        labels=LABELS,
+        reference=reference_of(rows, report["main"]),
+        figures=figures(report),
+        script=script,
+        digest=digest,
+        cut=cut,
+        shorten=_shorten,
+        browser=_inline(browser),
+        downloads=_inline({"report.json": to_json(report, indent=1), "report.csv": csv}),
+    )
+
+
+def _inline(value: Any) -> Markup:
+    """JSON for a <script type="application/json">: nothing in it can end the element or begin a comment."""
+    text = to_json(value).encode("utf-8", "backslashreplace").decode()
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def _shorten(value: Any) -> str:
+    text = value if isinstance(value, str) else to_json(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … (cut here)"
+
+
+def _browser(report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
+    """The example browser's data, and a sentence on what was cut to keep the page small ("" when nothing was)."""
+    keys = list(next(iter(rows.values())))
+
+    def at(cap: int) -> tuple[dict[str, Any], int]:
+        data = _data(report, rows, opinions, keys, cap)
+        return data, len(_inline(data).encode("utf-8", "replace"))
+
+    low, high = 0, len(CAPS)
+    while low < high:  # the first cap that fits; sizes fall as caps do
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(CAPS[middle])[1] <= BROWSER_BYTES else (middle + 1, high)
+    cap = CAPS[min(low, len(CAPS) - 1)]
+    data, size = at(cap)
+    # the shortest texts are still too many: every n-th sample, spread evenly over the prompts
+    while size > BROWSER_BYTES and len(keys) > 1:
+        share = BROWSER_BYTES / size * 0.97
+        wanted = max(1, min(len(keys) - 1, int(len(keys) * share)))
+        keys = [keys[place * len(keys) // wanted] for place in range(wanted)]
+        data, size = at(cap)
+    return data, _cut(rows, keys, cap)
+
+
+def _cut(rows: Rows, keys: Sequence[tuple[str, int]], cap: int) -> str:
+    texts = [own[key]["completion"] for own in rows.values() for key in keys]
+    texts += [next(iter(rows.values()))[key]["prompt"] for key in keys]
+    long = sum(len(text) > cap for text in texts)
+    said = [] if not long else [f"{long} of {len(texts)} texts are cut after {cap} characters"]
+    total = len(next(iter(rows.values())))
+    if len(keys) < total:
+        said.append(f"{len(keys)} of {total} samples of each model are here, spread evenly")
+    return f"To keep this page small, {' and '.join(said)}; samples.jsonl has everything." if said else ""
+
+
+def _data(
+    report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion], keys: Sequence[tuple[str, int]], cap: int
+) -> dict[str, Any]:
+    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    first = next(iter(rows.values()))
+    place = {prompt_id: i for i, prompt_id in enumerate(dict.fromkeys(key[0] for key in keys))}
+    prompts: list[dict[str, Any]] = []
+    languages = dict(zip(first, by_language(list(first.values())), strict=True))
+    for key in keys:
+        if place[key[0]] == len(prompts):
+            row = first[key]
+            told = {"tag": row.get("tag"), "source": row.get("source"), "language": languages[key]}
+            slices = [f"{name}: {value}" for name, value in told.items() if value]
+            prompts.append({"id": key[0], "text": row["prompt"][:cap], "cut": len(row["prompt"]) > cap, "in": slices})
+    return {
+        "main": report["main"],
+        "reference": reference_of(rows, report["main"]),
+        "models": list(rows),
+        "judges": [
+            {"name": judge, "label": own["label"], "place": scoring.index(judge) if judge in scoring else None}
+            for judge, own in report["panel"].items()
+        ],
+        "prompts": prompts,
+        "items": [[place[key[0]], key[1], [_said(own[key], scoring, cap) for own in rows.values()]] for key in keys],
+        "outcomes": {
+            one.name: [
+                [a, b, [found.get(key) for key in keys]]
+                for a, b in pairs_of(list(rows))
+                if (found := judged(one, rows, a, b))
+            ]
+            for one in opinions
+            if one.outcomes is not None
+        },
+    }
+
+
+def _said(row: Mapping[str, Any], scoring: Sequence[str], cap: int) -> list[Any]:
+    """Text, whether it is cut, tokens, whether it ended, scores."""
+    scores = [float(f"{row['scores'][judge]:.6g}") for judge in scoring]
+    text = row["completion"]
+    return [text[:cap], int(len(text) > cap), row["length"], int(bool(row["eos"])), scores]

@@ -1,0 +1,161 @@
+"""What does the comparison look like? Ranking, frontier, training and slices as drawings with their numbers (drawing.py)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, TEXT, Figure, draw
+from pipeline.ranking_models import elo
+from pipeline.sentences import ends, reading
+
+LABELS = {
+    "optimised": "the reward that was optimised",
+    "independent": "an independent judge",
+    "gold": "a gold reward model that training never saw",
+    "human": "people",
+    "LLM": "a language model",
+}
+_LINES = (ACCENT, GOOD, BAD, SOFT, TEXT)
+_SLICES = 16  # drawn; the table has all
+
+
+def figures(report: Mapping[str, Any]) -> list[Figure]:
+    """All drawings of a report, in reading order; the same report gives the same bytes."""
+    found = [_ranking(report, judge, place) for place, judge in enumerate(report["ranking"])]
+    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    if len({point["kl"] for point in report["frontier"]}) > 1:
+        found += [_frontier(report, judge, place) for place, judge in enumerate(scoring)]
+    if report["training"] is not None:
+        found.append(_training(report))
+    for place, (judge, cuts) in enumerate((report["slices"] or {}).get("judges", {}).items()):
+        if judge != report["optimised"]:
+            found.append(_slices(report, judge, cuts, place))
+    return found
+
+
+def said_of(report: Mapping[str, Any], judge: str) -> str:
+    """The judge's name with what a reader must know of it."""
+    return f"{judge}, {LABELS[report['panel'][judge]['label']]}"
+
+
+def _ranking(report: Mapping[str, Any], judge: str, place: int) -> Figure:
+    found = report["ranking"][judge]
+    names = list(found["models"])[::-1]
+
+    def paint(axes: Any) -> None:
+        for height, name in enumerate(names):
+            own = found["models"][name]
+            colour = ACCENT if name == report["main"] else EVEN
+            if own["low"] is not None:
+                axes.plot([own["low"], own["high"]], [height, height], color=colour, linewidth=3)
+            axes.plot([own["score"]], [height], "o", color=colour)
+        axes.set_yticks(range(len(names)), [_short(name) for name in names])
+        axes.set_xlabel("Bradley–Terry score, log-odds")
+        axes.margins(y=0.1)
+
+    note = "All models against each other; odds of two models are e to the difference of their scores. Bars are 95% intervals."
+    if len(found["groups"]) > 1:
+        groups = " | ".join(", ".join(group) for group in found["groups"])
+        note += f" No intervals: nobody of one group was ever beaten by another ({groups}), so distances between them are not known."
+    elif found["prior_share"] > 0.025:
+        note += " Some model is nearly unbeaten: read the outer ends as “at least so far”."
+    columns = ("model", "score", "low", "high", "Elo (mean 1000)")
+    rows = [
+        (name, own["score"], own["low"], own["high"], round(elo(own["score"]))) for name, own in found["models"].items()
+    ]
+    size = (4.4, 0.9 + 0.34 * len(names))
+    title = f"Ranking by {said_of(report, judge)}"
+    return Figure(title, note, draw(f"ranking-{place}", title, paint, size), columns, rows)
+
+
+def _frontier(report: Mapping[str, Any], judge: str, place: int) -> Figure:
+    points = [point for point in report["frontier"] if judge in point["scores"]]
+    of = {kind: [p for p in points if p["kind"] == kind] for kind in ("model", "bound", "training")}
+
+    def paint(axes: Any) -> None:
+        for kind, colour, style in (("training", SOFT, ".-"), ("bound", GOOD, "s--")):
+            own = sorted(of[kind], key=lambda p: p["step"] if kind == "training" else p["kl"])
+            if own:
+                label = "ppo over training" if kind == "training" else "best of n, at most this KL"
+                xs, ys = [p["kl"] for p in own], [p["scores"][judge]["mean"] for p in own]
+                axes.plot(xs, ys, style, color=colour, label=label)
+        for point in [*of["model"], *of["bound"]]:
+            score, colour = point["scores"][judge], ACCENT if point["name"] == report["main"] else EVEN
+            if point["kind"] == "model":
+                axes.plot([point["kl"]] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
+                axes.plot([point["kl"]], [score["mean"]], "o", color=colour)
+            axes.annotate(
+                _short(point["name"]), (point["kl"], score["mean"]), (4, 4), textcoords="offset points", fontsize=8
+            )
+        axes.set_xlabel("KL to sft, nats a completion")
+        axes.set_ylabel(f"mean by {_short(judge)}")
+        if of["training"] or of["bound"]:
+            axes.legend()
+
+    title = f"What the KL buys, by {said_of(report, judge)}"
+    note = "Up and to the left is better. The KL of best of n is the bound log n − (n − 1)/n, not a measurement."
+    if of["training"]:
+        note += " Over training: ppo's own evaluation prompts, and the KL of that step's rollouts."
+    columns = ("point", "kind", "step", "KL", "mean", "low", "high")
+    rows = [
+        (p["name"], p["kind"], p["step"], p["kl"], *(p["scores"][judge][end] for end in ("mean", "low", "high")))
+        for p in points
+    ]
+    return Figure(title, note, draw(f"frontier-{place}", title, paint), columns, rows)
+
+
+def _training(report: Mapping[str, Any]) -> Figure:
+    steps: Sequence[Mapping[str, Any]] = report["training"]["steps"]
+    judges = list(steps[0]["scores"])
+
+    def paint(axes: Any) -> None:
+        xs = [at["step"] for at in steps]
+        for place, judge in enumerate(judges):
+            colour, own = _LINES[place % len(_LINES)], [at["scores"][judge] for at in steps]
+            optimised = judge == report["optimised"]
+            label = f"{_short(judge)}{' (optimised)' if optimised else ''}"
+            axes.plot(xs, [s["mean"] for s in own], "o--" if optimised else "o-", color=colour, label=label)
+            axes.fill_between(
+                xs, [s["low"] for s in own], [s["high"] for s in own], color=colour, alpha=0.15, linewidth=0
+            )
+        axes.set_xlabel("step of ppo")
+        axes.set_ylabel("mean score")
+        axes.legend()
+
+    title = "Over training: the optimised reward beside the other judges"
+    note = "Where the reward rises and the others fall, the reward is being gamed. ppo's evaluation prompts; bands are 95% intervals; judges have scales of their own."
+    columns = ("step", "KL", *(f"{judge} {end}" for judge in judges for end in ("mean", "low", "high")))
+    rows = [
+        (at["step"], at["kl"], *(at["scores"][judge][end] for judge in judges for end in ("mean", "low", "high")))
+        for at in steps
+    ]
+    return Figure(title, note, draw("training", title, paint), columns, rows)
+
+
+def _slices(report: Mapping[str, Any], judge: str, cuts: Mapping[str, Any], place: int) -> Figure:
+    rows = [(cut, name, own) for cut, slices in cuts.items() for name, own in slices.items()]
+    drawn = rows[:_SLICES][::-1]
+
+    def paint(axes: Any) -> None:
+        for height, (_, _, own) in enumerate(drawn):
+            colour = {"better": GOOD, "worse": BAD}.get(reading(own), EVEN)
+            if (interval := ends(own)) is not None:
+                axes.plot([100 * end for end in interval], [height, height], color=colour, linewidth=3)
+            axes.plot([100 * own["win_rate"]], [height], "o", color=colour)
+        axes.axvline(50, color=SOFT, linewidth=1, linestyle="--")
+        axes.set_yticks(range(len(drawn)), [_short(name, 26) for _, name, _ in drawn])
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("win rate, %")
+
+    title = f"{report['slices']['pair']} by slice, by {said_of(report, judge)}"
+    note = (
+        "Each slice's interval stands for itself: among twenty, one strays by chance. No bar: fewer than ten prompts."
+    )
+    columns = ("cut", "slice", "prompts", "wins", "ties", "losses", "win rate", "low", "high", "reading")
+    counts = ("prompts", "wins", "ties", "losses", "win_rate", "low", "high")
+    table = [(cut, name, *(own[key] for key in counts), reading(own)) for cut, name, own in rows]
+    size = (4.4, 0.9 + 0.3 * len(drawn))
+    return Figure(title, note, draw(f"slices-{place}", title, paint, size), columns, table)
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -1,0 +1,72 @@
+"""Which stages read what? The parents and the settings of each: what decides whether a stage is up to date."""
+
+from typing import Any
+
+from pipeline.config import BASELINES, Config, best_of
+
+PARENTS = {
+    "data": (),
+    "sft": ("data",),
+    "reward": ("data", "sft"),
+    "ppo": ("data", "sft", "reward"),
+    "dpo": ("data", "sft"),
+    "rloo": ("data", "sft", "reward"),
+    "rft": ("data", "sft", "reward"),
+    "best_of_n": ("data", "sft", "reward"),
+    "compare": ("data", "sft", "reward", "ppo", *BASELINES),
+}
+
+
+def parents(stage: str, config: Config) -> tuple[str, ...]:
+    """The stages whose results `stage` reads; the reward stage only where its score is maximised, and of what is compared only
+    what compare.models names."""
+    unused = {"reward"} if "reward" not in config.ppo.reward_funcs and stage != "reward" else set()
+    if stage == "compare":
+        named = {"best_of_n" if best_of(name) else name for name in config.compare.models}
+        unused |= {"ppo", *BASELINES} - named
+    return tuple(parent for parent in PARENTS[stage] if parent not in unused)
+
+
+def command_name(stage: str) -> str:
+    """What a stage is called on the command line and in make."""
+    return stage.replace("_", "-")
+
+
+_SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
+_SAMPLING = ("ppo.response_length", "ppo.temperature")
+# What else than its own section decides what a stage makes.
+READS = {
+    "data": ("model", "revision", "seed", "data"),
+    "sft": ("model", "revision", "dtype", "seed", "sft", "data.max_length"),
+    "reward": ("model", "revision", "dtype", "seed", "reward", "data.max_length", "ppo.temperature"),
+    "ppo": ("model", "revision", "dtype", "seed", "ppo", "data.max_length"),
+    "dpo": ("model", "revision", "dtype", "seed", "dpo", "data.max_length", "ppo.kl_coef"),
+    "rloo": (
+        *("model", "revision", "dtype", "seed", "rloo", "data.max_length"),
+        *("ppo.total_episodes", "ppo.kl_coef", "ppo.eval_prompts", *_SAMPLING, *_SCORE),
+    ),
+    "rft": (
+        *("model", "revision", "dtype", "seed", "rft", "data.max_length"),
+        *("ppo.total_episodes", "ppo.eval_prompts", *_SAMPLING, *_SCORE),
+    ),
+    "best_of_n": (
+        *("model", "revision", "dtype", "seed", "best_of_n", "data.max_length"),
+        *("compare.max_new_tokens", "compare.temperature", *_SAMPLING, *_SCORE),
+    ),
+    "compare": (
+        *("model", "revision", "dtype", "seed", "compare", "data.source", "data.mixture", "data.max_length"),
+        *("ppo.reward_funcs", "ppo.reward_weights", *_SAMPLING),
+    ),
+}
+
+
+def section_values(config: Config, stage: str) -> dict[str, Any]:
+    """The settings that a stage reads, resolved, as plain JSON."""
+    whole = config.model_dump(mode="json")
+    out: dict[str, Any] = {}
+    for name in READS[stage]:
+        value: Any = whole
+        for part in name.split("."):
+            value = value[part]
+        out[name] = value
+    return out

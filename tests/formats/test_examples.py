@@ -1,0 +1,32 @@
+"""Is every row of every example recognised as its own format and no other?"""
+
+from pathlib import Path
+
+import pytest
+from asked import EXAMPLES
+
+from data import detection, sources
+from data.formats import FORMATS
+from data.shapes import signature
+
+FILES = sorted(EXAMPLES.iterdir())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_row_fits_the_format_its_file_is_named_after_and_no_other(path: Path) -> None:
+    """The file names are the oracle: <format>.<container>."""
+    problems: list = []
+    rows = list(sources.read(str(path), problems))
+    assert problems == [] and len(rows) >= 3
+    name = path.name.split(".")[0]
+    assert {detection.matching(signature(row.row)) for row in rows if row.row is not None} == {(name,)}
+    assert detection.detect(rows) == name
+
+
+def test_every_format_has_an_example_and_every_example_a_format() -> None:
+    assert {path.name.split(".")[0] for path in FILES} == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.kind == "rankings"])
+def test_a_format_of_rankings_says_what_is_better(name: str) -> None:
+    assert FORMATS[name].polarity
