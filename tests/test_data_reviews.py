@@ -1,5 +1,6 @@
 """Are the embedded reviews read as people wrote them, split before they are ranked, and ranked as people rated them?"""
 
+import gzip
 import io
 import tarfile
 
@@ -11,12 +12,12 @@ from data.schema import Completion, DataError, Ranking
 
 def packed(files):
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
+    return gzip.compress(buffer.getvalue(), mtime=0)
 
 
 def archive(folder, texts, ratings):

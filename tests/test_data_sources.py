@@ -133,7 +133,7 @@ def test_a_nan_in_parquet_is_named(tmp_path):
         ("{}".encode("utf-16"), None, "file", "UTF-16"),
         ('{"prompt": "a"}'.encode("utf-16-le"), None, "file", "NUL bytes: UTF-16"),
         (b"\x1f\x8b\x08\x00broken", None, "file", "gzip"),
-        (gzip.compress(b'{"a": 1}\n' * 999)[:-12], None, "file", "gzip"),
+        (gzip.compress(b'{"a": 1}\n' * 999, mtime=0)[:-12], None, "file", "gzip"),
         (b'{\n  "prompt": "a",\n  "completion": "b"\n}\n', 1, "line", "spread over several lines"),
         (b'{"prompt":\n"a"}\n{"prompt":\n"a"}', 1, "line", "spread over several lines"),
         (b'{"data": [{"prompt": "a"}]}', 1, "data", "wrapped in an object; write only the list (jq .data)"),
