@@ -5,6 +5,7 @@ RUN    ?= $(basename $(notdir $(RECIPE)))
 SET    ?=
 NPROC  ?= 1
 JOBS   ?= 2
+SEEDS  ?= 1
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DATA   ?=
 FORMAT ?=
@@ -16,9 +17,10 @@ CALL    = $(BIN)/python -m pipeline
 COMMA  := ,
 SPACE  := $() $()
 ARGS    = $(RECIPE) $(if $(DATA),data.source='$(DATA)') $(SET) --run $(RUN) --nproc $(NPROC)
+MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo data data-check sft reward ppo compare dpo rloo rft best-of-n inspect all smoke test check bench bench-scale bench-data clean
+.PHONY: help demo data data-check sft reward gold ppo compare dpo rloo rft best-of-n inspect all smoke test check bench bench-scale bench-data clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -33,7 +35,7 @@ help: ## this list
 
 demo: RUN = demo
 demo: .venv/ready ## embedded model and film reviews: all stages, then the report (runs/demo)
-	@$(CALL) all $(ARGS)
+	@$(CALL) all $(ARGS) $(MORE)
 
 data: .venv/ready ## read, check, clean and split demonstrations, rankings, prompts
 	@$(CALL) data $(ARGS)
@@ -49,20 +51,23 @@ sft: .venv/ready ## supervised fine-tuning on demonstrations
 reward: .venv/ready ## train a reward model from rankings
 	@$(CALL) reward $(ARGS)
 
-ppo: .venv/ready ## align the sft model with PPO against the reward model
-	@$(CALL) ppo $(ARGS)
+gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
+	@$(CALL) gold $(ARGS)
+
+ppo: .venv/ready ## align the sft model with PPO against the reward model (SEEDS=3: with three training seeds)
+	@$(CALL) ppo $(ARGS) $(MORE)
 
 compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 path-or-hub-id"); writes report.html
 	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]')
 
 dpo: .venv/ready ## baseline: DPO from sft on the pairs of the rankings
-	@$(CALL) dpo $(ARGS)
+	@$(CALL) dpo $(ARGS) $(MORE)
 
 rloo: .venv/ready ## baseline: RLOO from sft on the score that ppo maximises
-	@$(CALL) rloo $(ARGS)
+	@$(CALL) rloo $(ARGS) $(MORE)
 
 rft: .venv/ready ## baseline: fine-tune sft on the best of its own completions
-	@$(CALL) rft $(ARGS)
+	@$(CALL) rft $(ARGS) $(MORE)
 
 best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt from sft, for best_of_…
 	@$(CALL) best-of-n $(ARGS)
@@ -71,8 +76,8 @@ inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token
 	@$(CALL) inspect $(RECIPE) $(SET) --run $(RUN) --prompt "$$PROMPT" $(if $(MODEL),--model '$(MODEL)') \
 	  $(if $(COMPLETION),--completion "$$COMPLETION")
 
-all: .venv/ready ## every stage in order; those up to date are passed over
-	@$(CALL) all $(ARGS)
+all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3)
+	@$(CALL) all $(ARGS) $(MORE)
 
 smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@rm -rf runs/smoke

@@ -5,12 +5,13 @@ a time is looked at: memory grows neither with the rows nor with their length, o
 rankings of one prompt by one annotator.
 """
 
-import struct
 import tempfile
+from array import array
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator
-from itertools import combinations
-from typing import IO, Any, NamedTuple
+from itertools import chain, combinations
+from operator import itemgetter
+from typing import IO, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -19,20 +20,10 @@ from data.schema import Problem, PromptText, Ranking
 from data.shapes import Parsed
 
 PARTS = 64
+ROLE_AND_CONTENT = itemgetter("role", "content")
 SPACES = bytes.maketrans(*(bytes([*range(9, 14), *range(28, 32)]), b" " * 9))
-BUFFERED = 1 << 15
-"""Bytes of a part that are kept in memory before they are written."""
-
-
-class _Pack(dict[int, Any]):
-    """By their number, what writes so many whole numbers as bytes."""
-
-    def __missing__(self, many: int) -> Any:
-        self[many] = struct.Struct(f"{many}q").pack
-        return self[many]
-
-
-PACK = _Pack()
+BUFFERED = 1 << 12
+"""Numbers of a part, of eight bytes, that are kept in memory before they are written."""
 
 
 class Clash(NamedTuple):
@@ -54,26 +45,26 @@ class _Spill:
 
     def __init__(self) -> None:
         self.file: IO[bytes] | None = None
-        self.waiting = [bytearray() for _ in range(PARTS)]
+        self.waiting = [array("q") for _ in range(PARTS)]
         self.written: list[list[tuple[int, int]]] = [[] for _ in range(PARTS)]
 
-    def add(self, *record: int) -> None:
+    def add(self, record: list[int]) -> None:
         number = record[0] % PARTS
         part = self.waiting[number]
-        part += PACK[len(record)](*record)
+        part.fromlist(record)
         if len(part) >= BUFFERED:
             if self.file is None:
                 self.file = tempfile.TemporaryFile()
-            self.written[number].append((self.file.tell(), len(part)))
+            self.written[number].append((self.file.tell(), part.itemsize * len(part)))
             self.file.write(part)
-            part.clear()
+            del part[:]
 
     def parts(self) -> Iterator[np.ndarray]:
         """The numbers of each part that has any, in the order in which they came."""
         for waiting, written in zip(self.waiting, self.written, strict=True):
             if not waiting and not written:
                 continue
-            pieces = [np.frombuffer(bytes(waiting), dtype=np.int64)]
+            pieces = [np.array(waiting, dtype=np.int64)]
             for place, size in reversed(written):
                 assert self.file is not None
                 self.file.seek(place)
@@ -102,17 +93,16 @@ class Across:
             self.starts.append(number)
             self.files.append(file)
         if row.id != row.source:
-            self.ids.add(hash(row.id), number, line)
+            self.ids.add([hash(row.id), number, line])
         if isinstance(row, Ranking):
-            prompt = row.prompt
-            whose = hash((row.annotator, _folded(prompt) if type(prompt) is str else folded(prompt)))
+            whose = hash((row.annotator, folded(row.prompt)))
             given = row.completions
             if len(given) == 2 == len(row.ranking):
                 turned = int(row.ranking[0][0] != given[0].id)
-                self.orders.add(whose, number, line, 2, hash(given[0].text), hash(given[1].text), turned, 1 - turned)
+                self.orders.add([whose, number, line, 2, hash(given[0].text), hash(given[1].text), turned, 1 - turned])
             else:
                 texts = [hash(one.text) for one in given]
-                self.orders.add(whose, number, line, len(texts), *texts, *row.ranks())
+                self.orders.add([whose, number, line, len(texts), *texts, *row.ranks()])
 
     def problems(self) -> Iterator[tuple[int, Problem]]:
         """(number of the later row, problem) for every id given before and every order that goes against one before it,
@@ -138,19 +128,20 @@ def folded(prompt: PromptText) -> Hashable:
     """Equal for prompts that have the same `schema.prompt_key`, and made in a fifth of the time."""
     if isinstance(prompt, str):
         return _folded(prompt)
-    said = " | ".join([turn["content"] for turn in prompt])
-    roles = tuple([turn["role"] for turn in prompt])
-    if said.count("|") < len(prompt):
-        return roles, _folded(said)
-    return roles, *[_folded(turn["content"]) for turn in prompt]
+    said = " | ".join(chain.from_iterable(map(ROLE_AND_CONTENT, prompt)))
+    # Nobody says " | ", so that what is joined can be told apart again. (A conversation is no text, whatever it says.)
+    if said.count("|") < 2 * len(prompt):
+        return (_folded(said),)
+    return tuple([(turn["role"], _folded(turn["content"])) for turn in prompt])
 
 
 def _folded(text: str) -> bytes:
     if not text.isascii():
-        text = normalize("NFC", text).replace("\n", " ")
+        text = normalize("NFC", text).replace("\n\n", " ").replace("\n", " ")
         # Of all white space only the space is printable.
         text = text if text.isprintable() else " ".join(text.split())
-    raw = text.encode("utf-8", "surrogatepass").translate(SPACES)
+    # Two line breaks are common between words, two spaces are not.
+    raw = text.encode("utf-8", "surrogatepass").replace(b"\n\n", b" ").translate(SPACES)
     # `in` would ask first whether two spaces are a number.
     while raw.find(b"  ") >= 0:
         raw = raw.replace(b"  ", b" ")
@@ -181,6 +172,10 @@ def _contrary(orders: _Spill, told: set[int]) -> Iterator[Clash]:
 
 def _starts(part: np.ndarray) -> np.ndarray:
     """Where in `part` each record begins; the fourth number of one says how many completions it has."""
+    # Of pairs, say, all records have one length.
+    size = 4 + 2 * int(part[3])
+    if len(part) % size == 0 and (part[3::size] == part[3]).all():
+        return np.arange(0, len(part), size)
     starts, place, sizes = [], 0, part.tolist()
     while place < len(sizes):
         starts.append(place)

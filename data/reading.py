@@ -130,7 +130,9 @@ def scan(
             take(number, value)
         account.kept = number + 1
         spoilt: set[tuple[str, int | None]] = set()
-        for number, problem in across.problems():
+        for number, found in across.problems():
+            # An order may be no column of its own.
+            problem = _in_their_words(found, options) if found.field == "id" else found
             account.kept -= 1
             drop(number, problem)
             if (problem.file, problem.line) in spoilt:
@@ -217,11 +219,16 @@ def _parsed(
     gather = None if chosen is None else chosen.gather
     values_of: Values = (lambda row, at: []) if chosen is None else _reader(chosen, account.format, options)
     read = used = 0
+    at = Place("", 0, [], axis, options.tie_gap)
     for row, problems in rows:
         read += 1
-        at = Place(row.file, row.line, problems, axis, options.tie_gap)
+        # One place does for all rows of which nothing was said, and which are done with.
+        if problems or at.problems or at.left_out or gather is not None:
+            at = Place(row.file, row.line, problems, axis, options.tie_gap)
+        else:
+            at.file, at.line = row.file, row.line
         values = [] if problems or row.row is None else values_of(row.row, at)
-        if problems or at.left_out and not values:
+        if at.problems or at.left_out and not values:
             _account_for(row, at, account, rejected)
         elif gather is not None:
             parts += [Part(row, at, value) for value in values]
@@ -233,6 +240,7 @@ def _parsed(
     if gather is not None:
         made = list(gather(parts))
         for part in {id(part.at): part for part in parts}.values():
+            part.at.problems[:] = [_in_their_words(problem, options) for problem in part.at.problems]
             if part.at.problems or part.at.left_out:
                 _account_for(part.row, part.at, account, rejected)
             else:
@@ -265,11 +273,12 @@ def _reader(chosen: Format, name: str, options: Options) -> Values:
         names: tuple[str, ...] = own
         if not explicit:
             shape = signature(raw)
-            if shape not in known:
+            found = known.get(shape)
+            if found is None:
                 if len(known) == SHAPES:
                     known.clear()
-                known[shape] = detection.matching(shape)
-            names = known[shape]
+                found = known[shape] = detection.matching(shape)
+            names = found
         if names != own:
             _misfit(raw, chosen, name, names, at)
             return []

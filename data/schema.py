@@ -122,10 +122,7 @@ class Ranking:
 
     def ranks(self) -> list[int]:
         """Rank of each completion in the order of `completions`: 0 is best, tied completions have equal ranks."""
-        rank = {}
-        for place, tier in enumerate(self.ranking):
-            for name in tier:
-                rank[name] = place
+        rank = {name: place for place, tier in enumerate(self.ranking) for name in tier}
         return [rank[completion.id] for completion in self.completions]
 
     def to_json(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from data.schema import Demonstration, Prompt, PromptText, Ranking, prompt_key
@@ -109,6 +109,28 @@ def _hold_out(
             have += sizes[group]
     if not have and len(free) > 1:
         taken.add(min(free, key=lambda group: (sizes[group], order[group])))
+
+
+def set_aside(
+    rows: Sequence[Ranking], similarity: float | None, fraction: float, seed: int
+) -> tuple[list[Ranking], list[Ranking]]:
+    """(kept, aside), each in the order of `rows`; of the rows of each tag about `fraction` (0 to 1, both excluded) go aside.
+
+    Rows with one prompt, or with prompts that are `alike`, stand on one side. Where a tag has two or more such groups at
+    least one of them goes aside and one is kept. As in `held_out`, the order of a seeded hash decides who goes.
+    """
+    groups = alike(rows, similarity)
+    order: dict[Hashable, float] = {}
+    for key, group in groups.items():
+        order[group] = min(order.get(group, 1.0), place(seed, f"aside {key}"))
+    taken: set[Hashable] = set()
+    for tag in sorted({row.tag or "" for row in rows}):
+        sizes = Counter(groups[key_of(row)] for row in rows if (row.tag or "") == tag)
+        _hold_out(sizes, fraction, order, taken)
+    sides: tuple[list[Ranking], list[Ranking]] = [], []
+    for row in rows:
+        sides[groups[key_of(row)] in taken].append(row)
+    return sides
 
 
 def fingerprint(rows: Iterable[HasJson]) -> str:

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,12 @@ import typer
 from pipeline.artifacts import ArtifactError, Run, command_name, parents
 from pipeline.config import BASELINES, STAGES, Config, ConfigError
 from pipeline.recipe import fields, load
+from pipeline.reproduce import given
+from pipeline.seeds import settled
+from pipeline.stages import SEEDED
 
 MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
+MODULES |= {"gold": "gold"}
 MODULES |= {name: f"baselines.{name}" for name in BASELINES}
 SINGLE = ("data", "compare", "rloo", "best_of_n")  # stages that one process does
 app = typer.Typer(
@@ -34,6 +39,8 @@ Name = Annotated[
 Processes = Annotated[
     int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
 ]
+Seeds = Annotated[int, typer.Option("--seeds", min=1, help="training seeds: the recipe's, and those that follow it")]
+Further = Annotated[int, typer.Option("--further-seed", min=0, hidden=True, envvar="PIPELINE_FURTHER_SEED")]
 
 
 def user_errors() -> tuple[type[Exception], ...]:
@@ -73,15 +80,21 @@ def due(stage: str, config: Config, run: Run) -> bool:
         if run.main_process:
             print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
         return False
-    for parent in parents(stage, config):
-        run.identity(parent)
     if stage not in SINGLE:
         config.check_stage(stage, run.world_size)
+    for parent in parents(stage, config):
+        run.identity(parent)
     return True
 
 
-def run_stage(stage: str, config: Config, name: str) -> None:
-    """Make one stage, unless it is up to date."""
+def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
+    """Whether the stage is to be made with the seed `further` after the recipe's."""
+    return due(stage, *settled(stage, config, Run(name, world_size=1 if stage in SINGLE else nproc), further))
+
+
+def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | None = None, further: int = 0) -> None:
+    """Make one stage, unless it is up to date. `command` is what its manifest keeps of the command line; `further` seeds
+    after the recipe's, it is made beside its own folder."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
     if world != expected:
@@ -90,7 +103,8 @@ def run_stage(stage: str, config: Config, name: str) -> None:
         )
     if world > 1 and stage in SINGLE:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
-    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world)
+    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, command=command)
+    config, run = settled(stage, config, run, further)
     if not due(stage, config, run):
         return
     module = importlib.import_module(f"pipeline.{MODULES[stage]}")
@@ -101,22 +115,43 @@ def run_stage(stage: str, config: Config, name: str) -> None:
 
 
 def command(stage: str, text: str) -> None:
-    def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
+    def start(
+        recipe: Path, overrides: list[str] | None, run: str | None, nproc: int, seeds: int = 1, further: int = 0
+    ) -> None:
         def work() -> None:
             config = load(recipe, overrides or [])
             if nproc > 1 and stage == "rloo":
                 raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
-            if nproc > 1 and stage not in SINGLE:
+            if seeds > 1:
+                from pipeline.launch import chain
+
+                due_with = partial(due_seed, config, run or recipe.stem, nproc)
+                chain([stage], recipe, overrides or [], run or recipe.stem, nproc, seeds, due_with)
+            elif nproc > 1 and stage not in SINGLE:
                 from pipeline.launch import launch
 
-                if due(stage, config, Run(run or recipe.stem, world_size=nproc)):
-                    launch(stage, recipe, overrides or [], run or recipe.stem, nproc)
+                if due_seed(config, run or recipe.stem, nproc, stage, further):
+                    launch(stage, recipe, overrides or [], run or recipe.stem, nproc, further)
             else:
-                run_stage(stage, config, run or recipe.stem)
+                run_stage(stage, config, run or recipe.stem, given(recipe, overrides or []), further)
 
         guarded(work)
 
-    app.command(command_name(stage), help=text, short_help=text)(entry)  # a short help that is given is not cut
+    def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
+        start(recipe, overrides, run, nproc)
+
+    def seeded(
+        recipe: Recipe,
+        overrides: Overrides = None,
+        run: Name = None,
+        nproc: Processes = 1,
+        seeds: Seeds = 1,
+        further: Further = 0,
+    ) -> None:
+        start(recipe, overrides, run, nproc, seeds, further)
+
+    # a short help that is given is not cut
+    app.command(command_name(stage), help=text, short_help=text)(seeded if stage in SEEDED else entry)
 
 
 command("data", "Read, check, clean and split demonstrations, rankings and prompts.")
@@ -124,6 +159,7 @@ command("sft", "Supervised fine-tuning on demonstrations.")
 command("reward", "Train a reward model from rankings.")
 command("ppo", "Align the sft model with PPO against the reward model.")
 command("compare", "Compare base, sft, ppo and others on held-out prompts; writes report.html.")
+command("gold", "A second reward model, from rankings set aside (data.gold_fraction), as a judge.")
 command("dpo", "Baseline: DPO from the sft model on pairs of the rankings.")
 command("rloo", "Baseline: RLOO from the sft model on the score that ppo maximises.")
 command("rft", "Baseline: fine-tune the sft model on the best of its own completions.")
@@ -134,13 +170,18 @@ ALL = "All stages, one after another; those up to date are passed over."
 
 
 @app.command("all", help=ALL, short_help=ALL)
-def everything(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
+def everything(
+    recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, seeds: Seeds = 1
+) -> None:
     def work() -> None:
         from pipeline.launch import chain
 
         config = load(recipe, overrides or [])
         stages = [stage for stage in STAGES if stage != "reward" or "reward" in parents("ppo", config)]
-        chain(stages, recipe, overrides or [], run or recipe.stem, nproc)
+        if config.data.gold_fraction and config.compare.gold is None:
+            stages.insert(stages.index("compare"), "gold")
+        due_with = partial(due_seed, config, run or recipe.stem, nproc)
+        chain(stages, recipe, overrides or [], run or recipe.stem, nproc, seeds, due_with)
 
     guarded(work)
 

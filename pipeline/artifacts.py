@@ -12,16 +12,18 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline import seeds
 from pipeline.config import Config
 from pipeline.stages import PARENTS as PARENTS
 from pipeline.stages import READS as READS
-from pipeline.stages import command_name, parents, section_values
+from pipeline.stages import command_name, function_files, parents, section_values
 
 CONTRACT = 1
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -90,6 +92,7 @@ class Manifest:
     finished: str
     forced: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+    command: dict[str, Any] | None = None  # what the command line was given (reproduce.given); None: not made by one
 
 
 def sha256(path: Path) -> str:
@@ -101,6 +104,14 @@ def sha256(path: Path) -> str:
 def digest(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """What tells a model from others, and equal runs from none: sha256 of its weights, as sha256sum prints it, or of the list of
+    their files where there are several; None where the folder has none. The manifest's hashes are of times, too."""
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    found = [[path.name, sha256(path)] for path in files]
+    return digest(found) if len(found) > 1 else found[0][1] if found else None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -167,12 +178,19 @@ class Run:
     root: Path = Path("runs")
     main_process: bool = True
     world_size: int = 1
+    command: dict[str, Any] | None = None  # what the command line was given (reproduce.given), for the manifests
+    beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.settled)
 
     def folder(self, stage: str) -> Path:
-        return self.root / self.name / stage
+        return self.root / self.name / self.beside.get(stage, stage)
 
     def partial(self, stage: str) -> Path:
-        return self.root / self.name / f"{stage}.partial"
+        return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
+
+    def again(self, stage: str) -> str:
+        """What makes a stage once more, for messages."""
+        seeds_too = " with SEEDS as before" if "_seed_" in self.folder(stage).name else ""
+        return f'run "make {command_name(stage)} RUN={self.name}"{seeds_too}'
 
     def manifest(self, stage: str) -> Manifest | None:
         """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
@@ -184,7 +202,7 @@ class Run:
             if raw["contract"] != CONTRACT:
                 raise ArtifactError(
                     f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
-                    f'remove {self.folder(stage)} and run "make {command_name(stage)} RUN={self.name}"'
+                    f"remove {self.folder(stage)} and {self.again(stage)}"
                 )
             found = Manifest(**raw)
             if not isinstance(found.files, list) or "result" not in found.gate:
@@ -192,7 +210,7 @@ class Run:
             return found
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f'{path}: not a manifest ({error}); remove {self.folder(stage)} and run "make {command_name(stage)} RUN={self.name}"'
+                f"{path}: not a manifest ({error}); remove {self.folder(stage)} and {self.again(stage)}"
             ) from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
@@ -200,7 +218,7 @@ class Run:
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
-        folder, again = self.folder(stage), f'run "make {command_name(stage)} RUN={self.name}"'
+        folder, again = self.folder(stage), self.again(stage)
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {again}")
@@ -222,12 +240,22 @@ class Run:
             raise ArtifactError(f"{folder}: failed its gate: {failed}; mend {stage} first, or go on with force=true")
         return found
 
+    def read(self, stage: str, config: Config) -> tuple[str, ...]:
+        """All that `stage` reads of this run: its parents, and what compare takes where it is there: the gold reward model
+        and the models of further seeds."""
+        found = parents(stage, config)
+        if stage != "compare":
+            return found
+        gold = ("gold",) if config.compare.gold is None and self.manifest("gold") is not None else ()
+        return (*found, *gold, *(one.folder for one in seeds.further(self, config)))
+
     def inputs(self, stage: str, config: Config) -> str:
         """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
         local = []
         for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
             local += [sha256(path) for path in _local_files(source)]
-        made_of = {parent: self.identity(parent) for parent in parents(stage, config)}
+        local += [sha256(path) for path in function_files(stage, config)]
+        made_of = {parent: self.identity(parent) for parent in self.read(stage, config)}
         return digest(
             {
                 "contract": CONTRACT,
@@ -242,9 +270,7 @@ class Run:
         """One hash over the contents of a finished stage."""
         found = self.manifest(stage)
         if found is None:
-            raise ArtifactError(
-                f'no finished {stage} in {self.root / self.name}: run "make {command_name(stage)} RUN={self.name}"'
-            )
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {self.again(stage)}")
         return digest([[item["path"], item["sha256"]] for item in found.files])
 
     def finished(self, stage: str, config: Config) -> Manifest | None:
@@ -315,7 +341,7 @@ class Run:
             inputs=self.inputs(stage, config),
             parents=[
                 {"role": p, "path": os.path.relpath(self.folder(p), self.folder(stage)), "sha256": self.identity(p)}
-                for p in parents(stage, config)
+                for p in self.read(stage, config)
             ],
             files=files,
             config={"settings": settings, "sha256": digest(settings)},
@@ -334,6 +360,7 @@ class Run:
             finished=now(),
             forced=config.force,
             notes=notes or {},
+            command=self.command,
         )
         for path in made.rglob("*"):
             if path.is_file():
@@ -341,7 +368,7 @@ class Run:
                     os.fsync(file.fileno())
         write_json(made / "manifest.json", asdict(manifest))
         folder = self.folder(stage)
-        old = folder.with_name(f"{stage}.old")
+        old = folder.with_name(f"{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)

@@ -8,23 +8,26 @@ noise, has every judge score them, and writes report.html, report.json and sampl
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from data.schema import Demonstration, Prompt
-from pipeline import exports, panel, plain_text, report
+from pipeline import exports, panel, plain_text, report, reproduce, seed_spread, seeds
 from pipeline.artifacts import Gate, Manifest, Run, check, now, parents, write_rows
 from pipeline.config import Config, best_of
+from pipeline.config_sections import Decoding, Settled
 from pipeline.contenders import best_of_rows, check_prompts, common_prompts, contenders, described
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
 from pipeline.judges import Judge
 from pipeline.roles import scores
 from pipeline.sft import loss
+from pipeline.slices import source_of
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
+from policies.decoding import decode
 from policies.logprobs import completion_logprobs, pack
-from policies.rollout import Completion, noise, sample
+from policies.rollout import Completion, noise
 from policies.template import PromptText, decode_completion, encode_completion, encode_prompt, fingerprint, show_prompt
 
 SEPARATORS = ("\n", "\n---\n")  # between the examples of a few-shot prompt: the first that no example contains
@@ -74,7 +77,18 @@ def run(config: Config, run: Run) -> Manifest:
         gc.collect()
     if "sft" not in section.models:
         sft = load_causal(run.folder("sft"), tokenizer, dtype).to(device)
+    further = seeds.further(run, config)
+    if left := seeds.strays(run, config):
+        print(f"compare: without {', '.join(left)}: made with other settings or from other models than now", flush=True)
+    again: Rows = []
+    for sibling in further:
+        run.require(sibling.folder, tokenizer=template, force=True)  # whatever its gate said, see seeds.siblings
+        model = load_causal(run.folder(sibling.folder), tokenizer, dtype).to(device)
+        again += _sampled(sibling.folder, model, tokenizer, held_out, [], config)
+        del model
+        gc.collect()
     _kl(samples, {one.name for one in models if one.has_kl}, sft, tokenizer, config)
+    _kl(again, {sibling.folder for sibling in further}, sft, tokenizer, config)
     del sft
     gc.collect()
     for name in section.models:
@@ -82,24 +96,22 @@ def run(config: Config, run: Run) -> Manifest:
             said, information[name] = best_of_rows(name, config, run, held_out)
             samples += said
     information = {name: information[name] for name in section.models}
-    _place(samples, held_out)
-    opinions, problems, training = _judge(samples, information, config, run, called, dtype, device)
+    _place([*samples, *again], held_out)
+    opinions, problems, training, between = _judge(samples, again, information, config, run, called, dtype, device)
     provenance = {
-        "command": f"python -m pipeline compare RECIPE --run {run.name}",
+        **_command(made_of, further, config, run),
         "made": now(),
         "data": {kind: made_of["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
         "seed": config.seed,
-        "decoding": {
-            "temperature": section.temperature or config.ppo.temperature,
-            "top_k": 0,
-            "top_p": 1.0,
-            "max_new_tokens": _limit(config),
-        },
+        "decoding": _decoding(config, over_training=training is not None),
         "score that was optimised": ", ".join(config.ppo.reward_funcs),
         "libraries": last.libraries,
         "hardware": last.machine,
         "git commit": last.git_commit,
     }
+    problems += [f"{one.folder} failed its gate, and counts among the seeds." for one in further if one.gate == "fail"]
+    if further:
+        provenance["training seeds"] = seed_spread.provenance(run, config, again)
     if len(held_out) < len(wanted):
         provenance["prompts"] = _few_prompts(len(held_out), len(wanted))
     summary = report.summarise(
@@ -109,11 +121,14 @@ def run(config: Config, run: Run) -> Manifest:
         provenance=provenance,
         training=training,
         problems=problems,
+        seeds=between,
         seed=config.seed,
     )
     made = folder / "made"
     made.mkdir(exist_ok=True)
     exports.write(summary, samples, opinions, made)
+    if again:
+        exports.write_samples(made / "samples.seeds.jsonl", again)
     metrics = {"prompts": float(summary["prompts"])}
     for name, model_figures in summary["models"].items():
         metrics |= {
@@ -142,12 +157,37 @@ def summary(manifest: Manifest, run: Run) -> str:
     )
 
 
+def _command(
+    made_of: Mapping[str, Manifest], further: Sequence[seeds.Sibling], config: Config, run: Run
+) -> dict[str, str]:
+    """How the comparison and the stages that it reads were made; nothing where no command line was there."""
+    if run.command is None:
+        return {}
+    gold = run.manifest("gold") if "gold" in run.read("compare", config) else None
+    made: dict[str, tuple[dict[str, Any], int]] = {}
+    for stage, manifest in (dict(made_of) | ({} if gold is None else {"gold": gold})).items():
+        count = max((one.seed - manifest.seed + 1 for one in further if one.stage == stage), default=1)
+        made[stage] = ((manifest.command or run.command) | {"seeds": count}, manifest.world_size)
+    return {"command": reproduce.commands(run.name, made | {"compare": (run.command, 1)})}
+
+
 def _few_prompts(count: int, wanted: int) -> str:
     return f"all models on {count} of {wanted} held-out prompts, those of stage best_of_n; for more raise best_of_n.prompts"
 
 
-def _limit(config: Config) -> int:
-    return config.compare.max_new_tokens or config.ppo.response_length
+def _settled(config: Config) -> Settled:
+    return config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length)
+
+
+def _decoding(config: Config, over_training: bool) -> dict[str, Any]:
+    """How all models were decoded: in words, every setting that acted, and what the figures beside the texts are of."""
+    how = _settled(config)
+    told: dict[str, Any] = {"in words": how.words(), **how.acting()}
+    told["KL and entropy"] = f"of the whole distribution at temperature {how.temperature}, at the tokens that were said"
+    in_training = Decoding().settled(config.ppo.temperature, config.ppo.response_length).words()
+    if over_training and in_training != how.words():
+        told["over training"] = f"otherwise, as the trainer evaluates: {in_training}"
+    return told
 
 
 def _few_shot(prompt: PromptText, examples: Sequence[Demonstration]) -> tuple[PromptText, str | None]:
@@ -182,7 +222,7 @@ def _sampled(
     name: str, model: Any, tokenizer: Any, held_out: list[Prompt], examples: Sequence[Demonstration], config: Config
 ) -> Rows:
     """One model's completions: rows of samples.jsonl without scores, with the sampler's log-probabilities for now."""
-    section = config.compare
+    section, how = config.compare, _settled(config)
     numbered = [(prompt, n) for prompt in held_out for n in range(section.samples_per_prompt)]
     shown = [_few_shot(prompt.prompt, examples) for prompt, _ in numbered]
     completions: dict[int, Completion] = {}
@@ -193,13 +233,16 @@ def _sampled(
             stops = eos_ids(model, tokenizer)
             if separator == SEPARATORS[0]:
                 stops = sorted({*stops, *_tokens_with(tokenizer, separator)})
-            sampled = sample(
+            sampled = decode(
                 model,
                 [encode_prompt(tokenizer, shown[i][0]) for i in picked],
-                [noise(config.seed, 0, f"compare {p.id}", n, _limit(config)) for p, n in (numbered[i] for i in picked)],
+                [
+                    noise(config.seed, 0, f"compare {p.id}", n, how.max_new_tokens)
+                    for p, n in (numbered[i] for i in picked)
+                ],
+                how,
                 eos_ids=stops,
                 pad_id=tokenizer.pad_token_id,
-                temperature=section.temperature or config.ppo.temperature,
                 batch_size=section.per_device_eval_batch_size,
                 progress=progress.update,
             )
@@ -222,8 +265,8 @@ def _sampled(
                 "kl": None,
                 "scores": {},
                 "tokens": completion.tokens,
-                # -log π of what was drawn: its mean is the entropy of the distribution that was sampled from
-                "entropy": -sum(completion.logprobs) / max(1, len(completion.logprobs)),
+                # of the whole distributions along the way; -log π of the tokens would be that only where they are drawn from them
+                "entropy": sum(completion.entropies) / max(1, len(completion.entropies)),
                 "_prompt": prompt.prompt,
                 "_completion": completion,
             }
@@ -238,7 +281,7 @@ def _tokens_with(tokenizer: Any, text: str) -> list[int]:
 def _kl(samples: Rows, measured: set[str], sft: Any, tokenizer: Any, config: Config) -> None:
     """log π - log π_sft of each whole completion of the `measured` models, nats; 0 for sft itself, None for others: the few-shot
     prompt is another condition, another tokenizer has other tokens."""
-    temperature = config.compare.temperature or config.ppo.temperature
+    temperature = _settled(config).temperature
     todo = sorted((row for row in samples if row["model"] in measured), key=lambda row: len(row["tokens"]))
     with torch.no_grad(), bar(len(todo), "compare: KL to sft", "sample") as progress:
         for start in range(0, len(todo), 32):
@@ -264,21 +307,23 @@ def _place(samples: Rows, held_out: Sequence[Prompt]) -> None:
     known = {prompt.id: prompt for prompt in held_out}
     for row in samples:
         prompt = known[row["prompt_id"]]
-        row["source"] = prompt.source
+        row["source"] = source_of(prompt.source)
         if prompt.tag is not None:
             row["tag"] = prompt.tag
 
 
 def _judge(
     samples: Rows,
+    again: Rows,
     information: dict[str, Any],
     config: Config,
     run: Run,
     called: Sequence[Judge],
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[list[report.Opinion], list[str], dict[str, Any] | None]:
-    """What every judge says, a sentence for each that failed, and the scores over ppo's training; working columns go."""
+) -> tuple[list[report.Opinion], list[str], dict[str, Any] | None, dict[str, Any]]:
+    """What every judge says, a sentence for each that failed, the scores over ppo's training, and how far training seeds are
+    apart by those that score, from what the models of further seeds said (`again`); working columns go."""
     score = scores(config, run, device)
 
     def in_parts(asked: Sequence[PromptText], said: Sequence[str]) -> list[float]:
@@ -289,9 +334,13 @@ def _judge(
                 progress.update(len(said[start : start + 256]))
         return values
 
-    judges, absent = panel.seated(config, in_parts, called, samples, dtype, device)
+    judges, absent = panel.seated(config, in_parts, called, samples, dtype, device, run)
     opinions, problems = panel.heard(samples, judges, information)
-    for row in samples:
+    scored, more = panel.scored(again, judges, opinions)
+    references = {name: report.reference_of(information, name) for name in information}
+    trained = seed_spread.trained(run, references, samples, again)
+    between = seed_spread.block(trained, scored, seed=config.seed)
+    for row in [*samples, *again]:
         del row["_prompt"]
         row.pop("_completion", None)
     training = None
@@ -299,7 +348,7 @@ def _judge(
         sitting = {one.name for one in opinions}
         heard = [judge for judge in judges if judge.name in sitting]
         training = panel.over_training(run.folder("ppo"), prompts(run, "eval"), heard, seed=config.seed)
-    return opinions, absent + problems, training
+    return opinions, absent + problems + more, training, between
 
 
 def _gate(summary: dict[str, Any]) -> Gate:

@@ -14,7 +14,7 @@ from pipeline.config_data import Clean as Clean
 from pipeline.config_data import Data
 from pipeline.config_data import Part as Part
 from pipeline.config_data import Reviews as Reviews
-from pipeline.config_sections import ConfigError, Section, Stepwise, Supervised, Training
+from pipeline.config_sections import ConfigError, Decoding, Section, Stepwise, Supervised, Training
 from pipeline.config_sections import is_section as is_section
 
 STAGES = ("data", "sft", "reward", "ppo", "compare")
@@ -170,8 +170,7 @@ class Compare(Section):
     )
     prompts: int = Field(256, ge=2, description="held-out prompts")
     samples_per_prompt: int = Field(1, ge=1)
-    max_new_tokens: int | None = Field(None, ge=1, description="default: ppo.response_length")
-    temperature: float | None = Field(None, gt=0, description="default: ppo.temperature")
+    generation: Decoding = Decoding()
     few_shot: int = Field(4, ge=1, description="demonstrations shown to the few-shot prompted base")
     perplexity_rows: int = Field(128, ge=1, description="held-out demonstrations for perplexity")
     plain_text: str | None = Field(
@@ -180,7 +179,7 @@ class Compare(Section):
     per_device_eval_batch_size: int = Field(64, ge=1)
     gold: str | None = Field(
         None,
-        description="folder or Hub id of a reward model that training never saw, as a judge (such as runs/other/reward)",
+        description="folder or Hub id of a reward model that training never saw, as a judge; default: stage gold, where it is made",
     )
     llm: LLMJudge | None = Field(None, description="a language model as a judge: {base_url: …, model: …}; null: none")
     votes: list[str] = Field([], description="files of people's votes, or filled ballots, as a judge")
@@ -190,6 +189,23 @@ class Compare(Section):
     def _known_models(cls, models: list[str]) -> list[str]:
         return known_models(models)
 
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "Compare":
+        if self.generation.do_sample:
+            return self
+        wrong = []
+        if self.samples_per_prompt > 1:
+            wrong.append(
+                f"samples_per_prompt: {self.samples_per_prompt} samples are the same where generation.do_sample is false; set it to 1"
+            )
+        if picked := [name for name in self.models if best_of(name) is not None]:
+            wrong.append(
+                f"models: {', '.join(picked)} picks among samples that differ, and generation.do_sample is false; leave it out, or draw"
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
     def foreign(self) -> list[str]:
         """The folders and Hub ids among the models."""
         return [name for name in self.models if name not in COMPARED and best_of(name) is None]
@@ -197,6 +213,12 @@ class Compare(Section):
     def files(self) -> list[str]:
         """Everything outside the run that the comparison reads, as it is named."""
         return self.foreign() + [name for name in (self.gold, self.plain_text) if name is not None] + self.votes
+
+
+class Inspect(Section):
+    """Command inspect: one completion from the inside."""
+
+    generation: Decoding = Decoding()
 
 
 class Config(Section):
@@ -218,6 +240,7 @@ class Config(Section):
     rloo: RLOO = RLOO()
     rft: RFT = RFT()
     best_of_n: BestOfN = BestOfN()
+    inspect: Inspect = Inspect()
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
@@ -237,7 +260,12 @@ class Config(Section):
         if stage == "ppo":
             self.ppo.share(world_size)
             return
-        section: Stepwise = getattr(self, stage)
+        if stage == "gold" and not self.data.gold_fraction:
+            raise ConfigError(
+                "data.gold_fraction: it is 0, so no rankings are set aside for a gold model; set it, such as "
+                "data.gold_fraction=0.5, and make data and reward again with it"
+            )
+        section: Stepwise = self.reward if stage == "gold" else getattr(self, stage)
         section.accumulation(world_size)
         if stage == "dpo":
             self.dpo_beta()

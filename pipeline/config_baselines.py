@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from pipeline.config_sections import Section, Stepwise, Supervised
+from pipeline.config_sections import Decoding, Section, Stepwise, Supervised
 
 # What ppo is compared with: stages made from the same artifacts, each by itself.
 BASELINES = ("dpo", "rloo", "rft", "best_of_n")
@@ -49,10 +49,22 @@ class RFT(Supervised):
     per_device_train_batch_size: int = Field(8, ge=1)
     n: int = Field(8, ge=2, description="completions sampled of each prompt")
     prompts: int | None = Field(None, ge=1, description="training prompts; default: ppo.total_episodes / n of them")
+    generation: Decoding = Decoding()
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> "RFT":
+        if not self.generation.do_sample:
+            raise ValueError(
+                f"generation.do_sample: false, and the {self.n} completions of a prompt are the same; set it to true"
+            )
+        return self
 
 
 class BestOfN(Section):
-    """Stage best_of_n, a baseline: completions of the sft model, from which the score picks the best when models are compared."""
+    """Stage best_of_n, a baseline: completions of the sft model, from which the score picks the best when models are compared.
+
+    It decodes as compare.generation says.
+    """
 
     n: int = Field(64, ge=1, description="completions sampled once of each prompt; best_of_4 in compare.models reads 4")
     prompts: int = Field(64, ge=2, description="held-out prompts; a comparison with best_of_… keeps to these")

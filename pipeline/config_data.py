@@ -84,6 +84,9 @@ class Data(Source):
     skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
     clean: Clean = Clean()
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
+    gold_fraction: float = Field(
+        0.0, ge=0, lt=1, description="share of the training rankings, by prompt, kept for stage gold and from reward"
+    )
     split_similarity: float | None = Field(
         0.9, gt=0, le=1, description="prompts so similar (Jaccard) stand on one side of the split; null: equal ones"
     )

@@ -1,8 +1,8 @@
-"""What do sections of a recipe have in common? Strict fields, and what every training stage can be told; no torch import."""
+"""What do sections of a recipe have in common? Strict fields, how to decode, what every training stage can be told; no torch import."""
 
 from typing import Any, Literal, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 class ConfigError(Exception):
@@ -23,6 +23,76 @@ class Section(BaseModel):
 
 def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+CUTS = ("top_k", "top_p", "min_p")  # what keeps unlikely tokens from being drawn
+
+
+class Decoding(Section):
+    """How completions are made. The names are those of transformers.GenerationConfig, the defaults draw from all that a model may say."""
+
+    do_sample: bool = Field(
+        True, description="draw each token; false: greedy, or beam search where num_beams is above 1"
+    )
+    num_beams: int = Field(
+        1, ge=1, description="beams that are followed; needs do_sample said, false to search, true to draw"
+    )
+    temperature: float | None = Field(None, gt=0, description="default: ppo.temperature")
+    top_k: int = Field(0, ge=0, description="draw from the k likeliest tokens; 0: from all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="draw from the likeliest tokens that together have this probability"
+    )
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="draw from tokens with this share of the likeliest one's probability"
+    )
+    max_new_tokens: int | None = Field(None, ge=1, description="default: ppo.response_length")
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> "Decoding":
+        drawing = [
+            name for name in ("temperature", *CUTS) if getattr(self, name) != Decoding.model_fields[name].default
+        ]
+        if self.num_beams > 1 and "do_sample" not in self.model_fields_set:
+            raise ValueError(
+                f"num_beams: {self.num_beams} beams are beam search with do_sample: false and beam sampling with do_sample: true; say which"
+            )
+        if not self.do_sample and drawing:
+            raise ValueError(
+                f"{', '.join(drawing)}: nothing is drawn where do_sample is false; leave that out, or set do_sample: true"
+            )
+        return self
+
+    def settled(self, temperature: float, response_length: int) -> "Settled":
+        """The same with nothing left open, given those settings of ppo."""
+        return Settled.model_construct(
+            **self.model_dump()
+            | {"temperature": self.temperature or temperature, "max_new_tokens": self.max_new_tokens or response_length}
+        )
+
+
+class Settled(Decoding):
+    """A Decoding with nothing left open. Where nothing is drawn, `temperature` is that of the log-probabilities alone."""
+
+    temperature: float
+    max_new_tokens: int
+
+    def acting(self) -> dict[str, bool | int | float]:
+        """The fields that decide what is said, by name."""
+        drawing = {"temperature": self.temperature, **{name: getattr(self, name) for name in CUTS}}
+        beams = {"do_sample": self.do_sample, "num_beams": self.num_beams}
+        return beams | (drawing if self.do_sample else {}) | {"max_new_tokens": self.max_new_tokens}
+
+    def words(self) -> str:
+        """Such as "sampling, temperature 0.7, top_p 0.9, at most 24 tokens"."""
+        if self.num_beams > 1:
+            said = [f"beam {'sampling' if self.do_sample else 'search'}", f"{self.num_beams} beams"]
+        else:
+            said = ["sampling" if self.do_sample else "greedy"]
+        if self.do_sample:
+            cuts = {name: getattr(self, name) for name in CUTS}
+            said.append(f"temperature {self.temperature}")
+            said += [f"{name} {cut}" for name, cut in cuts.items() if cut != Decoding.model_fields[name].default]
+        return ", ".join([*said, f"at most {self.max_new_tokens} tokens"])
 
 
 class Lora(Section):

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from data.schema import Prompt
-from pipeline.artifacts import ArtifactError, Run, digest, sha256
+from pipeline.artifacts import ArtifactError, Run, weights_sha256
 from pipeline.baselines.best_of_n import published
 from pipeline.baselines.sampling import best_of_block, kl_bound
 from pipeline.config import COMPARED, Config, best_of
+from pipeline.config_sections import Decoding
 from pipeline.context import base_model
 from pipeline.stages import section_values
 from policies.backbone import load_tokenizer
@@ -60,11 +61,9 @@ def described(contender: Contender, run: Run) -> dict[str, Any]:
     """What the report says of a model beside its figures. `training_tokens_sampled` counts what its training sampled."""
     stage = contender.name if contender.name in COMPARED and contender.name not in BASE else None
     manifest = None if stage is None else run.manifest(stage)
-    folder = Path(contender.source)
-    files = [[path.name, sha256(path)] for path in sorted(folder.glob("*")) if path.is_file()] if stage is None else []
     return {
         "path": contender.source,
-        "sha256": run.identity(stage) if stage is not None else digest(files) if files else None,
+        "sha256": weights_sha256(Path(contender.source)),
         "tokenizer": "the sft model's" if contender.ours else "its own",
         "training_tokens_sampled": 0.0 if stage == "sft" else manifest and manifest.metrics.get("sampled_tokens"),
     }
@@ -85,8 +84,8 @@ def common_prompts(config: Config, run: Run, held_out: Sequence[Prompt]) -> list
     wrong = None
     if run.identity("sft") not in [parent["sha256"] for parent in made.parents if parent["role"] == "sft"]:
         wrong = "it was sampled from another sft model"
-    elif _decoding({name: was[name] for name in _DECODING}) != _decoding(section_values(config, "best_of_n")):
-        wrong = "it was sampled with another temperature or length limit than this comparison"
+    elif (then := _decoding(was)) != (now := _decoding(section_values(config, "best_of_n"))):
+        wrong = f"it was decoded otherwise ({then}) than this comparison ({now})"
     elif len(common) < 2:
         wrong = f"it has {len(common)} of the held-out prompts"
     elif any(len(sampled[prompt.id]) < each for prompt in common):
@@ -98,13 +97,12 @@ def common_prompts(config: Config, run: Run, held_out: Sequence[Prompt]) -> list
     return common
 
 
-_DECODING = ("compare.temperature", "ppo.temperature", "compare.max_new_tokens", "ppo.response_length")
-
-
-def _decoding(settings: dict[str, Any]) -> tuple[float, int]:
-    """Temperature and length limit of a comparison."""
-    own, ppos, limit, most = (settings[name] for name in _DECODING)
-    return own or ppos, limit or most
+def _decoding(settings: dict[str, Any]) -> str:
+    """How stage best_of_n decoded, in words, from the settings that its manifest has."""
+    if "compare.generation" not in settings:
+        return "by another version"
+    given = Decoding(**settings["compare.generation"])
+    return given.settled(settings["ppo.temperature"], settings["ppo.response_length"]).words()
 
 
 def check_prompts(models: Sequence[Contender], held_out: Sequence[Prompt]) -> None:
@@ -146,7 +144,7 @@ def best_of_rows(name: str, config: Config, run: Run, held_out: Sequence[Prompt]
             )
     return rows, {
         "path": str(Path(run.folder("best_of_n"))),
-        "sha256": run.identity("best_of_n"),
+        "sha256": sha256(run.folder("best_of_n") / "samples.jsonl"),
         "perplexity": None,  # it has no probabilities of its own
         "kl_bound": kl_bound(n),
         "training_tokens_sampled": 0.0,

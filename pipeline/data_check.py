@@ -85,6 +85,9 @@ def check(config: Config, model: str | None = None) -> dict[str, Any]:
         ]
         result |= _exact(tally, accounts["source"].kind)
         result |= _of_texts(drawn, tally.first(), config, model)
+        if unusable := _unusable(result["lengths"], accounts["source"].source):
+            result["errors"] = [*result["errors"], dataclasses.asdict(unusable)][-KEPT:]
+            result["problems"] = {**result["problems"], unusable.kind: 1}
         result["contradictions"] = {
             "rejected": tally.contradictions,
             "between_annotators": result["agreement"]["opposite"] if result["agreement"] else 0,
@@ -146,6 +149,11 @@ def _account(accounts: dict[str, Account]) -> dict[str, Any]:
             fix = f"give {expected}, or leave the setting out"
             problems.append(Problem(account.source, None, f"data.{name}", f"it holds {account.kind}", fix))
             kinds[problems[-1].kind] += 1
+        if account.read and not account.kept and not account.problems:
+            why = ", ".join(f"{count:,} × {reason}" for reason, count in account.left_out.most_common(3))
+            what, fix = f"none is left of {account.read:,} ({why})", "add rows of which something can be learnt"
+            problems.append(Problem(account.source, None, "rows", what, fix))
+            kinds[problems[-1].kind] += 1
     problems.sort(key=lambda problem: (problem.file, problem.line or 0))
     first = accounts["source"]
     return _told(first) | {
@@ -203,6 +211,17 @@ def _of_texts(drawn: list[Portion], first: list[Row], config: Config, model: str
     result["overlap"] = figures.overlap(drawn, data, config.seed)
     result["languages"] = figures.languages(own)
     return result
+
+
+def _unusable(lengths: dict[str, Any] | None, source: str) -> Problem | None:
+    """What is wrong where no prompt that was looked at can be answered, as the model will see it."""
+    if lengths is None or lengths["no_room"] < lengths["prompts"]:
+        return None
+    if not lengths["prompts"]:
+        what = f"the chat template refuses each of them: {lengths['refusal']}"
+        return Problem(source, None, "prompts", what, "mend the rows, or set another model")
+    what = f"none of {lengths['prompts']:,} leaves room within max_length {lengths['max_length']:,}"
+    return Problem(source, None, "prompts", what, "shorten them, or raise data.max_length")
 
 
 def _tokenizer(config: Config, model: str | None) -> tuple[Any, dict[str, str]]:

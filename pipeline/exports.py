@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from pipeline import report_page
+from pipeline import report_page, seed_spread
 from pipeline.report import Opinion, judged, paired, reference_of, require_finite, to_json
 from pipeline.sentences import counted, ends, reading
 
@@ -47,6 +47,11 @@ def write(report: dict[str, Any], samples: Sequence[dict[str, Any]], opinions: S
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pages.items():
         (folder / name).write_bytes(content)
+
+
+def write_samples(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write samples as JSON lines, as samples.jsonl is written."""
+    path.write_bytes(_bytes("".join(to_json(row) + "\n" for row in rows)))
 
 
 def _bytes(text: str) -> bytes:
@@ -88,14 +93,24 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = ["## Is the aligned model better?", "", _plain(report["verdict"]), ""]
     lines += [f"- **Warning:** {_plain(text)}" for text in report["warnings"]]
     lines += [*([""] if report["warnings"] else []), *_models(report), "", *_pairs(report), ""]
+    lines += [*_gold(report), *([*told_seeds, ""] if (told_seeds := seed_spread.markdown(report, _plain)) else [])]
     seeds, made = report["provenance"].get("seed"), report["provenance"].get("made")
     told = [f"{counted(report['prompts'], 'held-out prompt')}, {report['samples_per_model']} samples a model"]
     told += [] if seeds is None else [f"seed {seeds}"]
+    told += (
+        [f"decoding: {_plain(report['provenance']['decoding']['in words'])}"]
+        if "decoding" in report["provenance"]
+        else []
+    )
     told += [] if made is None else [f"made {made}"]
-    if "command" in report["provenance"]:
-        told.append(f"`{str(report['provenance']['command']).replace('`', '')}`")
     note = "Intervals: 95%, percentile bootstrap over prompts; beside them Wilson's, and the win rate at equal length (AlpacaEval 2)."
-    return "\n".join([*lines, f"{note} {'; '.join(told)}.", ""])
+    return "\n".join([*lines, f"{note} {'; '.join(told)}.", *_commands(report), ""])
+
+
+def _commands(report: Mapping[str, Any]) -> list[str]:
+    """The commands that make it again, indented, so that whatever is in them stays code."""
+    command = str(report["provenance"].get("command", ""))
+    return ["", "Made by:", "", *(f"    {line}" for line in command.splitlines())] if command else []
 
 
 def _models(report: Mapping[str, Any]) -> list[str]:
@@ -111,7 +126,10 @@ def _models(report: Mapping[str, Any]) -> list[str]:
 
 
 def _pairs(report: Mapping[str, Any]) -> list[str]:
-    lines = ["| pair | judge | win rate | 95% | Wilson | length-controlled | says |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| pair | judge | win rate | 95% interval | Wilson | at equal length | says |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for pair, outcomes in report["pairs"].items():
         if not pair.startswith(f"{report['main']} vs "):
             continue
@@ -127,12 +145,19 @@ def _pairs(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _gold(report: Mapping[str, Any]) -> list[str]:
+    """What the gold reward models learned from, where that is known, as lines."""
+    told = {judge: own["summary"].get("trained on") for judge, own in report["panel"].items()}
+    lines = [f"{_plain(judge)}: trained on {_plain(rows)}." for judge, rows in told.items() if rows]
+    return [*lines, ""] if lines else []
+
+
 def _ends(interval: tuple[float, float] | None) -> str:
     return "–" if interval is None else f"{100 * interval[0]:.1f}–{interval[1]:.1%}"
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0
 
 
 def _plain(text: str) -> str:
@@ -151,7 +176,7 @@ def card(report: Mapping[str, Any]) -> str:
         "- No warning was raised; see the thresholds in report.json."
     ]
     body = [
-        f"# {_plain(main)}: aligned with human rankings",
+        f"# {_plain(main)}{'' if main in ('base', 'few_shot', 'sft') else ': aligned with rankings'}",
         "",
         _plain(report["verdict"]),
         "",
@@ -168,6 +193,7 @@ def card(report: Mapping[str, Any]) -> str:
         *limits,
         "",
         "All numbers, with their intervals and where they come from: report.json.",
+        *_commands(report),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body) + "\n", ignore_metadata_errors=True))
 
@@ -199,7 +225,7 @@ def comparator(
         x, y = rows[a][key], rows[b][key]
         own: dict[str, Any] = {"prompt_id": key[0], "source": x.get("source") or "no source"}
         own |= {"tokens": [x["length"], y["length"]], "ended": [bool(x["eos"]), bool(y["eos"])]}
-        own |= {f"score by {judge}": [x["scores"][judge], y["scores"][judge]] for judge in scoring}
+        own |= {f"score by {judge}": [float(f"{row['scores'][judge]:.6g}") for row in (x, y)] for judge in scoring}
         examples.append(
             {
                 "input_text": x["prompt"],
@@ -211,6 +237,5 @@ def comparator(
                 "custom_fields": own,
             }
         )
-    command = str(report["provenance"].get("command", "rlhf-pipeline compare"))
-    metadata = {"source_path": f"{command}, judged by {first}", "custom_fields_schema": fields}
+    metadata = {"source_path": f"{a} vs {b}, judged by {first}, report.json", "custom_fields_schema": fields}
     return {"metadata": metadata, "models": [{"name": a}, {"name": b}], "examples": examples}

@@ -3,12 +3,14 @@
     python -m pipeline inspect recipes/film_reviews.yaml --prompt "A funny" --run demo
 
 The prompt is a text or the id of a held-out prompt. The completion is sampled, with the noise of the trainer's own evaluations, so
-that a held-out prompt gets the completion that its last evaluation saw; or it is given.
+that a held-out prompt gets the completion that its last evaluation saw; or decoded as inspect.generation says; or it is given.
 """
 
 import gc
 import hashlib
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,15 @@ from torch import nn
 from pipeline import inspect_maps, roles
 from pipeline.artifacts import ArtifactError, Manifest, Run, parents
 from pipeline.config import PPO, Config
+from pipeline.config_sections import Settled
 from pipeline.context import accelerator, base_model, prompts, rankings
 from pipeline.data_check_page import visible
 from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
 from pipeline.inspect_tokens import tokens, totals
 from pipeline.report import page_template, require_finite
 from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
-from policies.engines import make_engine
+from policies.decoding import decode
+from policies.engines import Engine
 from policies.episodes import Episode, Score, rollout
 from policies.roles import Roles
 from policies.rollout import Completion
@@ -47,6 +51,7 @@ def run(
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
     """
+    run.identity("sft")  # that it is there, before its tokenizer is looked for
     tokenizer = load_tokenizer(run.folder("sft"))
     kl_coef = config.ppo.kl_coef
     if model == ALIGNED:
@@ -56,11 +61,12 @@ def run(
     for parent in parents("ppo", config):
         run.require(parent, force=True)
     section, device = config.ppo, accelerator().device
+    how = config.inspect.generation.settled(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt)
     place = _place(config, run, model)
     played, score = _roles(config, run, model, place, tokenizer, device)
     seed = config.seed if seed is None else seed
-    episode = speak(played, tokenizer, score, name, asked, completion, section, seed)
+    episode = speak(played, tokenizer, score, name, asked, completion, section, seed, how)
     if len(episode.completion.tokens) > LONGEST:
         raise ArtifactError(
             f"the completion has {len(episode.completion.tokens)} tokens, and a page holds {LONGEST}; give a shorter one"
@@ -82,6 +88,7 @@ def run(
         prompt=visible(show_prompt(asked)),
         text=visible(episode.text),
         given=completion is not None,
+        decoding=how.words(),
         finished=episode.completion.finished,
         settings={
             "kl_coef": kl_coef,
@@ -99,7 +106,7 @@ def run(
         states=_states(config, run, asked, episode, device, seed),
         raw=episode.raw_score,
     )
-    path = run.root / run.name / "inspect" / f"{slug(prompt, completion, model, seed)}.html"
+    path = run.root / run.name / "inspect" / f"{slug(prompt, completion, model, seed, how.words())}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(page.encode("utf-8", "replace"))
     return path
@@ -130,10 +137,10 @@ def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
     return prompt, prompt
 
 
-def slug(prompt: str, completion: str | None, model: str, seed: int) -> str:
+def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: str) -> str:
     """A file name that is readable, and another one for every other question."""
     words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "prompt"
-    key = hashlib.sha256(repr((prompt, completion, model, seed)).encode("utf-8", "replace")).hexdigest()[:8]
+    key = hashlib.sha256(repr((prompt, completion, model, seed, decoding)).encode("utf-8", "replace")).hexdigest()[:8]
     return f"{words}-{key}"
 
 
@@ -169,20 +176,38 @@ def speak(
     completion: str | None,
     section: PPO,
     seed: int,
+    how: Settled,
 ) -> Episode:
-    """The episode: sampled and scored as the trainer does, or the completion that is given, EOS at its end, scored."""
+    """The episode: decoded as `how` says and scored as the trainer does, or the completion that is given, EOS at its end, scored."""
     try:
         ids = encode_prompt(tokenizer, asked)
     except ValueError as error:
         raise ArtifactError(str(error)) from error
     if completion is None:
         asked_for = [{"id": name, "prompt": asked, "ids": ids, "sample": 0}]
-        engine = make_engine("transformers", played, "", section)
+        section = section.model_copy(update={"response_length": how.max_new_tokens})
+        engine = Engine(partial(_decoded, played, how), played.exact)
         return rollout(played, engine, tokenizer, score, asked_for, EVAL_STEP, section, seed, {})[0]
     said = encode_completion(tokenizer, completion)
     with torch.no_grad():
         worth = score([asked], [completion]).item()
     return Episode(name, asked, ids, completion, Completion(said, [0.0] * len(said), True), worth, worth)
+
+
+def _decoded(
+    played: Roles,
+    how: Settled,
+    asked: Sequence[Sequence[int]],
+    noises: Sequence[Any],
+    *,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    **_: Any,
+) -> list[Completion]:
+    """What `Engine` runs: the policy as the trainer samples from it, the tokens taken as `how` says."""
+    with played.sampling() as model:
+        return decode(model, asked, noises, how, eos_ids=eos_ids, pad_id=pad_id, batch_size=batch_size)
 
 
 def _states(
@@ -244,14 +269,14 @@ def _figures(rows: list[dict[str, Any]], model: str) -> list[Figure]:
         ),
         Figure(
             "KL",
-            "Bars: of the token said (k1, any sign), which the reward pays for. Line: of the whole distribution at that step.",
+            "Bars: log p less log p by sft of the token said (k1, may be negative), which the reward pays for. Line: KL of the whole distribution at that step, never negative.",
             draw("kl", f"KL from {said} at each token", kl),
             ("token", "text", "k1", "whole"),
             table("kl", "kl_whole"),
         ),
         Figure(
             "Credit",
-            "Bars: the reward of each token, −β·k1, with the score on the last. Lines: what the critic expected, and the advantage (GAE), before whitening.",
+            "Bars: the reward of each token, −kl_coef times the KL of the token said, with the score on the last. Lines: what the critic expected, and the advantage (GAE), before whitening.",
             draw("credit", "reward, value and advantage of each token", credit),
             ("token", "text", "reward", "value", "advantage", "return"),
             table("reward", "value", "advantage", "return"),

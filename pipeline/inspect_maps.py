@@ -118,14 +118,17 @@ def states_figures(states: NDArray[np.float64], names: Sequence[str], kinds: Seq
     """The map by PCA, and by t-SNE where scikit-learn can be imported; kinds are chosen, rejected or "this one"."""
     places, shares = principal(states)
     told = " and ".join(f"{share:.0%}" for share in shares)
-    note = f"The reward model's final state at the last token of held-out completions; the two directions hold {told} of the variance."
+    note = (
+        "The reward model's final state at the last token of held-out completions, on its two principal components "
+        f"(PCA, linear), which hold {told} of the variance."
+    )
     drawn = [_scatter("pca", "Hidden states, PCA", note, places, names, kinds)]
     if importlib.util.find_spec("sklearn") is not None and len(states) > 4:
         from sklearn.manifold import TSNE
 
         perplexity = min(30.0, (len(states) - 1) / 3)
         near = np.asarray(TSNE(n_components=2, perplexity=perplexity, random_state=seed).fit_transform(states))
-        note = f"The same states; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f})."
+        note = f"The same states by scikit-learn's t-SNE; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f})."
         drawn.append(_scatter("tsne", "Hidden states, t-SNE", note, near, names, kinds))
     return drawn
 

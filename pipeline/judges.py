@@ -106,24 +106,9 @@ def gold(path: str | Path, dtype: torch.dtype, device: torch.device, max_length:
 def independent(name: str) -> Judge:
     """The judge called `name`, "vader" or "module:function", which training must not have maximised.
 
-    Raises JudgeError when there is no such judge.
+    Raises JudgeError when there is no such judge, and, when used, as `by_scores` does.
     """
     return by_scores(name, "independent", _function(name))
-
-
-def load(name: str) -> Scores:
-    """The scores of the judge called `name`, "vader" or "module:function", checked on every call.
-
-    Raises JudgeError when there is no such judge, and from the judge itself when it returns anything but one finite
-    number a completion.
-    """
-    function = _function(name)
-
-    def judge(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
-        with _as_judge():
-            return call_checked(function, name, prompts, completions).tolist()
-
-    return judge
 
 
 def _function(name: str) -> RewardFunction:

@@ -1,9 +1,13 @@
 """How are processes started? One a stage, so that each gives its memory back, and several a stage through accelerate or torchrun."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from pipeline.stages import SEEDED, command_name
 
 
 def _environment(nproc: int) -> dict[str, str]:
@@ -17,7 +21,7 @@ def _environment(nproc: int) -> dict[str, str]:
     }
 
 
-def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
+def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int, further: int = 0) -> None:
     """Run one stage in `nproc` processes; exits with the stage's code.
 
     accelerate launch starts them on GPUs; on CPU it would start one process where no MPI is installed, so torchrun does.
@@ -29,18 +33,53 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int)
         launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(nproc), "--multi_gpu"]
     else:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
-    # the run's name goes by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
-    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc) | {"PIPELINE_RUN": run})
+    # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
+    ours = {"PIPELINE_RUN": run, "PIPELINE_FURTHER_SEED": str(further)}
+    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc) | ours)
     sys.exit(_code(done.returncode))
 
 
-def chain(stages: list[str], recipe: Path, overrides: list[str], run: str, nproc: int) -> None:
-    """Run the stages, each in a process of its own; exits with the code of the first that fails."""
+def chain(
+    stages: list[str],
+    recipe: Path,
+    overrides: list[str],
+    run: str,
+    nproc: int,
+    seeds: int,
+    due: Callable[[str, int], bool],
+) -> None:
+    """Run the stages that are `due` (stage, further seed), each in a process of its own, those of `SEEDED` once a seed; exits
+    with the code of the first that fails."""
     for stage in stages:
-        call = [sys.executable, "-m", "pipeline", stage, str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
-        done = subprocess.run(call, env=_environment(1))
-        if done.returncode:
-            sys.exit(_code(done.returncode))
+        for further in range(seeds if stage in SEEDED else 1):
+            if not due(stage, further):
+                continue
+            call = [command_name(stage), str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
+            returned = apart([*call, *(["--further-seed", str(further)] if further else [])])
+            if returned:
+                sys.exit(_code(returned))
+
+
+def apart(call: list[str]) -> int:
+    """One command of ours in a process of its own: its exit code, or minus the signal that ended it.
+
+    The process is forked from one that has imported the libraries and done nothing else, so that they are imported once and
+    not by every stage.
+    """
+    os.environ.update(_environment(1))
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["pipeline.compare", "pipeline.ppo"])
+    process = forks.Process(target=_command, args=(call,))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _command(call: list[str]) -> None:
+    from pipeline.__main__ import app
+
+    app(call, prog_name="python -m pipeline")
 
 
 def _code(returned: int) -> int:

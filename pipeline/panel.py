@@ -13,7 +13,7 @@ import torch
 
 from data.schema import DataError, Prompt
 from pipeline import judges, llm_judge, votes
-from pipeline.artifacts import Run, read_rows
+from pipeline.artifacts import ArtifactError, Manifest, Run, parents, read_rows
 from pipeline.config import Config
 from pipeline.judges import Judge, JudgeError
 from pipeline.report import Opinion, paired, pairs_of
@@ -29,8 +29,7 @@ def called(config: Config, run: Run) -> list[Judge]:
     """The judges that need no samples to be made; called before any is drawn, so that a wrong name or a missing key is
     told at once. An LLM judge's answers are kept in the run's folder. Raises JudgeError."""
     if (gold := config.compare.gold) is not None:
-        maximised = [run.folder("reward"), *map(Path, config.ppo.reward_funcs)]
-        if Path(gold).resolve() in [path.resolve() for path in maximised]:
+        if Path(gold).resolve() in _maximised(config, run):
             raise JudgeError(
                 f"compare.gold: {gold} is what training maximised, so it cannot be gold; "
                 "give a reward model of another run, learned from other rankings"
@@ -49,25 +48,57 @@ def seated(
     samples: Rows,
     dtype: torch.dtype,
     device: torch.device,
+    run: Run | None = None,
 ) -> tuple[list[Judge], list[str]]:
-    """The optimised score, those `already` called, a gold model and people's votes; and a sentence for what cannot be had."""
+    """The optimised score, those `already` called, a gold model and people's votes; and a sentence for what cannot be had.
+
+    The gold model is the one that compare.gold names, else that of stage gold of `run`, where it is finished.
+    """
     section = config.compare
     found, problems = [judges.optimised(score), *already], []
     late: list[tuple[str, Callable[[], Judge]]] = []
     if (gold := section.gold) is not None:
         late.append(("gold", lambda: judges.gold(gold, dtype, device, config.data.max_length)))
+    elif run is not None and run.manifest("gold") is not None:
+        late.append(("gold", lambda: _own_gold(config, run, dtype, device)))
     if section.votes:
         late.append(("people", lambda: votes.load(section.votes, samples)))
     for name, make in late:
         try:
             found.append(make())
-        except (JudgeError, DataError, BackboneError, ScoringError) as error:
+        except (JudgeError, DataError, BackboneError, ScoringError, ArtifactError) as error:
             problems.append(_left_out(name, error))
     named: dict[str, Judge] = {}
     for judge in found:
         name = judge.name if judge.name not in named else f"{judge.name} ({judge.label})"
         named[name] = replace(judge, name=name)
     return list(named.values()), problems
+
+
+def _own_gold(config: Config, run: Run, dtype: torch.dtype, device: torch.device) -> Judge:
+    """The reward model of stage gold, if nothing that is compared can have learned from its rankings. Raises JudgeError and
+    ArtifactError."""
+    manifest, folder = run.require("gold", force=config.force), run.folder("gold")
+    if folder.resolve() in _maximised(config, run):
+        raise JudgeError("training maximised it, so it cannot be gold")
+    for stage in ("reward", "dpo"):  # what else learns from rankings
+        other = run.manifest(stage) if stage in parents("compare", config) else None
+        if other is not None and _data_of(other) != _data_of(manifest):
+            raise JudgeError(
+                f"stage {stage} was made from other data than stage gold, so it may have seen the rankings set aside; "
+                f'run "make {stage} gold RUN={run.name}" and what comes after them'
+            )
+    rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
+    judge = judges.gold(folder, dtype, device, config.data.max_length)
+    return replace(judge, summary=lambda: {"trained on": rows})
+
+
+def _maximised(config: Config, run: Run) -> list[Path]:
+    return [path.resolve() for path in (run.folder("reward"), *map(Path, config.ppo.reward_funcs))]
+
+
+def _data_of(manifest: Manifest) -> list[str]:
+    return [parent["sha256"] for parent in manifest.parents if parent["role"] == "data"]
 
 
 def _left_out(name: str, error: Exception) -> str:
@@ -110,6 +141,24 @@ def heard(samples: Rows, panel: Sequence[Judge], models: Iterable[str]) -> tuple
                 row["scores"].pop(judge.name, None)
             problems.append(_left_out(judge.name, error))
     return opinions, problems
+
+
+def scored(rows: Rows, panel: Sequence[Judge], opinions: Sequence[Opinion]) -> tuple[list[str], list[str]]:
+    """The judges with an opinion that score, their scores written into `rows` of further samples; and a sentence for each that
+    failed. Those that only compare are not asked: every question costs."""
+    names, problems = [], []
+    sitting = {one.name for one in opinions}
+    asked, said = [row["_prompt"] for row in rows], [row["completion"] for row in rows]
+    for judge in panel if rows else ():
+        if judge.scores is None or judge.name not in sitting:
+            continue
+        try:
+            for row, value in zip(rows, judge.scores(asked, said), strict=True):
+                row["scores"][judge.name] = value
+            names.append(judge.name)
+        except JudgeError as error:
+            problems.append(f"The judge {judge.name} gave no judgement of the further training seeds: {error}")
+    return names, problems
 
 
 def over_training(

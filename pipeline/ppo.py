@@ -46,7 +46,7 @@ def run(config: Config, run: Run) -> Manifest:
     folder = run.start("ppo", config)
     place.wait_for_everyone()
     if section.report_to:
-        place.init_trackers("ppo", config=config.model_dump(mode="json")["ppo"])
+        place.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
     roles, score = build(config, run, tokenizer, place.device)
     evaluations = Evaluations(folder / "samples.jsonl")
     metrics_file, writes = folder / "metrics.jsonl", place.is_main_process

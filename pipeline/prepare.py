@@ -36,6 +36,10 @@ def run(config: Config, run: Run) -> Manifest:
     gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
+    checked = gate(files, made, counts, config)
+    if config.data.gold_fraction:
+        files, more = for_gold(files, config)
+        checked = Gate([*checked.checks, *more])
     metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
     metrics |= {name: float(count) for name, count in counts.items()}
     place = folder / "made"
@@ -54,13 +58,14 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": config.model, "revision": config.revision},
         dtype="none",
         metrics=metrics,
-        gate=gate(files, made, counts, config),
+        gate=checked,
         data=described(files, counts, gathered, bool(config.data.mixture)),
     )
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    figures = ["demonstrations_train", "rankings_train", "rankings_eval", "prompts_train", "prompts_eval", "rejected"]
+    figures = ["demonstrations_train", "rankings_train", "rankings_gold", "rankings_eval"]
+    figures += ["prompts_train", "prompts_eval", "rejected"]
     for name, figure in manifest.metrics.items():
         told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
         if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
@@ -101,6 +106,27 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
             rows = mixing.shuffled(here, seed) if mixed else portions.rows_of(made, kind, side)
             files[f"{kind}.{side}"] = rows
     return files
+
+
+def for_gold(files: Rows, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
+    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold, and a check of it.
+
+    Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
+    """
+    # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
+    similarity = None if config.data.embedded() else config.data.split_similarity
+    ranked = files["rankings.train"]
+    kept, aside = split.set_aside(ranked, similarity, config.data.gold_fraction, config.seed)
+    why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
+    few = check(
+        "rankings set aside for stage gold",
+        len(aside),
+        "at least 1, better 100",
+        fail=not aside,
+        warn=len(aside) < 100,
+        why=why,
+    )
+    return {**files, "rankings.train": kept, "rankings.gold": aside}, [few]
 
 
 def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:

@@ -9,12 +9,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config import Config, ConfigError, is_section
+from pipeline.config_sections import CUTS
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,8 +58,29 @@ def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[
     return out
 
 
+def _all() -> list[str]:
+    """The names of all settings, those within a section that may be null (compare.llm) too, which `fields` knows as one setting."""
+    names = []
+    for name, info in fields().items():
+        kinds = get_args(info.annotation) if get_origin(info.annotation) is UnionType else ()
+        names += [
+            name,
+            *(inner for kind in kinds if is_section(kind) for inner in fields(kind, tuple(name.split(".")))),
+        ]
+    return names
+
+
 def _nearest(name: str) -> str:
-    known = list(fields())
+    known = _all()
+    section, leaf = name.split(".")[0], name.split(".")[-1]
+    if section in ("ppo", "rloo") and leaf in ("generation", "do_sample", "num_beams", *CUTS):
+        return (
+            f"{section} learns from draws of the whole distribution at ppo.temperature, whose log-probabilities its loss compares; "
+            f"what a comparison says is set by compare.generation{'' if leaf == 'generation' else f'.{leaf}'}"
+        )
+    place = "compare" if section == "best_of_n" else section
+    if (meant := f"{place}.generation.{leaf}") in known:
+        return f"did you mean {meant}?"
     close = (
         difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
     )
@@ -97,7 +120,7 @@ def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], s
     if not equals or not key:
         errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
         return
-    if not any(name == key or name.startswith(f"{key}.") for name in fields()):
+    if not any(name == key or name.startswith(f"{key}.") for name in _all()):
         errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
         return
     try:
@@ -147,6 +170,10 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
             name = ".".join(path)
             if e["type"] == "extra_forbidden":
                 messages = [f"no such setting; {_nearest(name)}"]
+            elif e["type"] == "missing" and name in _all():
+                messages = [f"is needed too; write {name}=…"]
+                if beside := [place for other, place in where.items() if other[:-1] == path[:-1]]:
+                    where[path] = beside[0]
             elif e["type"] == "value_error":
                 messages = str(e["ctx"]["error"]).splitlines()
             else:

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pipeline import ranking_models, report_verdict, statistics
+from pipeline import ranking_models, report_verdict, seed_spread, statistics
 from pipeline.judge_agreement import agreement
 from pipeline.side_effects import length_drift, side_effects
 from pipeline.slices import SLICINGS, slice_win_rates
@@ -50,6 +50,7 @@ def summarise(
     provenance: dict[str, Any],
     training: dict[str, Any] | None = None,
     problems: Iterable[str] = (),
+    seeds: Mapping[str, Any] | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def summarise(
     "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
     opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.
     training: what `panel.over_training` found. problems: sentences for the warnings, such as of a judge that failed.
+    seeds: what `seed_spread.block` found of further training seeds.
     Raises ValueError when the samples do not pair up or a number is missing or not finite.
     """
     if not samples:
@@ -104,7 +106,13 @@ def summarise(
     report["agreement"] = _agreement(heard, rows, draws, seed) if len(heard) > 1 else None
     report["training"] = training
     report["frontier"] = _frontier(report)
-    report["verdict"] = report_verdict.verdict(report)
+    report["identical"] = _identical(rows, main)
+    # Columns and pairs stay those of one model each: pooled with its further seeds, a method would look surer than any one
+    # model of it, and the spread between them would be gone. So the seeds stand beside, and may take a claim back.
+    report["seeds"] = {
+        model: {judge: own[judge] for judge in report["panel"] if judge in own} for model, own in (seeds or {}).items()
+    }
+    report["verdict"] = " ".join([report_verdict.verdict(report), *seed_spread.sentences(report)])
     report["signs"] = report_verdict.signs(report)
     report["warnings"] = [*problems, *report_verdict.warnings(report)]
     report["provenance"] = provenance | {"models": {model: models[model] for model in rows}}
@@ -323,6 +331,19 @@ def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> d
     step = max((-(-len(values) // _SCORED_FOR_TAU) for values in scored.values()), default=1)
     thinned = {name: values[::step] for name, values in scored.items()}
     return agreement(outcomes, prompts, thinned, draws, seed) if prompts else {"judges": list(outcomes), "pairs": []}
+
+
+def _identical(rows: Rows, main: str) -> dict[str, float]:
+    """Other model -> share of the samples in which it says, and ends, just as `main` does."""
+    own = rows[main].items()
+    return {
+        name: sum(
+            row["completion"] == others[key]["completion"] and row["eos"] == others[key]["eos"] for key, row in own
+        )
+        / len(own)
+        for name, others in rows.items()
+        if name != main
+    }
 
 
 def _frontier(report: Mapping[str, Any]) -> list[dict[str, Any]]:

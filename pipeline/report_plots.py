@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, TEXT, Figure, draw
+from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
 from pipeline.ranking_models import elo
 from pipeline.sentences import ends, reading
 
@@ -49,7 +49,7 @@ def _ranking(report: Mapping[str, Any], judge: str, place: int) -> Figure:
                 axes.plot([own["low"], own["high"]], [height, height], color=colour, linewidth=3)
             axes.plot([own["score"]], [height], "o", color=colour)
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
-        axes.set_xlabel("Bradley–Terry score, log-odds")
+        axes.set_xlabel("Bradley–Terry score (log-odds)")
         axes.margins(y=0.1)
 
     note = "All models against each other; odds of two models are e to the difference of their scores. Bars are 95% intervals."
@@ -84,7 +84,12 @@ def _frontier(report: Mapping[str, Any], judge: str, place: int) -> Figure:
                 axes.plot([point["kl"]] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
                 axes.plot([point["kl"]], [score["mean"]], "o", color=colour)
             axes.annotate(
-                _short(point["name"]), (point["kl"], score["mean"]), (4, 4), textcoords="offset points", fontsize=8
+                _short(point["name"]),
+                (point["kl"], score["mean"]),
+                (6, -3),
+                textcoords="offset points",
+                fontsize=8,
+                bbox={"facecolor": PAGE, "alpha": 0.7, "linewidth": 0, "pad": 0.8},  # readable on top of a line
             )
         axes.set_xlabel("KL to sft, nats a completion")
         axes.set_ylabel(f"mean by {_short(judge)}")
@@ -92,9 +97,11 @@ def _frontier(report: Mapping[str, Any], judge: str, place: int) -> Figure:
             axes.legend()
 
     title = f"What the KL buys, by {said_of(report, judge)}"
-    note = "Up and to the left is better. The KL of best of n is the bound log n − (n − 1)/n, not a measurement."
+    note = "Up and to the left is better: a higher score for less distance from sft. Lines are 95% intervals."
+    if of["bound"]:
+        note += " The KL of best of n is the bound log n − (n − 1)/n, not a measurement."
     if of["training"]:
-        note += " Over training: ppo's own evaluation prompts, and the KL of that step's rollouts."
+        note += " Over training: ppo's own evaluation prompts, so its end need not meet ppo's dot, and the KL of that step's rollouts."
     columns = ("point", "kind", "step", "KL", "mean", "low", "high")
     rows = [
         (p["name"], p["kind"], p["step"], p["kl"], *(p["scores"][judge][end] for end in ("mean", "low", "high")))
@@ -142,7 +149,7 @@ def _slices(report: Mapping[str, Any], judge: str, cuts: Mapping[str, Any], plac
                 axes.plot([100 * end for end in interval], [height, height], color=colour, linewidth=3)
             axes.plot([100 * own["win_rate"]], [height], "o", color=colour)
         axes.axvline(50, color=SOFT, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(drawn)), [_short(name, 26) for _, name, _ in drawn])
+        axes.set_yticks(range(len(drawn)), [_short(name, 30) for _, name, _ in drawn])
         axes.set_xlim(0, 100)
         axes.set_xlabel("win rate, %")
 
@@ -158,4 +165,5 @@ def _slices(report: Mapping[str, Any], judge: str, cuts: Mapping[str, Any], plac
 
 
 def _short(name: str, most: int = 18) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    """Both ends of a name that is too long: models of one folder differ in the last, slices in the first."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[most // 2 - most :]}"

@@ -40,10 +40,10 @@ class Sign(NamedTuple):
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """One sentence: is the main model better than what it came from, by whose judgement, by how much, at what KL and
-    length; and one on its rivals. No claim goes beyond its interval.
+    """Is the main model better than what it came from, by whose judgement, by how much? Then at what KL and length, what
+    the optimised reward says, and how it stands beside its rivals, a sentence each. No claim goes beyond its interval.
 
-    Needs "main", "optimised", "prompts", "models" and "pairs" of `report`. Every judge and every opponent is named, so
+    Needs "main", "optimised", "prompts", "models" and "pairs" of `report`, and "identical" where there is any. Every judge and every opponent is named, so
     that a favourable one cannot stand for the rest.
     """
     main, optimised = report["main"], report["optimised"]
@@ -71,25 +71,37 @@ def verdict(report: Mapping[str, Any]) -> str:
             for place, (judge, claim) in enumerate(heard)
         )
 
-    ending = f"over {counted(report['prompts'], 'prompt')}, {_price(report)}"
+    ending = f"over {counted(report['prompts'], 'prompt')}.{_identical(report)} That came {_price(report)}."
     if not judges:
         beside = f" Beside the other methods, it {said(optimised, rivals)}." if rivals else ""
         claim = f"by it, {who} {said(optimised, origins)}, {ending}"
-        return f"Only the reward that training optimised judged, so the claim is weak: {claim}.{beside}"
+        return f"Only the reward that training optimised judged, so the claim is weak: {claim}{beside}"
     rates = [f"{pairs[name][optimised]['win_rate']:.1%} against {name}" for name in origins if optimised in pairs[name]]
-    closing = f"; the reward that training optimised, no independent judge, gives it {joined(rates)}" if rates else ""
+    closing = (
+        f" The reward that training optimised, which is no independent judge, gives it a win rate of {joined(rates)}."
+        if rates
+        else ""
+    )
     first = by_all(who, origins, judges)
     beside = by_all("it", rivals, judges)
-    return f"{first}, {ending}{closing}." + (
+    return f"{first}, {ending}{closing}" + (
         f" Beside the other methods: {beside[0].lower()}{beside[1:]}." if beside else ""
     )
+
+
+def _identical(report: Mapping[str, Any]) -> str:
+    """A sentence on the models whose completions are, all of them, the main model's own: every tie is then no more than that."""
+    same = [name for name, share in report.get("identical", {}).items() if share == 1]
+    if not same:
+        return ""
+    return f" Every completion of {report['main']} is identical to that of {joined(same)}, so each comparison with it is a tie."
 
 
 def _price(report: Mapping[str, Any]) -> str:
     """At what KL and length the main model's win came."""
     models, main = report["models"], report["main"]
     own = models[main]
-    kl = "at an unmeasured KL" if own["kl"] is None else f"at a KL of {own['kl']:.1f} nats to sft"
+    kl = "at an unmeasured KL" if own["kl"] is None else f"at a KL of {round(own['kl'], 1) + 0.0:.1f} nats to sft"
     if own.get("kl_bound") is not None:
         kl = f"at a KL of at most {own['kl_bound']:.1f} nats to sft"
     other = next((name for name in ("sft", "base", "few_shot", *models) if name in models and name != main), main)
@@ -122,6 +134,12 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
                 f"{judge} left {missing} comparisons unjudged ({counts[0]} questions failed, "
                 f"{counts[1]} were beyond max_calls): its figures are of the rest."
             )
+    for name, share in report.get("identical", {}).items():
+        if share == 1:
+            found.append(
+                f"{main} and {name} gave the same completions throughout: the same weights may stand behind both names "
+                "(see their hashes under provenance), or training changed nothing that sampling shows."
+            )
     if main in ("base", "few_shot", "sft"):
         return found
     if models[main]["kl"] is None and models[main]["kl_bound"] is None:
@@ -140,7 +158,7 @@ def _signs(report: Mapping[str, Any]) -> Iterator[Sign]:
         high = own["kl"] > MAX_KL
         yield Sign(
             "KL to sft",
-            f"{own['kl']:.1f} nats",
+            f"{round(own['kl'], 1) + 0.0:.1f} nats",
             f"at most {MAX_KL:g}",
             KL_SOURCE,
             f"The KL of {main} to sft is {own['kl']:.1f} nats, above {MAX_KL:g} ({KL_SOURCE}): a policy this far away "
@@ -169,17 +187,25 @@ def _against_sft(main: str, own: Mapping[str, Any], sft: Mapping[str, Any]) -> I
     drop = sft["eos_rate"] - own["eos_rate"]
     said = (
         f"{main} ends {own['eos_rate']:.0%} of its completions by itself and sft {sft['eos_rate']:.0%}, a fall of more "
-        f"than {MAX_EOS_DROP:.0%} ({EOS_SOURCE}): completions that the length limit cut are judged unfinished."
+        f"than {100 * MAX_EOS_DROP:.0f} points ({EOS_SOURCE}): completions that the length limit cut are judged unfinished."
     )
     fallen = drop > MAX_EOS_DROP + 1e-12
-    yield Sign("EOS rate", _points(-drop), f"falls at most {MAX_EOS_DROP:.0%}", EOS_SOURCE, said if fallen else None)
+    yield Sign(
+        "EOS rate",
+        _points(-drop),
+        f"falls at most {100 * MAX_EOS_DROP:.0f} points",
+        EOS_SOURCE,
+        said if fallen else None,
+    )
     said = (
         f"distinct-2 fell from {sft['distinct_2']:.2f} (sft) to {own['distinct_2']:.2f} ({main}), by more than "
         f"{MAX_DISTINCT_DROP:.0%} ({DISTINCT_SOURCE}): {main} repeats itself; look for one phrase in all of the random samples."
     )
     figure = f"{sft['distinct_2']:.2f} to {own['distinct_2']:.2f}"
     few = own["distinct_2"] < (1 - MAX_DISTINCT_DROP) * sft["distinct_2"]
-    yield Sign("distinct-2", figure, f"falls at most {MAX_DISTINCT_DROP:.0%}", DISTINCT_SOURCE, said if few else None)
+    yield Sign(
+        "distinct-2", figure, f"falls at most {MAX_DISTINCT_DROP:.0%} of itself", DISTINCT_SOURCE, said if few else None
+    )
     rises = [
         (
             "4-gram repetition",
@@ -198,11 +224,11 @@ def _against_sft(main: str, own: Mapping[str, Any], sft: Mapping[str, Any]) -> I
     ]
     for name, key, limit, source, why in rises:
         before, after = sft["side_effects"][key]["mean"], own["side_effects"][key]["mean"]
-        said = (
-            f"{name} rose from {before:.1%} (sft) to {after:.1%} ({main}), by more than {limit:.0%} ({source}): {why}."
-        )
+        said = f"{name} rose from {before:.1%} (sft) to {after:.1%} ({main}), by more than {100 * limit:.0f} points ({source}): {why}."
         risen = after - before > limit + 1e-12
-        yield Sign(name, _points(after - before), f"rises at most {limit:.0%}", source, said if risen else None)
+        yield Sign(
+            name, _points(after - before), f"rises at most {100 * limit:.0f} points", source, said if risen else None
+        )
     for name, key in (("perplexity on demonstrations", "perplexity"), ("perplexity on plain text", "perplexity_plain")):
         if own[key] is not None and sft[key]:
             ratio = own[key] / sft[key]
@@ -227,7 +253,8 @@ def _against_sft(main: str, own: Mapping[str, Any], sft: Mapping[str, Any]) -> I
 
 
 def _points(change: float) -> str:
-    return f"{round(change, 3) + 0.0:+.1%}"  # a change that rounds to nothing has no sign of its own
+    points = round(100 * change, 1) + 0.0  # a change that rounds to nothing has no sign of its own
+    return f"{points:+.1f} points".replace("-", "−") if points else "0.0 points"
 
 
 def _doubts(report: Mapping[str, Any]) -> Iterator[Sign]:
@@ -256,6 +283,6 @@ def _over_training(report: Mapping[str, Any]) -> Iterator[Sign]:
             f"Over training, {judge} fell by {-fall['mean']:.2f} since step {fall['step']} while the optimised reward "
             f"rose by {fall['optimised']:.2f} ({OVER_SOURCE}): stop earlier, or penalise KL more."
         )
-        figure = f"{fall['mean']:+.2f} since step {fall['step']}"
+        figure = f"{fall['mean']:+.2f} since step {fall['step']}".replace("-", "−")
         threshold = "no fall while the reward rises"
         yield Sign(f"{judge} over training", figure, threshold, OVER_SOURCE, said if fallen else None)

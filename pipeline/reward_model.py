@@ -31,7 +31,18 @@ from reward.trainer import RankingCollator, RankingTrainer
 GAP = 0.5  # mean ratings at least this far apart: the pairs on which people agree
 
 
-def run(config: Config, run: Run) -> Manifest:
+# Which rankings a stage learns from, and what its model card is called.
+STAGES = {
+    "reward": ("train", "Reward model from rankings"),
+    "gold": (
+        "gold",
+        "Gold reward model: learned from rankings that stage reward never saw, for judging and not for training",
+    ),
+}
+
+
+def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
+    """Make stage reward, or `stage` gold: the same from other rankings."""
     from transformers import TrainingArguments
 
     place = accelerator()
@@ -40,7 +51,7 @@ def run(config: Config, run: Run) -> Manifest:
     policy_tokenizer = load_tokenizer(sft)
     run.require("data", tokenizer=fingerprint(policy_tokenizer), force=config.force)
     run.require("sft", tokenizer=fingerprint(policy_tokenizer), force=config.force)
-    folder = run.start("reward", config)
+    folder = run.start(stage, config)
     place.wait_for_everyone()
     base: str | Path = section.model or sft
     tokenizer = load_tokenizer(base, need_eos=False)
@@ -51,7 +62,8 @@ def run(config: Config, run: Run) -> Manifest:
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         model = get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
-    ranked, held_out = rankings(run, "train"), rankings(run, "eval")[: section.eval_rows]
+    side, what = STAGES[stage]
+    ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
         raise ArtifactError(
             f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
@@ -74,10 +86,10 @@ def run(config: Config, run: Run) -> Manifest:
         margin=section.margin,
         trunk=trunk,
     )
-    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", "reward"), folder)
+    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
     if not place.is_main_process:
         place.wait_for_everyone()
-        return run.require("reward", force=True)
+        return run.require(stage, force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     merged = save_merged(made, model, tokenizer).to(device)
@@ -103,23 +115,25 @@ def run(config: Config, run: Run) -> Manifest:
         template=fingerprint(tokenizer),
     )
     provenance = {"run": run.name, "base": section.model or "sft", "loss": section.loss, "seed": str(config.seed)}
+    provenance["rankings"] = f"rankings.{side}.jsonl of stage data"
     detail |= reward_page.write(made, held_out, detail, provenance)
     write_json(made / "evaluation.json", detail)
     tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order[skipped * section.batch_size :])
     metrics |= {
         "score_mean": mean,
         "score_std": std,
+        "rankings": float(len(ranked)),
         "train_rankings": float(len(order)),
         "tokens_per_second": tokens / seconds,
     }
     gate = Gate([*gate_checks, check("spread of scores on sft samples", std, "above 0", fail=std <= 1e-6)])
     usage = (
         "from transformers import AutoModelForSequenceClassification\n"
-        f'model = AutoModelForSequenceClassification.from_pretrained("{run.folder("reward")}")  # score: see scoring.json'
+        f'model = AutoModelForSequenceClassification.from_pretrained("{run.folder(stage)}")  # score: see scoring.json'
     )
-    write_card(made, config, "reward", "Reward model from rankings", metrics, usage)
+    write_card(made, config, stage, what, metrics, usage)
     manifest = run.publish(
-        "reward",
+        stage,
         config,
         made,
         tokenizer=fingerprint(tokenizer),
@@ -141,7 +155,8 @@ def summary(manifest: Manifest, run: Run) -> str:
         "ece",
         "tokens_per_second",
     )
-    return closing(manifest, run.folder("reward"), names, f"make ppo RUN={run.name}")
+    following = "ppo" if manifest.stage == "reward" else "compare"
+    return closing(manifest, run.folder(manifest.stage), names, f"make {following} RUN={run.name}")
 
 
 def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
@@ -247,7 +262,7 @@ def _normalise(
             noises,
             eos_ids=eos_ids(policy, tokenizer),
             pad_id=tokenizer.pad_token_id,
-            temperature=config.ppo.temperature,
+            temperature=config.ppo.temperature,  # and nothing cut off: mean 0 and std 1 are for what ppo will sample
             batch_size=64,
             progress=progress.update,
         )

@@ -4,7 +4,6 @@ The stage calls `write` with the rankings and with `detail`, which holds a score
 numbers of the page come back, for evaluation.json. A pair is two completions of a ranking that people put in order.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.artifacts import read_rows
 from pipeline.data_check_page import visible
 from pipeline.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.report import page_template, require_finite
+from pipeline.slices import source_of
 from policies.template import show_prompt
 from reward import metrics
 
@@ -106,8 +106,7 @@ def cuts(held_out: Sequence[Ranking], scored: Sequence[dict[str, Any]], pairs: m
         "neither": both[0] == both[1],
         "the worse one": both[0] < both[1],
     }
-    # a file's lines are one source
-    names = [ranking.tag or re.sub(r":\d+$", "", ranking.source) for ranking in held_out]
+    names = [ranking.tag or source_of(ranking.source) for ranking in held_out]
     common = [name for name, _ in Counter(names).most_common(SOURCES)]
     named = np.array([common.index(name) if name in common else SOURCES for name in names])[pairs.group]
     found["tag or source"] = {name: named == place for place, name in enumerate([*common, "all others"])}
@@ -181,7 +180,7 @@ def verdict(overall: dict[str, Any]) -> str:
     else:
         said += f" (95% interval {100 * overall['low']:.1f} to {overall['high']:.1%})"
         said += "" if overall["low"] > 0.5 else ", which is not shown to be more than a coin does"
-    said += f"; by length alone one gets {overall['length_only']:.1%}"
+    said += f"; length alone orders {overall['length_only']:.1%} so"
     return said + ("." if overall["human"] is None else f", and one person {overall['human']:.1%}.")
 
 
@@ -221,7 +220,10 @@ def _reliability(numbers: dict[str, Any], calibration: dict[str, Any]) -> Figure
         axes.set(xlabel="confidence of the model", ylabel="accuracy", ylim=(-0.03, 1.03))
         axes.legend(loc="lower right")
 
-    note = f"ECE {calibration['ece']:.3f}, Brier score {numbers['brier']:.3f} (a coin: 0.250). Below the line the model is too sure; large dots are many pairs."
+    note = (
+        f"Mean gap between confidence and accuracy (ECE) {calibration['ece']:.3f}, Brier score {numbers['brier']:.3f} (a coin: 0.250). "
+        "Below the line the model is too sure; large dots are many pairs."
+    )
     rows = [
         [f"{b['low']:.2f} to {b['high']:.2f}", b["confidence"], b["accuracy"], b["count"]] for b in calibration["bins"]
     ]
@@ -243,7 +245,9 @@ def _scores(found: dict[str, Any]) -> Figure:
         axes.set(xlabel="raw score", ylabel="share of completions")
         axes.legend()
 
-    note = f"Completions of the best and of the worst tier of their ranking; means {found['chosen_mean']:.2f} and {found['rejected_mean']:.2f}."
+    note = f"Completions of the best and of the worst tier of their ranking; means {found['chosen_mean']:.2f} and {found['rejected_mean']:.2f}.".replace(
+        "-", "−"
+    )
     rows = [
         [_range(a, b), c, r]
         for a, b, c, r in zip(found["edges"], found["edges"][1:], found["chosen"], found["rejected"], strict=False)

@@ -74,14 +74,14 @@ def difference_sentence(name_a: str, name_b: str, win: Mapping[str, Any]) -> str
 def seeds_sentence(what: str, spread: Mapping[str, Any], sampling: tuple[float, float]) -> str:
     """A share over several training seeds (`statistics.seed_spread`) and, apart from it, the noise of sampling prompts.
 
-    sampling: the ends of the 95% interval over prompts of one seed's figure. Says "could be either" rather than a
-    direction when the t-interval over seeds has ½ in it.
+    sampling: the ends of the 95% interval over prompts of one seed's figure. Gives a direction only when the t-interval
+    over seeds, which is of their mean and not of any single seed, does not have ½ in it.
     """
-    sides = (
-        "on one side of 50% whatever the seed"
-        if spread["low"] > 0.5 or spread["high"] < 0.5
-        else "with 50% inside it, so another seed could turn it round"
-    )
+    sides = "with 50% inside it, so other seeds could turn it round"
+    if spread["min"] == spread["max"]:
+        sides = "of no width, as all of them happen to give the same"
+    elif spread["low"] > 0.5 or spread["high"] < 0.5:
+        sides = f"all of it {'above' if spread['low'] > 0.5 else 'below'} 50%"
     return (
         f"Over {counted(spread['seeds'], 'training seed')}, {what} is {spread['mean']:.1%} on average, from "
         f"{spread['min']:.1%} to {spread['max']:.1%}; the 95% t-interval over seeds is "

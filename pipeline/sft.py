@@ -185,7 +185,7 @@ def _eos_rate(model: Any, tokenizer: Any, rows: list[Demonstration], config: Con
         noises,
         eos_ids=eos_ids(model, tokenizer),
         pad_id=tokenizer.pad_token_id,
-        temperature=1.0,
+        temperature=1.0,  # and nothing cut off: whether the model itself has learned to stop
         batch_size=64,
     )
     return sum(c.finished for c in sampled) / len(sampled)

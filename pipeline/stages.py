@@ -1,13 +1,17 @@
 """Which stages read what? The parents and the settings of each: what decides whether a stage is up to date."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
+from data.sources import ADAPTER
 from pipeline.config import BASELINES, Config, best_of
 
 PARENTS = {
     "data": (),
     "sft": ("data",),
     "reward": ("data", "sft"),
+    "gold": ("data", "sft"),
     "ppo": ("data", "sft", "reward"),
     "dpo": ("data", "sft"),
     "rloo": ("data", "sft", "reward"),
@@ -15,6 +19,12 @@ PARENTS = {
     "best_of_n": ("data", "sft", "reward"),
     "compare": ("data", "sft", "reward", "ppo", *BASELINES),
 }
+SEEDED = (
+    "ppo",
+    "dpo",
+    "rloo",
+    "rft",
+)  # stages that `seeds` makes again with further seeds, the stages before them shared
 
 
 def parents(stage: str, config: Config) -> tuple[str, ...]:
@@ -28,8 +38,8 @@ def parents(stage: str, config: Config) -> tuple[str, ...]:
 
 
 def command_name(stage: str) -> str:
-    """What a stage is called on the command line and in make."""
-    return stage.replace("_", "-")
+    """What a stage is called on the command line and in make; the model of a further seed goes by its stage."""
+    return stage.partition("_seed_")[0].replace("_", "-")
 
 
 _SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
@@ -39,6 +49,7 @@ READS = {
     "data": ("model", "revision", "seed", "data"),
     "sft": ("model", "revision", "dtype", "seed", "sft", "data.max_length"),
     "reward": ("model", "revision", "dtype", "seed", "reward", "data.max_length", "ppo.temperature"),
+    "gold": ("model", "revision", "dtype", "seed", "reward", "data.max_length", "ppo.temperature"),
     "ppo": ("model", "revision", "dtype", "seed", "ppo", "data.max_length"),
     "dpo": ("model", "revision", "dtype", "seed", "dpo", "data.max_length", "ppo.kl_coef"),
     "rloo": (
@@ -51,7 +62,7 @@ READS = {
     ),
     "best_of_n": (
         *("model", "revision", "dtype", "seed", "best_of_n", "data.max_length"),
-        *("compare.max_new_tokens", "compare.temperature", *_SAMPLING, *_SCORE),
+        *("compare.generation", *_SAMPLING, *_SCORE),
     ),
     "compare": (
         *("model", "revision", "dtype", "seed", "compare", "data.source", "data.mixture", "data.max_length"),
@@ -70,3 +81,28 @@ def section_values(config: Config, stage: str) -> dict[str, Any]:
             value = value[part]
         out[name] = value
     return out
+
+
+def function_files(stage: str, config: Config) -> list[Path]:
+    """The modules of the user's own functions (module:function) that a stage calls: a change there makes it stale. Nothing
+    is imported, and what a module imports in its turn is not looked at."""
+    names: list[str | None] = []
+    if stage == "data":
+        names += [*config.data.sources(), *(part.map for part in config.data.parts())]
+    if stage == "compare":
+        names += config.judges()
+    if {"ppo", "ppo.reward_funcs"}.intersection(READS[stage]):
+        names += config.ppo.reward_funcs
+    found = [ADAPTER.fullmatch(name) for name in names if name is not None and not Path(name).expanduser().exists()]
+    files = [_module_file(match["module"]) for match in found if match is not None]
+    return [file for file in files if file is not None]
+
+
+def _module_file(module: str) -> Path | None:
+    """Where Python finds a module; None where there is no such file, which the stage itself will say."""
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        path = folder.joinpath(*module.split("."))
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None

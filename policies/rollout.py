@@ -19,6 +19,8 @@ from policies.backbone import decoder
 from policies.logprobs import logits
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
+# logits (B, V), uniform numbers (B,), temperature -> tokens, their log-probabilities, the distributions' entropies, as `choose`
+Choice = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def noise(seed: int, step: int, prompt_id: str, sample: int, count: int) -> np.n
 def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """One token a row by the inverse of the cumulative distribution, (B,) int64, its log-probability and the entropy, (B,) float32.
 
-    `z` (B, V) are logits, `uniform` (B,) in [0, 1). No top-k, no top-p: what is sampled is what the loss sees.
+    `z` (B, V) are logits, `uniform` (B,) in [0, 1). No top-k, no top-p: what is sampled is what the loss sees. Other choices are
+    in decoding.py.
     """
     z = z.float() if temperature == 1.0 else z.float() / temperature
     below = z - z.amax(dim=-1, keepdim=True)
@@ -110,7 +113,7 @@ class _Row:
         return Completion(self.tokens, self.logprobs, self.finished, self.entropies, hidden, states)
 
 
-def _left_padded(prompts: Sequence[Sequence[int]], prefix: int, pad_id: int, device: torch.device) -> list[Tensor]:
+def left_padded(prompts: Sequence[Sequence[int]], prefix: int, pad_id: int, device: torch.device) -> list[Tensor]:
     """Token ids (B, W) of the prompts past `prefix`, padded on the left, and the attention mask (B, prefix + W) of all of them."""
     width = max(len(p) for p in prompts) - prefix
     ids = torch.full((len(prompts), width), pad_id, device=device)
@@ -131,6 +134,7 @@ def _sample_batch(
     eos: Tensor,
     pad_id: int,
     temperature: float,
+    choice: Choice,
     record: Record | None,
     seen: list[Tensor],
 ) -> list[Completion]:
@@ -147,7 +151,7 @@ def _sample_batch(
         prefix = 0
     shared = [seen.pop()[0]] if seen else []
     rows = [_Row(shared) for _ in prompts]
-    ids, attention = _left_padded(prompts, prefix, pad_id, device)
+    ids, attention = left_padded(prompts, prefix, pad_id, device)
     positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
     alive = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -166,7 +170,7 @@ def _sample_batch(
             cache.batch_select_indices(going)
             alive, final, attention, positions = alive[going], final[going], attention[going], positions[going]
         if t < limit:
-            chosen, logprobs, entropies = choose(logits(model, final), uniforms[alive, t], temperature)
+            chosen, logprobs, entropies = choice(logits(model, final), uniforms[alive, t], temperature)
             ended = torch.isin(chosen, eos)
             figures = (column.tolist() for column in (alive, chosen, logprobs, entropies, ended))
             for i, token, logprob, entropy, end, state in zip(*figures, final, strict=True):
@@ -204,13 +208,14 @@ def sample(
     batch_size: int,
     progress: Callable[[int], object] | None = None,
     record: Record | None = None,
+    choice: Choice = choose,
 ) -> list[Completion]:
     """Sample one completion for each prompt, in the order given.
 
     `prompts` are token lists of any lengths, `noises` one array of uniform numbers each (`noise`); its length is the limit of new
     tokens. A completion ends at any of `eos_ids`. Prompts of like length are decoded together, left-padded; a long prefix that all
     of a batch share is computed once; rows that have ended leave the batch. `progress` is told how many more are done. With `record`
-    completions also carry final states, and those of the trunk.
+    completions also carry final states, and those of the trunk. `choice` takes a token from its logits.
     """
     device = next(model.parameters()).device
     eos = torch.tensor(list(eos_ids), device=device)
@@ -221,7 +226,7 @@ def sample(
             rows = order[start : start + batch_size]
             uniforms = torch.tensor(np.stack([noises[i] for i in rows]), device=device)
             asked = [prompts[i] for i in rows]
-            sampled = _sample_batch(model, asked, uniforms, eos, pad_id, temperature, record, seen)
+            sampled = _sample_batch(model, asked, uniforms, eos, pad_id, temperature, choice, record, seen)
             out |= dict(zip(rows, sampled, strict=True))
             if progress is not None:
                 progress(len(rows))

@@ -292,6 +292,33 @@ def test_not_finished_when_an_input_file_changed(run: Run, field: str, source: s
     assert run.finished("data", config) is None
 
 
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [
+        ("data", {"data": {"source": "mine.rows:all"}}),
+        ("data", {"data": {"source": "mine.jsonl", "map": "mine.rows:tidy"}}),
+        ("data", {"data": {"mixture": [{"source": "a.jsonl"}, {"source": "b.jsonl", "map": "mine.rows:tidy"}]}}),
+        ("compare", {"compare": {"judges": ["vader", "mine.rows:score"], "models": ["sft"]}}),
+        ("ppo", {"ppo": {"reward_funcs": ["mine.rows:score", "reward"]}}),
+        ("best_of_n", {"ppo": {"reward_funcs": ["mine.rows:score"]}}),
+    ],
+)
+def test_a_function_of_the_users_decides_by_its_file(run: Run, stage: str, change: dict[str, Any]) -> None:
+    """A change in the module makes the stages stale that call it, and no other; nothing of it runs to find out."""
+    module = Path("mine/rows.py")
+    module.parent.mkdir()
+    module.write_text("raise SystemExit('imported')\n")
+    config = Config(**change)
+    before = {name: artifacts.function_files(name, config) for name in artifacts.READS}
+    assert before[stage] == [Path.cwd() / module] and not before["sft"]
+    for parent in artifacts.parents(stage, config):
+        make(run, parent, config)
+    made = make(run, stage, config)
+    assert run.finished(stage, config) == made
+    module.write_text("raise SystemExit('imported again')\n")
+    assert run.finished(stage, config) is None
+
+
 def test_start_keeps_the_state_of_the_same_inputs_and_wipes_another(run: Run) -> None:
     partial = run.start("data", Config())
     assert partial == Path("runs/demo/data.partial")
@@ -322,6 +349,7 @@ READERS = {
     "data": ["prepare"],
     "sft": ["sft"],
     "reward": ["reward_model"],
+    "gold": ["reward_model", "gold"],
     "ppo": ["ppo", "roles"],
     "compare": ["compare", "contenders", "panel"],
     "dpo": ["baselines/dpo"],  # of common.py it takes what reads no settings of ppo

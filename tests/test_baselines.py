@@ -30,6 +30,7 @@ from pipeline.baselines.rloo import rewarded
 from pipeline.baselines.sampling import Sample, best_of_block, kl_bound, read, sample_scored
 from pipeline.baselines.trl_trainers import PairTrainer, PromptTrainer
 from pipeline.config import PPO, Config, ConfigError
+from pipeline.config_sections import Decoding
 from pipeline.recipe import load
 from policies.backbone import load_causal
 from policies.template import Lesson, encode_completion, encode_prompt
@@ -293,7 +294,9 @@ def asked_of(count: int) -> list[Prompt]:
     return [Prompt(row["id"], row["prompt"], "f:1") for row in PROMPTS[:count]]
 
 
-def draw(path: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any = vowels) -> dict[str, list[Sample]]:
+def draw(
+    path: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any = vowels, **how: Any
+) -> dict[str, list[Sample]]:
     done: list[int] = []
     sample_scored(
         path,
@@ -304,8 +307,7 @@ def draw(path: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any 
         score,
         PPO(missing_eos_score=-9.0),
         n=n,
-        limit=6,
-        temperature=1.0,
+        how=Decoding(**how).settled(temperature=1.0, response_length=6),
         seed=3,
         stream="test",
         batch_size=8,
@@ -349,6 +351,14 @@ def test_samples_belong_to_their_prompt_and_number(
         file.write(b'{"prompt_id": "p2", "samp')
     assert draw(path, model, tiny_tokenizer, 5, 8, failing) == whole
     assert calls == [16, 16, 16, 8]
+
+
+def test_samples_are_decoded_as_they_are_asked_for(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """From the likeliest token alone, all samples of a prompt are one; from two, at most two begin them."""
+    model = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
+    one, two = (draw(tmp_path / str(k), model, tiny_tokenizer, 3, 8, top_k=k) for k in (1, 2))
+    assert all(len({tuple(sample.tokens) for sample in own}) == 1 for own in one.values())
+    assert max(len({sample.tokens[0] for sample in own}) for own in two.values()) == 2
 
 
 # The walk
@@ -634,12 +644,45 @@ def test_what_training_sampled_is_told(compared: Path) -> None:
     assert counted["base"] is counted["theirs"] is None  # nobody knows
 
 
+def test_a_greedy_comparison_says_what_transformers_says(walk: Path) -> None:
+    """Both models' likeliest words, by generate alone and without padding; and the report, in all its forms, says how."""
+    shutil.copytree(walk, "runs/greedy")
+    run_stage("compare", settings("compare.models=[sft, dpo]", "compare.generation.do_sample=false"), "greedy")
+    made = Path("runs/greedy/compare")
+    rows = read_rows(made / "samples.jsonl")
+    assert len(rows) == 16
+    for row in rows:
+        tokenizer = AutoTokenizer.from_pretrained(walk / row["model"])
+        model = AutoModelForCausalLM.from_pretrained(walk / row["model"])
+        ids = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
+        expected = model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
+        assert row["tokens"] == expected and 0 < row["entropy"] <= math.log(len(tokenizer))
+        assert (row["kl"] == 0) == (row["model"] == "sft")
+    report = json.loads((made / "report.json").read_text())["provenance"]["decoding"]
+    assert report == {
+        "in words": "greedy, at most 12 tokens",
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": 12,
+        "KL and entropy": "of the whole distribution at temperature 1.0, at the tokens that were said",
+    }
+    assert all("greedy, at most 12 tokens" in (made / f"report.{form}").read_text() for form in ("html", "md"))
+
+
+def test_best_of_n_of_one_answer_is_refused(walk: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"compare\.generation\.do_sample: false, and the samples of a prompt are the same"
+    ):
+        run_stage("best_of_n", settings("compare.models=[sft]", "compare.generation.do_sample=false"), "whole")
+
+
 @pytest.mark.parametrize(
     ("change", "told_so"),
     [
         (["compare.models=[sft, ppo]"], r'no finished ppo in runs/less: run "make ppo RUN=less"'),
-        (["compare.models=[sft, best_of_2]", "compare.temperature=0.5"], r"best_of_n: it was sampled with another temp.*best-of-n RUN"),
-        (["compare.models=[sft, best_of_2]", "compare.max_new_tokens=5"], r"another temperature or length limit"),
+        (["compare.models=[sft, best_of_2]", "compare.generation.temperature=0.5"], r"best_of_n: it was decoded otherwise \(sampling, temperature 1\.0, at most 12 tokens\) than this comparison \(sampling, temperature 0\.5, .*best-of-n RUN"),
+        (["compare.models=[sft, best_of_2]", "compare.generation.max_new_tokens=5"], r"than this comparison \(sampling, temperature 1\.0, at most 5 tokens\)"),
+        (["compare.models=[sft, best_of_2]", "compare.generation.top_p=0.9"], r"decoded otherwise .* than this .*top_p 0\.9"),
         (["compare.models=[sft, best_of_16]", "best_of_n.n=16"], r"fewer than the 16 samples of a prompt"),
     ],
 )  # fmt: skip

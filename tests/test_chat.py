@@ -51,7 +51,7 @@ SHRUNK = [
     "ppo.value=shared",
     "compare.prompts=6",
     "compare.perplexity_rows=4",
-    "compare.max_new_tokens=8",
+    "compare.generation.max_new_tokens=8",
 ]
 
 
@@ -270,7 +270,7 @@ def test_text_and_conversations_side_by_side(tiny_folder: Path, tokenizers: dict
     texts = [Prompt(f"t{n}", question, "x") for n, question in enumerate(QUESTIONS[:6])]
     chats = [Prompt(f"c{n}", dialogue(question), "x") for n, question in enumerate(QUESTIONS[6:12])]
     mixed = [prompt for both in zip(texts, chats, strict=True) for prompt in both]
-    settled = config(tiny_folder, Path("x"), "compare.max_new_tokens=40")
+    settled = config(tiny_folder, Path("x"), "compare.generation.max_new_tokens=40")
 
     def sampled(prompts: list[Prompt]) -> dict[str, list[int]]:
         found = compare._sampled("few_shot", model, tokenizer, prompts, [TEXT], settled)

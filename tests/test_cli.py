@@ -47,7 +47,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     commands = done.stdout.partition("Commands:")[2]
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert listed == [*STAGES, "dpo", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
+    assert listed == [*STAGES, "gold", "dpo", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
     assert "…" not in commands and "..." not in commands  # no description is cut
 
 
@@ -269,34 +269,57 @@ def test_every_parent_is_asked_for(stages: list[str], stage: str) -> None:
     assert stage not in stages
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
-    """What subprocess.run was called with; the third process started is killed by signal 9."""
-    calls: list[tuple[list[str], dict[str, str]]] = []
+def test_all_stages_run_one_after_another_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
 
-    def run(command: list[str], env: dict[str, str]) -> Any:
-        calls.append((command, env))
-        return subprocess.CompletedProcess(command, -9 if len(calls) == 3 else 0)
+    def apart(call: list[str]) -> int:
+        calls.append(call)
+        return -9 if len(calls) == 3 else 0
 
-    monkeypatch.setattr(launch.subprocess, "run", run)
-    return calls
-
-
-def test_all_stages_run_one_after_another_until_one_fails(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(launch, "apart", apart)
     with pytest.raises(SystemExit) as left:
-        launch.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], "name", 2)
+        launch.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], "name", 2, 1, lambda *_: True)
     assert left.value.code == 137  # 128 + 9, as a shell has it
-    assert [command[3] for command, _ in started] == ["data", "sft", "reward"]
-    assert started[0][0][3:] == ["data", "r.yaml", "seed=1", "--run", "name", "--nproc", "2"]
-    assert {env["OMP_NUM_THREADS"] for _, env in started} == {"3"}  # the user's wish
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    launch.chain(["data", "ppo"], Path("r.yaml"), [], "name", 2)
-    # a number set here would be every process's when the stage starts several
-    assert "OMP_NUM_THREADS" not in started[-1][1]
+    assert [call[0] for call in calls] == ["data", "sft", "reward"]
+    assert calls[0] == ["data", "r.yaml", "seed=1", "--run", "name", "--nproc", "2"]
 
 
-def test_processes_share_the_cores_and_know_their_number(started: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_is_up_to_date_gets_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(launch, "apart", lambda call: calls.append(call[0]) or 0)
+    launch.chain(["data", "sft", "best_of_n"], Path("r.yaml"), [], "name", 1, 1, lambda stage, _: stage != "sft")
+    assert calls == ["data", "best-of-n"]
+
+
+APART = """
+import os, sys
+from pathlib import Path
+from pipeline import launch
+if __name__ == "__main__":
+    codes = [launch.apart(["sft", "nothing.yaml"]), launch.apart(["settings"])]
+    sys.exit(f"{codes} {os.environ.get('OMP_NUM_THREADS')}")
+"""
+
+
+def test_a_stage_of_a_chain_is_a_process_of_its_own_that_says_what_is_wrong(tmp_path: Path) -> None:
+    script = tmp_path / "apart.py"
+    script.write_text(APART)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = str(Path(launch.__file__).resolve().parent.parent)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    # a number of threads set here would be every process's when the stage starts several
+    assert done.stderr.splitlines()[-1] == "[2, 0] None"
+    assert "error: nothing.yaml" in done.stderr and "ppo.kl_coef = 0.05" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_processes_share_the_cores_and_know_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(
+        launch.subprocess,
+        "run",
+        lambda call, env: started.append((call, env)) or subprocess.CompletedProcess(call, 0),
+    )
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(SystemExit) as left:

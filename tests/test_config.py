@@ -393,3 +393,24 @@ def test_best_of_n_needs_its_samples(recipe: Any) -> None:
     assert load(recipe(f"{text}2\n")).best_of_n.n == 8
     (line,) = told(recipe(f"{text}3\n"))
     assert "best_of_4 and compare.samples_per_prompt 3 need 12 samples" in line
+
+
+def test_a_section_that_may_be_left_out_can_be_set_in_parts(recipe: Any) -> None:
+    """compare.llm is null by itself; what is missing of it is named, with what to write, at the override that began it."""
+    whole = load(recipe(""), ["compare.llm.model=m", "compare.llm.base_url=http://h/v1"]).compare.llm
+    assert whole is not None and (whole.model, whole.base_url, whole.max_calls) == ("m", "http://h/v1", 2000)
+    given = recipe("compare:\n  llm:\n    base_url: http://h/v1\n    model: m\n")
+    changed = load(given, ["compare.llm.model=other"]).compare.llm
+    assert changed is not None and (changed.model, changed.base_url) == ("other", "http://h/v1")
+    for override in ("compare.llm.model=m", "compare.llm={model: m}"):
+        with pytest.raises(ConfigError) as error:
+            load(recipe(""), [override])
+        assert str(error.value) == f"{override}: compare.llm.base_url: is needed too; write compare.llm.base_url=…"
+    with pytest.raises(
+        ConfigError, match=r"r\.yaml:2: compare\.llm\.model: is needed too; write compare\.llm\.model=…"
+    ):
+        load(recipe("compare:\n  llm: {base_url: x}\n"))
+    with pytest.raises(ConfigError, match=r"compare\.llm\.modle: no such setting; did you mean compare\.llm\.model\?"):
+        load(recipe(""), ["compare.llm.modle=m"])
+    with pytest.raises(ConfigError, match=r"data\.mixture\.source: no such setting"):
+        load(recipe(""), ["data.mixture.source=a.jsonl"])  # a list of sections has no one source

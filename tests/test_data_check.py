@@ -107,6 +107,21 @@ def test_a_prompt_without_room_and_answers_alike_after_the_cut_are_counted(
     assert (lengths["no_room"], lengths["equal_after_cut"], lengths["cut"]) == (1, 1, 4)
 
 
+def test_where_nothing_usable_is_left_it_is_not_sound(checked: Callable[..., dict[str, Any]]) -> None:
+    """Two ties leave no ranking; of two prompts with room for neither nothing can be trained; one that fits is enough."""
+    tie = {"question": "q", "answer_0": "a", "answer_1": "b", "score_0": 0, "score_1": 0}
+    found = checked([tie, tie])
+    assert (found["kept"], found["left_out"], found["sound"]) == (0, {"tie": 2}, False)
+    assert [(error["field"], error["problem"]) for error in found["errors"]] == [
+        ("rows", "none is left of 2 (2 × tie)")
+    ]
+    rows = [{"prompt": letter * 15, "chosen": "a", "rejected": "b"} for letter in "xy"]
+    found = checked(rows, "max_length=16")
+    assert not found["sound"] and "none of 2 leaves room within max_length 16" in found["errors"][0]["problem"]
+    assert "none of 2 leaves room" in data_check_page.text(found)
+    assert checked([*rows, {"prompt": "z", "chosen": "a", "rejected": "b"}], "max_length=16")["sound"]
+
+
 def test_ties_annotators_and_agreement(checked: Callable[..., dict[str, Any]]) -> None:
     """Two people on one item: A: 0 > 1 = 2, B: 0 > 1 > 2: two pairs alike, one tied."""
     row = {"prompt": "Which is best?", "completions": ["one", "two", "three"]}

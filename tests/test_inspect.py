@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import importlib.util
 import io
 import json
 import shutil
@@ -313,7 +314,8 @@ def test_the_other_ways_to_hold_the_roles(made: Run, tuning: str, value: str) ->
     run_stage("ppo", config(f"ppo.tuning={tuning}", f"ppo.value={value}", "ppo.learning_rate=1e-3"), name)
     samples = [json.loads(line) for line in (made.root / name / "ppo" / "samples.jsonl").read_text().splitlines()]
     page = inspect.run(config(), Run(name), samples[-1]["prompt_id"]).read_text(encoding="utf-8")
-    assert visible(samples[-1]["completion"]) in Seen(page).text and "of which the critic expected" in page
+    assert visible(samples[-1]["completion"]) in Seen(page).text and "the critic expected" in page
+    assert ("PCA alone" in page) == (importlib.util.find_spec("sklearn") is None)  # what was used is said
     assert f"{samples[-1]['score']:+.2f}".replace("-", "−") in page
 
 
@@ -387,18 +389,32 @@ def test_names_of_pages_are_safe_and_differ() -> None:
     names = [
         inspect.slug(*q)
         for q in (
-            ("A funny", None, "ppo", 0),
-            ("A funny", None, "ppo", 1),
-            ("A funny!", None, "ppo", 0),
-            ("A funny", "", "ppo", 0),
-            ("../../etc/passwd", None, "ppo", 0),
-            ("…", None, "ppo", 0),
-            ("从前有一只猫" * 30, None, "ppo", 0),
+            ("A funny", None, "ppo", 0, "greedy"),
+            ("A funny", None, "ppo", 1, "greedy"),
+            ("A funny!", None, "ppo", 0, "greedy"),
+            ("A funny", "", "ppo", 0, "greedy"),
+            ("../../etc/passwd", None, "ppo", 0, "greedy"),
+            ("…", None, "ppo", 0, "greedy"),
+            ("从前有一只猫" * 30, None, "ppo", 0, "greedy"),
+            ("A funny", None, "ppo", 0, "sampling"),
         )
     ]
     assert len(set(names)) == len(names)
     assert all("/" not in name and "." not in name and len(name.encode()) < 200 for name in names)
     assert names[0].startswith("a-funny-") and names[5].startswith("prompt-")
+
+
+def test_a_completion_is_decoded_as_it_is_asked_for(made: Run) -> None:
+    """Greedily, from the published policy with plain transformers; the page says so, and its numbers are the trainer's."""
+    name, prompt = next((p.id, p.prompt) for p in inspect.prompts(made, "eval"))
+    path = inspect.run(config("inspect.generation={do_sample: false, max_new_tokens: 9}"), made, name)
+    tokenizer = AutoTokenizer.from_pretrained(made.folder("ppo"))
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    model = AutoModelForCausalLM.from_pretrained(made.folder("ppo"))
+    expected = model.generate(ids, do_sample=False, max_new_tokens=9)[0, ids.shape[1] :]
+    text = Seen(path.read_text(encoding="utf-8")).text
+    assert visible(tokenizer.decode(expected, skip_special_tokens=True)) in text
+    assert f"{len(expected)} tokens, decoding: greedy, at most 9 tokens" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,14 @@ def test_a_missing_package_names_its_remedy(monkeypatch: pytest.MonkeyPatch) -> 
         judges.vader(["a"], ["b"])
 
 
-def test_load_finds_vader_by_name(lexicon: list[str]) -> None:
-    assert judges.load("vader")([""], ["good"]) == [pytest.approx(0.1)]
+def scores_of(name: str, prompts: list[str], completions: list[str]) -> list[float]:
+    judge = judges.independent(name)
+    assert judge.label == "independent" and judge.scores is not None
+    return judge.scores(prompts, completions)
+
+
+def test_vader_is_found_by_name(lexicon: list[str]) -> None:
+    assert scores_of("vader", [""], ["good"]) == [pytest.approx(0.1)]
 
 
 @pytest.fixture
@@ -75,8 +81,8 @@ def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 
-def test_load_finds_a_function_of_the_user(users_file: None) -> None:
-    scores = judges.load("my_judges:length")(["", ""], ["four", "sixsix"])
+def test_a_function_of_the_user_is_found(users_file: None) -> None:
+    scores = scores_of("my_judges:length", ["", ""], ["four", "sixsix"])
     assert scores == [4.0, 6.0]
     assert all(type(score) is float for score in scores)
 
@@ -95,7 +101,7 @@ def test_load_finds_a_function_of_the_user(users_file: None) -> None:
 )
 def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str, said: str) -> None:
     with pytest.raises(judges.JudgeError, match=said) as error:
-        judges.load(name)
+        judges.independent(name)
     assert "\n" not in str(error.value)
 
 
@@ -110,14 +116,14 @@ def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str
 )
 def test_unusable_scores_are_refused(users_file: None, name: str, said: str) -> None:
     with pytest.raises(judges.JudgeError, match=said):
-        judges.load(f"my_judges:{name}")(["p", "p"], ["a", "b"])
+        scores_of(f"my_judges:{name}", ["p", "p"], ["a", "b"])
 
 
 def test_a_programmers_mistake_keeps_its_own_error(users_file: None) -> None:
     with pytest.raises(ZeroDivisionError):
-        judges.load("my_judges:fails")(["p"], ["a"])
+        scores_of("my_judges:fails", ["p"], ["a"])
     with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
-        judges.load("needy_judges:length")
+        judges.independent("needy_judges:length")
 
 
 # Judges of one form

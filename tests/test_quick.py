@@ -40,6 +40,7 @@ def test_what_people_write_is_read_fast(ascii, separators):
         b'{"a\\\\": 1, "a\\\\": 2}',
         b'{"a\\\\": 1, "b": 1, "b": 2}',
         b'{"a": "x\\\\", "b": 1, "b": 2}',
+        b'{"a\\\\": "x\\\\", "b": 1, "b": 2}',
         b'{"a": [{"b": 1, "b": 1}]}',
         b'{"a": 1, "\\u0061": 2}',
         b'{"a": NaN}',

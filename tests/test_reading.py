@@ -334,6 +334,38 @@ def test_columns_rename_and_problems_name_the_users_own(tmp_path):
     assert loaded.rejects[0].row == rows[1]
 
 
+def test_problems_found_between_rows_name_the_users_own_columns(tmp_path):
+    """A tree's id is found to stand twice only when all its messages are there; so is an id of any other row."""
+    rows = [
+        {"key": "a", "parent_id": None, "body": "q", "role": "prompter"},
+        {"key": "b", "parent_id": "a", "body": "one", "role": "assistant", "rank": 0},
+        {"key": "b", "parent_id": "a", "body": "two", "role": "assistant", "rank": 1},
+    ]
+    columns = {"message_id": "key", "text": "body"}
+    assert [one[:2] for one in problems_of(write(tmp_path, rows), columns=columns)] == [(3, "key")]
+    pairs = [{"prompt": p, "chosen": "a", "rejected": "b", "key": "same"} for p in "xy"]
+    assert [one[:2] for one in problems_of(write(tmp_path, pairs), columns={"id": "key"})] == [(2, "key")]
+
+
+def test_a_place_that_was_spoken_of_is_not_used_again(tmp_path):
+    """Rows share a place until one is bad or left out; the next row must not inherit what was said."""
+    good = {"prompt": "p", "completion": "c"}
+    rows = [good, good | {"completion": 3}, good, good | {"label": True}, good]
+    loaded = to_rows(write(tmp_path, rows), Options(format="prompt_completion", skip_bad=True))
+    assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "4", "5"]
+    rows = [good | {"label": like} for like in (True, False, True, False, False, True)]
+    loaded = to_rows(write(tmp_path, rows))
+    assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "6"]
+    assert sum(loaded.account.left_out.values()) == 3 and loaded.account.used == 3
+    rated = [("5", "1"), ("N/A", "1"), ("2", "2"), ("4", "3")]
+    rows = [
+        {"instruction": "q", "completions": [{"response": str(n), "annotations": {"honesty": {"Rating": one}}}
+            for n, one in enumerate(pair)]} for pair in rated
+    ]  # fmt: skip
+    loaded = to_rows(write(tmp_path, rows), Options(axis="honesty"))
+    assert loaded.account.left_out == {"not rated": 1, "tie": 1} and len(loaded.rows) == 2
+
+
 def test_reverse_turns_every_ranking_round(tmp_path):
     source = write(tmp_path, [{"prompt": "p", "completions": ["a", "b", "c"], "ranking": [[2], [0, 1]]}])
     plain, turned = (to_rows(source, Options(reverse=reverse)) for reverse in (False, True))

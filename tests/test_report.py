@@ -123,8 +123,8 @@ def test_verdict_gives_rate_interval_kl_length_and_the_optimised_reward() -> Non
     sentence = report_verdict.verdict(made(0.6, 0.7, reward=(0.9, 1.0)))
     assert sentence == (
         "By vader, the aligned model (ppo) is better than sft (win rate 65.0%, 95% interval 60.0–70.0%), "
-        "over 100 prompts, at a KL of 5.2 nats to sft and 1.10 times the length of sft; "
-        "the reward that training optimised, no independent judge, gives it 95.0% against sft."
+        "over 100 prompts. That came at a KL of 5.2 nats to sft and 1.10 times the length of sft. "
+        "The reward that training optimised, which is no independent judge, gives it a win rate of 95.0% against sft."
     )
 
 
@@ -277,9 +277,23 @@ def test_the_sft_model_passed_as_ppo_shows_no_difference() -> None:
     64.8% (Newcombe's method 3 at 20 of 40)."""
     rows = [row for row in healthy() if row["model"] != "ppo"]
     rows += [row | {"model": "ppo"} for row in rows if row["model"] == "sft"]
-    sentence = summarise(rows)["verdict"]
+    found = summarise(rows)
+    sentence = found["verdict"]
     assert "shows no difference from" in sentence and "sft (50.0%, 35.2–64.8%)" in sentence
     assert "better" not in sentence and "worse" not in sentence
+    assert "Every completion of ppo is identical to that of sft, so each comparison with it is a tie." in sentence
+    assert any(w.startswith("ppo and sft gave the same completions throughout") for w in found["warnings"])
+    assert found["identical"] == {"base": 0.0, "sft": 1.0}
+
+
+def test_one_completion_that_differs_is_not_called_identical() -> None:
+    """Neither in its text nor in whether it ended: 39 of 40 is 0.975."""
+    rows = [row for row in healthy() if row["model"] != "ppo"]
+    rows += [row | {"model": "ppo"} for row in rows if row["model"] == "sft"]
+    for changes in ({"completion": "other"}, {"eos": False}):
+        found = summarise([*rows[:-1], rows[-1] | changes])
+        assert found["identical"]["sft"] == 0.975
+        assert "identical" not in found["verdict"] and not any("same completions" in w for w in found["warnings"])
 
 
 def test_rivals_are_told_in_a_sentence_of_their_own() -> None:
@@ -388,9 +402,9 @@ def test_a_judge_that_falls_while_the_reward_rises_is_a_warning(high: float, opt
     [
         (
             {"tokens": [1, 2, 3, 4, 1, 2, 3, 4]},
-            "4-gram repetition rose from 0.0% (sft) to 20.0% (ppo), by more than 5%",
+            "4-gram repetition rose from 0.0% (sft) to 20.0% (ppo), by more than 5 points",
         ),
-        ({"completion": "I'm sorry, but no."}, "refusals rose from 0.0% (sft) to 100.0% (ppo), by more than 10%"),
+        ({"completion": "I'm sorry, but no."}, "refusals rose from 0.0% (sft) to 100.0% (ppo), by more than 10 points"),
         ({"entropy": 0.9}, "Entropy fell from 2.00 (sft) to 0.90 nats a token (ppo)"),
     ],
 )

@@ -134,6 +134,21 @@ def test_keys_walk_and_search(page: Any) -> None:
     assert count(page) == "2 of 40"
 
 
+def test_letter_keys_can_be_turned_off(page: Any) -> None:
+    """WCAG 2.1.4: j, k and / then do nothing, arrows still walk; the choice lasts as long as the page."""
+    page.uncheck("#keys")
+    for key, expected in [("j", "1"), ("ArrowRight", "2"), ("k", "2"), ("/", "2"), ("ArrowLeft", "1")]:
+        page.keyboard.press(key)
+        assert count(page) == f"{expected} of 40"
+    assert page.evaluate("document.activeElement.id") != "search"
+    page.check("#keys")
+    page.keyboard.press("j")
+    assert count(page) == "2 of 40"
+    page.uncheck("#keys")
+    page.reload()
+    assert page.is_checked("#keys") and page.evaluate("localStorage.length") == 0
+
+
 def test_words_that_differ_are_marked_and_text_stays_text(page: Any) -> None:
     """sft wrote "<b>bold</b> sft 0" and ppo " ppo 0": the 0 is common, all else differs."""
     page.select_option("#judge", "vader")
@@ -176,6 +191,16 @@ def test_axe_finds_nothing_and_nothing_overflows(chromium: Any, page_path: Path,
     found = Axe().run(opened).response["violations"]
     assert [(one["id"], one["impact"], one["nodes"][0]["html"]) for one in found] == []
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    opened.close()
+
+
+def test_a_phone_shows_two_models_at_once(chromium: Any, page_path: Path) -> None:
+    opened = chromium.new_page(viewport={"width": 400, "height": 800})
+    opened.goto(page_path.as_uri())
+    ends = opened.eval_on_selector_all(
+        ".models thead th", "all => all.map(one => Math.round(one.getBoundingClientRect().right))"
+    )
+    assert len(ends) == 4 and ends[1] <= 400 < ends[-1]
     opened.close()
 
 

@@ -91,8 +91,12 @@ def test_seeds_and_sampling_are_told_apart() -> None:
     sentence = seeds_sentence("the win rate of ppo", statistics.seed_spread([0.5, 0.6, 0.7]), (0.55, 0.65))
     assert sentence == (
         "Over 3 training seeds, the win rate of ppo is 60.0% on average, from 50.0% to 70.0%; the 95% t-interval over "
-        "seeds is 35.2–84.8%, with 50% inside it, so another seed could turn it round. Apart from that, the choice of "
+        "seeds is 35.2–84.8%, with 50% inside it, so other seeds could turn it round. Apart from that, the choice of "
         "prompts alone leaves 55.0–65.0% for one seed."
     )
     sure = seeds_sentence("it", statistics.seed_spread([0.7, 0.71, 0.72]), (0.6, 0.8))
-    assert "on one side of 50% whatever the seed" in sure
+    assert "all of it above 50%" in sure
+    unsure = seeds_sentence("it", statistics.seed_spread([0.3, 0.31, 0.32]), (0.2, 0.4))
+    assert "all of it below 50%" in unsure
+    alike = seeds_sentence("it", statistics.seed_spread([0.1, 0.1, 0.1]), (0.2, 0.4))
+    assert "of no width" in alike and "all of it" not in alike

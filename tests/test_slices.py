@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline import statistics
-from pipeline.slices import SLICINGS, by_language, by_prompt_length, by_source, by_tag, slice_win_rates
+from pipeline.slices import SLICINGS, by_language, by_prompt_length, by_source, by_tag, slice_win_rates, source_of
 
 
 def rows(count: int, **fields: Any) -> list[dict[str, Any]]:
@@ -84,6 +84,19 @@ def test_prompts_of_one_length_share_a_slice() -> None:
 def test_a_script_stands_in_for_an_unknown_language(text: str, name: str) -> None:
     assert by_language([{"prompt": text}]) == [name]
     assert by_language([{"prompt": text, "language": "eo"}]) == ["eo"]
+
+
+@pytest.mark.parametrize(
+    ("place", "source"),
+    [
+        ("a/b.jsonl:12", "a/b.jsonl"),
+        ("org/name:config@main#train:3", "org/name:config@main#train"),
+        ("my_data:rows:0", "my_data:rows"),
+        ("reviews.txt", "reviews.txt"),
+    ],
+)
+def test_all_lines_of_a_file_are_one_source(place: str, source: str) -> None:
+    assert source_of(place) == source
 
 
 def test_a_prompt_belongs_to_one_slice() -> None:

@@ -298,15 +298,23 @@ def test_an_end_on_the_last_token_is_recorded_too(deep: Path, tiny_tokenizer: An
             torch.testing.assert_close(c.states, whole(decoder(model), ids, torch.ones_like(ids), 2)[0][0])
 
 
-def test_the_hook_goes_when_sampling_fails(deep: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hook_goes_when_sampling_fails(deep: Path, tiny_tokenizer: Any) -> None:
     model: Any = load_causal(deep, tiny_tokenizer, torch.float32)
 
-    def fail(*args: Any) -> None:
+    def fail(*args: Any) -> Any:
         raise RuntimeError("spoiled")
 
-    monkeypatch.setattr("policies.rollout.choose", fail)
     with pytest.raises(RuntimeError, match="spoiled"):
-        sample(model, [[5]], [noise(1, 4, "p", 0, 3)], **KW, temperature=1.0, batch_size=1, record=Record(2, EOS))
+        sample(
+            model,
+            [[5]],
+            [noise(1, 4, "p", 0, 3)],
+            **KW,
+            temperature=1.0,
+            batch_size=1,
+            record=Record(2, EOS),
+            choice=fail,
+        )
     assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 

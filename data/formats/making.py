@@ -12,6 +12,9 @@ from data.ranks import Score, ranked
 from data.schema import Completion, PromptText, Ranking
 from data.transcripts import Answer
 
+FIRST, SECOND = (("c0",), ("c1",)), (("c1",), ("c0",))
+"""Which of two completions is better."""
+
 
 def pair(
     row: dict[str, Any],
@@ -30,28 +33,26 @@ def pair(
     Scores less than `gap` apart are a tie. `rated` keeps them with the completions. `annotator` is the key under which
     the row says who judged; the id is `name`, or else the row's own.
     """
-    keys = tuple(answers)
-    first, second = answers.values()
+    (key, first), (other, second) = answers.items()
     if first is None or second is None or scores is None:
         return None
     if first[0] != second[0]:
-        at.report(keys[1], f"{keys[0]} and {keys[1]} part before their last answer", "give both the same prompt")
+        at.report(other, f"{key} and {other} part before their last answer", "give both the same prompt")
         return None
     if (len(ranked(scores, gap)) < 2) if gap else scores[0] == scores[1]:
         at.leave_out("tie")
         return None
     if first[1].strip() == second[1].strip():
-        at.report(keys[1], f"it equals {keys[0]}", "take the row out")
+        at.report(other, f"it equals {key}", "take the row out")
         return None
     who = checks.optional_name(row, annotator, at)
     source = at.source
     name = name or (source if row.get("id") is None else checks.name(row, at))
     if name is None:
         return None
-    own = ((float(scores[0]),), (float(scores[1]),)) if rated else (None, None)
-    completions = Completion("c0", first[1], models[0], own[0]), Completion("c1", second[1], models[1], own[1])
-    tiers = (("c0",), ("c1",)) if scores[0] > scores[1] else (("c1",), ("c0",))
-    return Ranking(name, first[0], completions, tiers, source, who)
+    ratings = ((float(scores[0]),), (float(scores[1]),)) if rated else (None, None)
+    completions = Completion("c0", first[1], models[0], ratings[0]), Completion("c1", second[1], models[1], ratings[1])
+    return Ranking(name, first[0], completions, FIRST if scores[0] > scores[1] else SECOND, source, who)
 
 
 def by_score(
@@ -87,7 +88,8 @@ def in_tiers(
 ) -> Ranking | None:
     """A ranking in the tiers given; `field` is the key under which the completions stand."""
     who = checks.optional_name(row, annotator, at)
-    name = name or checks.name(row, at)
+    source = at.source
+    name = name or (source if row.get("id") is None else checks.name(row, at))
     if prompt is None or name is None:
         return None
     rank: dict[str, int] = {}
@@ -98,4 +100,4 @@ def in_tiers(
         if said.setdefault(completion.text.strip(), rank[completion.id]) != rank[completion.id]:
             at.report(field, "the same text stands in two ranks", "keep it once")
             return None
-    return Ranking(name, prompt, tuple(completions), tiers, at.source, who)
+    return Ranking(name, prompt, tuple(completions), tiers, source, who)

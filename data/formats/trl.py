@@ -32,8 +32,8 @@ def _tiers(row: dict[str, Any], completions: tuple[Completion, ...], at: Place) 
         return None
     value = row["ranking"]
     if _is_permutation(value, len(completions)):
-        ids = [one.id for one in completions]
-        return tuple([tuple([ids[place] for place in tier]) for tier in value])
+        alone = [(one.id,) for one in completions]
+        return tuple([alone[tier[0]] if len(tier) == 1 else tuple([alone[one][0] for one in tier]) for tier in value])
     if not isinstance(value, list) or not value:
         what = "it is empty" if value == [] else f"it is {called(value)}, not a list"
         at.report("ranking", what, "write the tiers best first: [[2], [0, 3], [1]]")
@@ -79,7 +79,7 @@ def _is_permutation(value: Any, many: int) -> bool:
         if type(tier) is not list or not tier:
             return False
         flat += tier
-    return set(map(type, flat)) == {int} and sorted(flat) == list(range(many))
+    return len(flat) == many and set(map(type, flat)) == {int} and set(flat) == set(range(many))
 
 
 def preference(row: dict[str, Any], at: Place) -> Ranking | None:

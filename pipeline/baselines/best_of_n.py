@@ -14,7 +14,7 @@ from data.schema import Prompt
 from pipeline.artifacts import Gate, Manifest, Run, check, read_rows, write_rows
 from pipeline.baselines.common import load_sft, open_parents
 from pipeline.baselines.sampling import Sample, Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
-from pipeline.config import Config
+from pipeline.config import Config, ConfigError
 from pipeline.context import accelerator, bar, closing, prompts
 from pipeline.roles import scores
 from pipeline.statistics import mean_interval
@@ -24,6 +24,10 @@ SIZES = (1, 4, 16, 64)
 
 
 def run(config: Config, run: Run) -> Manifest:
+    if not config.compare.generation.do_sample:
+        raise ConfigError(
+            "compare.generation.do_sample: false, and the samples of a prompt are the same; set it to true for best_of_n"
+        )
     place, section = accelerator(), config.best_of_n
     tokenizer = open_parents("best_of_n", config, run)
     folder = run.start("best_of_n", config)
@@ -41,8 +45,7 @@ def run(config: Config, run: Run) -> Manifest:
             score,
             config.ppo,
             n=section.n,
-            limit=config.compare.max_new_tokens or config.ppo.response_length,
-            temperature=config.compare.temperature or config.ppo.temperature,
+            how=config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,
             # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
             stream="best_of_n",

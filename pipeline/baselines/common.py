@@ -86,7 +86,7 @@ def hear(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config
         [noise(config.seed, EVAL_STEP, p.id, 0, config.ppo.response_length) for p in asked],
         eos_ids=eos_ids(model, tokenizer),
         pad_id=tokenizer.pad_token_id,
-        temperature=config.ppo.temperature,
+        temperature=config.ppo.temperature,  # not compare.generation: these are the figures that ppo's evaluations have
         batch_size=64,
     )
     scores = score([p.prompt for p in asked], [decode_completion(tokenizer, c.tokens) for c in said]).tolist()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from data.schema import Prompt
+from pipeline.config_sections import Settled
 from policies.backbone import eos_ids
+from policies.decoding import decode
 from policies.episodes import Score, after_eos_rule
-from policies.rollout import noise, sample
+from policies.rollout import noise
 from policies.template import decode_completion, encode_prompt, show_prompt
 
 AT_ONCE = 64  # completions sampled and scored between two writes
@@ -58,8 +60,7 @@ def sample_scored(
     settings: Any,
     *,
     n: int,
-    limit: int,
-    temperature: float,
+    how: Settled,
     seed: int,
     stream: str,
     batch_size: int,
@@ -76,13 +77,13 @@ def sample_scored(
     step = max(1, AT_ONCE // n)
     for start in range(0, len(new), step):
         part = [(p, k) for p in new[start : start + step] for k in range(n)]
-        said = sample(
+        said = decode(
             model,
             [encode_prompt(tokenizer, p.prompt) for p, _ in part],
-            [noise(seed, 0, f"{stream} {p.id}", k, limit) for p, k in part],
+            [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
+            how,
             eos_ids=stops,
             pad_id=tokenizer.pad_token_id,
-            temperature=temperature,
             batch_size=batch_size,
             progress=progress,
         )

@@ -1,0 +1,160 @@
+"""How is the next token taken? Greedily, by beams, or drawn from what top-k, top-p and min-p leave, for whatever trains nothing.
+
+PPO and RLOO do not come here: their losses hold the log-probabilities of what was sampled, and those are of the whole distribution.
+The names are those of transformers.GenerationConfig; what is cut off is cut off by transformers' own classes, in its order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+from transformers.generation import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from policies.backbone import decoder
+from policies.logprobs import completion_logprobs, pack
+from policies.rollout import Choice, Completion, choose, left_padded, sample
+
+
+def decode(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    noises: Sequence[np.ndarray],
+    how: Any,
+    *,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[Completion]:
+    """One completion for each prompt, in the order given, decoded as `how` says: a recipe's Decoding, with nothing left open.
+
+    The other arguments are those of `rollout.sample`, which makes all but beams: a noise's length is the limit of new tokens, and
+    its numbers decide what is drawn. Log-probabilities and entropies are of the whole distribution at `how.temperature`, however
+    the tokens were taken from it, so that they can be compared between models and ways of decoding.
+    """
+    if how.num_beams > 1:
+        return _beams(model, prompts, noises, how, eos_ids, pad_id, batch_size, progress)
+    return sample(
+        model,
+        prompts,
+        noises,
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        temperature=how.temperature,
+        batch_size=batch_size,
+        progress=progress,
+        choice=_choice(how),
+    )
+
+
+def _choice(how: Any) -> Choice:
+    if not how.do_sample:
+        return greedy
+    kept = warpers(how)
+    return drawn_from(kept) if kept else choose
+
+
+def warpers(how: Any) -> LogitsProcessorList:
+    """What `how` cuts off, in the order of GenerationMixin.generate: top-k, top-p, min-p, all after the temperature."""
+    kept = LogitsProcessorList()
+    if how.top_k:
+        kept.append(TopKLogitsWarper(how.top_k))
+    if how.top_p < 1:
+        kept.append(TopPLogitsWarper(how.top_p))
+    if how.min_p:
+        kept.append(MinPLogitsWarper(how.min_p))
+    return kept
+
+
+def greedy(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A `Choice`: the likeliest token, the first of equals."""
+    tokens = z.argmax(-1)
+    return tokens, *_of_the_whole(z, tokens, temperature)
+
+
+def drawn_from(kept: LogitsProcessorList) -> Choice:
+    """A `Choice`: drawn as `choose` does, from what `kept` leaves of the distribution at the temperature."""
+
+    def choice(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        left: Any = kept(torch.empty((len(z), 0), dtype=torch.long, device=z.device), z.float() / temperature)  # type: ignore[arg-type]
+        tokens, _, _ = choose(left, uniform, 1.0)
+        return tokens, *_of_the_whole(z, tokens, temperature)
+
+    return choice
+
+
+def _of_the_whole(z: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `tokens` (B,) and entropies, (B,) float32, of the softmax of `z` (B, V) at `temperature`."""
+    table = torch.log_softmax(z.float() / temperature, -1)
+    entropies = -(table.exp() * table).nan_to_num(0.0).sum(-1)  # where p is 0, so is the term
+    return table.gather(1, tokens[:, None]).squeeze(1), entropies
+
+
+@torch.no_grad()
+def _beams(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    noises: Sequence[np.ndarray],
+    how: Any,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    progress: Callable[[int], object] | None,
+) -> list[Completion]:
+    """Beam search or beam sampling by model.generate, with transformers' defaults for all that `how` does not name.
+
+    When it draws, transformers keeps one token more than there are EOS, whatever is cut off, so that a beam can go on.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    # torch's generator serves a whole batch, so beams are drawn for one prompt at a time: each by its own noise
+    at_once = 1 if how.do_sample else max(1, batch_size // how.num_beams)
+    out: dict[int, Completion] = {}
+    for start in range(0, len(order), at_once):
+        rows = order[start : start + at_once]
+        asked = [prompts[i] for i in rows]
+        (limit,) = {len(noises[i]) for i in rows}
+        settings: dict[str, Any] = {"num_beams": how.num_beams, "do_sample": how.do_sample, "max_new_tokens": limit}
+        if how.do_sample:
+            settings |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p}
+        ids, attention = left_padded(asked, 0, pad_id, device)
+        with _own_settings(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(noises[rows[0]][0] * 2**53))  # a 53-bit fraction, as an integer
+            found = model.generate(
+                input_ids=ids,
+                attention_mask=attention,
+                generation_config=GenerationConfig(eos_token_id=list(eos_ids), pad_token_id=pad_id, **settings),
+            )
+        said = [_until_the_end(tokens, eos_ids) for tokens in found[:, ids.shape[1] :].tolist()]
+        batch = pack(asked, said, pad_id, device)
+        figures = [c.tolist() for c in completion_logprobs(model, decoder(model), batch, how.temperature)]
+        for i, tokens, logprobs, entropies in zip(rows, said, *figures, strict=True):
+            n = len(tokens)
+            out[i] = Completion(tokens, logprobs[:n], tokens[-1] in eos_ids, entropies[:n])
+        if progress is not None:
+            progress(len(rows))
+    return [out[i] for i in range(len(prompts))]
+
+
+def _until_the_end(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
+    """Without the padding behind the first EOS."""
+    end = next((i for i, token in enumerate(tokens) if token in eos_ids), len(tokens) - 1)
+    return tokens[: end + 1]
+
+
+@contextmanager
+def _own_settings(model: Any) -> Iterator[None]:
+    """Within the block the model's own generation config, from which generate fills what is left open, says nothing.
+
+    Many published models have a repetition penalty or a top-p there, which would be in no report.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
