@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.schema import Prompt
-from pipeline.artifacts import ArtifactError, Run, weights_sha256
+from pipeline.artifacts import ArtifactError, Run, sha256, weights_sha256
 from pipeline.baselines.best_of_n import published
 from pipeline.baselines.sampling import best_of_block, kl_bound
 from pipeline.config import COMPARED, Config, best_of
