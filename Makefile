@@ -1,7 +1,7 @@
 # RLHF in stages. `make help` lists what there is; every stage is also `python -m pipeline STAGE RECIPE [key=value ...]`.
 
 RECIPE ?= recipes/film_reviews.yaml
-RUN    ?= $(basename $(notdir $(RECIPE)))
+RUN    ?= $(if $(DATA)$(filter-out recipes/film_reviews.yaml,$(RECIPE)),$(basename $(notdir $(RECIPE))),demo)
 SET    ?=
 NPROC  ?= 1
 JOBS   ?= 2
@@ -33,7 +33,6 @@ help: ## this list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
-demo: RUN = demo
 demo: .venv/ready ## embedded model and film reviews: all stages, then the report (runs/demo)
 	@$(CALL) all $(ARGS) $(MORE)
 

@@ -92,6 +92,11 @@ def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) ->
     return due(stage, *settled(stage, config, Run(name, world_size=1 if stage in SINGLE else nproc), further))
 
 
+def missing_baselines(config: Config, name: str) -> list[str]:
+    """The baselines that compare.models names and the run does not have yet."""
+    return [stage for stage in parents("compare", config) if stage in BASELINES and Run(name).manifest(stage) is None]
+
+
 def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | None = None, further: int = 0) -> None:
     """Make one stage, unless it is up to date. `command` is what its manifest keeps of the command line; `further` seeds
     after the recipe's, it is made beside its own folder."""
@@ -122,11 +127,14 @@ def command(stage: str, text: str) -> None:
             config = load(recipe, overrides or [])
             if nproc > 1 and stage == "rloo":
                 raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
-            if seeds > 1:
+            first = missing_baselines(config, run or recipe.stem) if stage == "compare" else []
+            if first:
+                print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
+            if first or seeds > 1:
                 from pipeline.launch import chain
 
                 due_with = partial(due_seed, config, run or recipe.stem, nproc)
-                chain([stage], recipe, overrides or [], run or recipe.stem, nproc, seeds, due_with)
+                chain([*first, stage], recipe, overrides or [], run or recipe.stem, nproc, seeds, due_with)
             elif nproc > 1 and stage not in SINGLE:
                 from pipeline.launch import launch
 

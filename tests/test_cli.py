@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -289,6 +290,25 @@ def test_a_stage_that_is_up_to_date_gets_no_process(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(launch, "apart", lambda call: calls.append(call[0]) or 0)
     launch.chain(["data", "sft", "best_of_n"], Path("r.yaml"), [], "name", 1, 1, lambda stage, _: stage != "sft")
     assert calls == ["data", "best-of-n"]
+
+
+def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls: list[list[str]] = []
+    monkeypatch.setattr(launch, "apart", lambda call: calls.append(call) or 0)
+    monkeypatch.setattr(cli, "due", lambda *_: True)
+    monkeypatch.setattr(cli, "missing_baselines", partial(only_rloo_is_there, cli.missing_baselines))
+    recipe = str(ROOT / "recipes/smoke.yaml")
+    models = "compare.models=[base,few_shot,sft,ppo,best_of_2,dpo,rloo]"
+    cli.app(["compare", recipe, models, "--run", "r"], standalone_mode=False)
+    assert [call[0] for call in calls] == ["dpo", "best-of-n", "compare"]
+    assert calls[0] == ["dpo", recipe, models, "--run", "r", "--nproc", "1"]
+
+
+def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
+    every: list[str] = missing(config, name)
+    assert every == ["dpo", "rloo", "best_of_n"]
+    return [stage for stage in every if stage != "rloo"]
 
 
 APART = """
