@@ -16,7 +16,7 @@ from pipeline.config_sections import Lora
 from policies.backbone import adapter, load_causal, lora_config
 from policies.linear import FEW_ROWS, Linear, LoraLinear, _AdaptedProduct, in_one_step, product, quick
 
-ROWS = [1, 8, 9, 32, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 8 and of FEW_ROWS
+ROWS = [1, 2, 3, 8, 32, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 1 and of FEW_ROWS
 IN, OUT, RANK = 24, 20, 4
 UNIT = 2.0**-9  # half the spacing of bfloat16 numbers near 1, the error of one rounding
 
