@@ -34,6 +34,7 @@ from policies.backbone import (
     output_head,
     pick_dtype,
 )
+from policies.linear import quick
 
 WORDS = ["<s>", "</s>", "<unk>", *"abcdefghij"]
 F32 = torch.float32
@@ -271,8 +272,10 @@ def test_adapters_switch_and_come_back(two: Any) -> None:
 
 def test_without_adapter_it_is_the_base_exactly(two: Any, tmp_path: Path) -> None:
     base = LlamaForCausalLM.from_pretrained(tmp_path / "causal").eval()
+    quick(base)  # the same products, else they round differently
     with adapter(two, None):
-        assert torch.equal(logits(two)[..., : len(WORDS)], logits(base))
+        # more words are more columns of the last product, which may round differently
+        torch.testing.assert_close(logits(two)[..., : len(WORDS)], logits(base), rtol=1e-5, atol=1e-6)
         hidden = decoder(two)(input_ids=IDS).last_hidden_state
     assert torch.equal(hidden, base.model(input_ids=IDS).last_hidden_state)
 

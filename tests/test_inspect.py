@@ -151,7 +151,8 @@ def test_long_completions_go_through_in_parts(
     whole = tokens(four, tiny_tokenizer, told, section, BETA, critic=True)
     monkeypatch.setattr("pipeline.inspect_tokens.CHUNK", 2)
     parts = tokens(four, tiny_tokenizer, told, section, BETA, critic=True)
-    assert len(whole) > 2 and [row["kl_whole"] for row in parts] == pytest.approx([row["kl_whole"] for row in whole])
+    expected = pytest.approx([row["kl_whole"] for row in whole], rel=1e-4)  # 2 and 7 rows round differently
+    assert len(whole) > 2 and [row["kl_whole"] for row in parts] == expected
 
 
 def test_pictures_keep_the_strongest() -> None:
