@@ -66,6 +66,11 @@ def check(
     return Check(name, "fail" if fail else "warn" if warn else "pass", figure, threshold, why)
 
 
+def check_gain(name: str, gain: float, low: float, high: float) -> Check:
+    """A gain with its 95% interval: fails where it is surely below 0, warns where it may be."""
+    return check(name, gain, f"interval {low:.3f} to {high:.3f} above 0", fail=high < 0, warn=low <= 0)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What a published folder says of itself (manifest.json)."""

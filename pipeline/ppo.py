@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import preflight
-from pipeline.artifacts import Gate, Manifest, Run, check, parents
+from pipeline.artifacts import Gate, Manifest, Run, check, check_gain, parents
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
 from pipeline.publishing import save_merged, write_card
@@ -254,13 +254,5 @@ def _gate(result: Result, evaluations: Evaluations, section: Any) -> Gate:
         check("entropy against the start", entropy, "above 0.3", warn=entropy < 0.3),
     ]
     if (gain := evaluations.gain()) is not None:
-        checks.append(
-            check(
-                "gain in held-out score",
-                gain["mean"],
-                f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0",
-                fail=gain["high"] < 0,
-                warn=gain["low"] <= 0,
-            )
-        )
+        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
     return Gate(checks)

@@ -15,7 +15,7 @@ from peft import get_peft_model
 
 from data.schema import Prompt, Ranking
 from pipeline import reward_page
-from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, write_json
+from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, check_gain, write_json
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, prompts, rankings
 from pipeline.publishing import save_merged, write_card
@@ -233,13 +233,7 @@ def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float],
             warn=low <= 0.5,
             why="more rankings, more steps, or a larger learning_rate",
         ),
-        check(
-            "gain over a length-only null model",
-            gain["gain"],
-            f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0",
-            fail=gain["high"] < 0,
-            warn=gain["low"] <= 0,
-        ),
+        check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
     ]
     return metrics, detail, checks
 

@@ -82,6 +82,16 @@ class Page(html.parser.HTMLParser):
         else:
             self.data[self.within] = self.data.get(self.within, "") + data
 
+    @property
+    def ids(self) -> list[str]:
+        return [value or "" for name, value in self.attributes if name == "id"]
+
+    @property
+    def fetched(self) -> list[str]:
+        """What a browser would ask for elsewhere."""
+        asked = [value or "" for name, value in self.attributes if name in ("src", "href", "xlink:href")]
+        return [value for value in asked if not value.startswith(("#", "data:image/png"))]
+
 
 def written(rows: list[Sample], folder: Path, judges: list[str] | None = None, **more: Any) -> Page:
     exports.write(summarise(rows, judges, **more), rows, opinions(judges), folder)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from interruption import Stop, stopped_and_started
 from safetensors.torch import load_file
 from tiny import EOS, PROMPTS, STOP, lora, vowels
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, RLOOConfig
 
-import pipeline.training
 from data.schema import Completion, Prompt, Ranking
 from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, Run, read_rows, sha256
@@ -61,10 +61,6 @@ SHRUNK = [
 MADE = {"README.md", "manifest.json", "metrics.jsonl"}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-
-
-class Stop(Exception):
-    """An interruption."""
 
 
 def settings(*more: str) -> Config:
@@ -483,20 +479,7 @@ def test_best_of_n_is_of_the_first_held_out_prompts(walk: Path) -> None:
 def test_interrupted_they_end_with_the_same_bits(walk: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """Stopped after step 3 of 6, with a checkpoint of step 2; then the same command again."""
     run = again(f"cut-{stage}")
-    right, steps = pipeline.training.Report.on_step_end, list[int]()
-
-    def stopping(self: Any, args: Any, state: Any, control: Any, **kw: Any) -> None:
-        right(self, args, state, control, **kw)
-        steps.append(state.global_step)
-        if steps == [1, 2, 3]:
-            raise Stop
-
-    monkeypatch.setattr(pipeline.training.Report, "on_step_end", stopping)
-    with pytest.raises(Stop):
-        run_stage(stage, settings(), run.name)
-    assert not (run / stage).exists() and (run / f"{stage}.partial" / "state" / "checkpoint-2").is_dir()
-    run_stage(stage, settings(), run.name)
-    assert steps == [1, 2, 3, 3, 4, 5, 6]
+    stopped_and_started(stage, settings(), run, monkeypatch)
     assert sha256(run / stage / "model.safetensors") == sha256(walk / stage / "model.safetensors")
     assert manifest(run / stage)["metrics"]["sampled_tokens"] == manifest(walk / stage)["metrics"]["sampled_tokens"]
 

@@ -1,7 +1,6 @@
 """Does the page from the inside show the trainer's own numbers, for the model that was published, and text as text?"""
 
 import base64
-import html.parser
 import importlib.util
 import io
 import json
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer.testing
+from comparison import Page
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import EOS, PROMPTS, make_roles, randomise, settings, vowels
@@ -270,36 +270,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield Run("made")
 
 
-class Seen(html.parser.HTMLParser):
-    """Tags, what they fetch, ids, and text of a page."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        local = ("#", "data:image/png")
-        self.fetched += [
-            v or "" for k, v in attrs if k in ("src", "href", "xlink:href") and not (v or "").startswith(local)
-        ]
-        self.ids += [v or "" for k, v in attrs if k == "id"]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_a_held_out_prompt_gets_what_the_last_evaluation_saw(made: Run) -> None:
     """The roles are those that the stage left: the page has the completion and the score of ppo/samples.jsonl's last step."""
     samples = [json.loads(line) for line in (made.folder("ppo") / "samples.jsonl").read_text().splitlines()]
     last = max(s["step"] for s in samples)
     for sample in [s for s in samples if s["step"] == last][:2]:
         path = inspect.run(config(), made, sample["prompt_id"])
-        seen = Seen(path.read_text(encoding="utf-8"))
+        seen = Page(path.read_text(encoding="utf-8"))
         assert path.parent == made.root / "made" / "inspect" and path.stat().st_size < 2_000_000
         assert sample["prompt"] in seen.text and visible(sample["completion"]) in seen.text
         assert f"{sample['score']:+.2f}".replace("-", "−") in seen.text
@@ -315,7 +292,7 @@ def test_the_other_ways_to_hold_the_roles(made: Run, tuning: str, value: str) ->
     run_stage("ppo", config(f"ppo.tuning={tuning}", f"ppo.value={value}", "ppo.learning_rate=1e-3"), name)
     samples = [json.loads(line) for line in (made.root / name / "ppo" / "samples.jsonl").read_text().splitlines()]
     page = inspect.run(config(), Run(name), samples[-1]["prompt_id"]).read_text(encoding="utf-8")
-    assert visible(samples[-1]["completion"]) in Seen(page).text and "the critic expected" in page
+    assert visible(samples[-1]["completion"]) in Page(page).text and "the critic expected" in page
     assert ("PCA alone" in page) == (importlib.util.find_spec("sklearn") is None)  # what was used is said
     assert f"{samples[-1]['score']:+.2f}".replace("-", "−") in page
 
@@ -381,7 +358,7 @@ EVIL = "<script>alert(1)</script><img src=http://x.example/y>\u202e\x07"
 
 def test_prompts_and_completions_are_text(made: Run) -> None:
     page = inspect.run(config(), made, EVIL, completion=EVIL).read_text(encoding="utf-8")
-    seen = Seen(page)
+    seen = Page(page)
     assert "script" not in seen.tags and seen.fetched == [] and "\u202e" not in page and "\x07" not in page
     assert seen.text.count("<script>alert(1)</script>") >= 2
 
@@ -413,7 +390,7 @@ def test_a_completion_is_decoded_as_it_is_asked_for(made: Run) -> None:
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     model = AutoModelForCausalLM.from_pretrained(made.folder("ppo"))
     expected = model.generate(ids, do_sample=False, max_new_tokens=9)[0, ids.shape[1] :]
-    text = Seen(path.read_text(encoding="utf-8")).text
+    text = Page(path.read_text(encoding="utf-8")).text
     assert visible(tokenizer.decode(expected, skip_special_tokens=True)) in text
     assert f"{len(expected)} tokens, decoding: greedy, at most 9 tokens" in " ".join(text.split())
 

@@ -1,12 +1,12 @@
 """Does the reward model's page say what its numbers are, and does it show text as text?"""
 
-import html.parser
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from comparison import Page
 
 from data.schema import Completion, Ranking
 from pipeline import reward_page
@@ -148,28 +148,6 @@ def test_slices_of_equal_values_are_never_parted() -> None:
     assert list(reward_page.by_quantile(np.ones(4), 5, "{:.0f}")) == ["1"]
 
 
-class Seen(html.parser.HTMLParser):
-    """Tags, attributes that fetch something, and text of a page."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.tags: list[str] = []
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.fetched += [
-            v or "" for k, v in attrs if k in ("src", "href", "xlink:href") and not (v or "").startswith("#")
-        ]
-        self.ids += [v or "" for k, v in attrs if k == "id"]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 EVIL = '<script>alert(1)</script><img src=http://x.example/y>$\\frac{1}{0}$ "&\u202e\x00'
 
 
@@ -178,7 +156,7 @@ def test_the_page_holds_text_as_text_and_fetches_nothing(tmp_path: Path) -> None
     texts = tuple(Completion(c.id, EVIL, None, c.ratings) for c in spoilt.completions)
     spoilt = Ranking(EVIL, EVIL, texts, spoilt.ranking, EVIL, None, EVIL)
     _, page = written(tmp_path, [spoilt, *HELD_OUT[1:]], base=EVIL)
-    seen = Seen(page)
+    seen = Page(page)
     assert "script" not in seen.tags and "img" not in seen.tags and seen.fetched == []
     assert seen.text.count("<script>alert(1)</script>") >= 4 and "\u202e" not in page and "\x00" not in page
     assert len(seen.ids) == len(set(seen.ids)) > 20
@@ -196,7 +174,7 @@ def test_the_page_and_its_numbers_are_the_same_every_time(tmp_path: Path) -> Non
         {"step": 5, "loss": 0.7, "accuracy": 0.5},
         {"step": 10, "loss": 0.6, "accuracy": 0.75},
     ]
-    shown = Seen(first[1]).text
+    shown = Page(first[1]).text
     assert "86.7%" in shown and "Brier score 0.150" in shown and "text r0 2" in shown
 
 
@@ -211,5 +189,5 @@ def test_drawings_have_the_colours_of_the_page_and_names_of_their_own() -> None:
     one = draw("one", 'a "label" <', lambda axes: axes.plot([1, 2], [3, 4], color=ACCENT, label="$x$"))
     assert one.startswith('<svg viewBox="') and 'aria-label="a &#34;label&#34; &lt;"' in one
     assert "var(--accent)" in one and ACCENT not in one and "<style" not in one
-    assert all(name.startswith("one-") for name in Seen(one).ids)
+    assert all(name.startswith("one-") for name in Page(one).ids)
     assert one == draw("one", 'a "label" <', lambda axes: axes.plot([1, 2], [3, 4], color=ACCENT, label="$x$"))

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from interruption import Stop, stopped_and_started
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import pipeline.ppo
-import pipeline.training
 from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, sha256
 from pipeline.config import STAGES, Config
@@ -60,10 +60,6 @@ FILES = {
     "ppo": MODEL | MADE | ADAPTER | {"critic.safetensors", "samples.jsonl", "samples.md"},
     "compare": {"manifest.json", "metrics.jsonl", *REPORT_FILES},
 }
-
-
-class Stop(Exception):
-    """An interruption."""
 
 
 def settings() -> Config:
@@ -201,20 +197,7 @@ def test_interrupted_training_ends_with_the_same_bits(
 ) -> None:
     """Stopped after step 3 of 6, with a checkpoint of step 2; then the same command again."""
     run = again(f"cut-{stage}", *parents)
-    right, steps = pipeline.training.Report.on_step_end, list[int]()
-
-    def stopping(self: Any, args: Any, state: Any, control: Any, **kw: Any) -> None:
-        right(self, args, state, control, **kw)
-        steps.append(state.global_step)
-        if steps == [1, 2, 3]:
-            raise Stop
-
-    monkeypatch.setattr(pipeline.training.Report, "on_step_end", stopping)
-    with pytest.raises(Stop):
-        run_stage(stage, settings(), run.name)
-    assert not (run / stage).exists() and (run / f"{stage}.partial" / "state" / "checkpoint-2").is_dir()
-    run_stage(stage, settings(), run.name)
-    assert steps == [1, 2, 3, 3, 4, 5, 6]
+    stopped_and_started(stage, settings(), run, monkeypatch)
     same_artifact(stage, run)
 
 

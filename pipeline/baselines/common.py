@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from data.schema import Prompt
-from pipeline.artifacts import Check, Gate, Manifest, Run, check, parents
+from pipeline.artifacts import Check, Gate, Manifest, Run, check, check_gain, parents
 from pipeline.config import Config
 from pipeline.publishing import save_merged, write_card
 from pipeline.statistics import mean_interval
@@ -119,13 +119,7 @@ def gains(
     }
     ratio = lengths[1] / max(lengths[0], 1e-9)
     return metrics, [
-        check(
-            "gain in held-out score",
-            gain["mean"],
-            f"interval {gain['low']:.3f} to {gain['high']:.3f} above 0",
-            fail=gain["high"] < 0,
-            warn=gain["low"] <= 0,
-        ),
+        check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]),
         check("KL to sft", metrics["eval/kl"], "below 10", warn=metrics["eval/kl"] > 10),
         check("length against sft", ratio, "0.7 to 1.5, at most 3", fail=ratio > 3, warn=not 0.7 <= ratio <= 1.5),
     ]

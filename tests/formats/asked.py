@@ -94,10 +94,3 @@ def told(folder: Path, name: str, bad: Row, **options: Any) -> tuple[str, str]:
     assert kept.read == len(rows) == len(kept.rows) + kept.account.left_out.total() + len(kept.rejects)
     assert len(kept.rows) == len(read(example(name), **options).rows)
     return found[0][1:]
-
-
-def turned(name: str, **options: Any) -> None:
-    """`reverse` turns every ranking of the example round, and the polarity says so."""
-    plain, reversed_ = (read(example(name), **options, reverse=flag) for flag in (False, True))
-    assert plain.rows and [row.ranking[::-1] for row in plain.rows] == [row.ranking for row in reversed_.rows]
-    assert reversed_.account.polarity == f"{plain.account.polarity} (reversed by request)"

@@ -1,7 +1,7 @@
 """Are Alpaca's instructions with two outputs read as preferences?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, write
 
 NAME = "alpaca_preference"
 PLAIN, SHORT, DIALOGUE = rows_of(NAME)
@@ -23,10 +23,6 @@ def test_chosen_is_better() -> None:
         ],
     ]
     assert [one.text for one in loaded.rows[1].completions] == ["42", "It is 48."]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from asked import EXAMPLES, GONE, Row, but, example, orders, problems_of, read, rows_of, turned, write
+from asked import EXAMPLES, GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
 NAME = "argilla"
 ROWS = rows_of(NAME)
@@ -42,10 +42,6 @@ def test_the_annotators_together() -> None:
     assert [(row.id, row.annotator) for row in merged.rows] == [("r1", "ann"), ("r2-1", None), ("r3", "bob")]
     assert orders(merged)[1] == [["second"], ["first"], ["third"]]
     assert merged.account.used == 3
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_parquet(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Does the winner of Chatbot Arena come first, for the judge who said so, where both were asked the same?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, write
 
 NAME = "chatbot_arena"
 ROWS = rows_of(NAME)
@@ -29,10 +29,6 @@ def test_the_example() -> None:
 def test_parquet(tmp_path) -> None:
     loaded = read(write(tmp_path, ROWS, "parquet"))
     assert (loaded.format, orders(loaded)) == (NAME, [FIRST, SECOND, FIRST])
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_two_judges_may_disagree_and_one_may_not(tmp_path) -> None:

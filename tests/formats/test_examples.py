@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from asked import EXAMPLES
+from asked import EXAMPLES, example, read
 
 from data import detection, sources
 from data.formats import FORMATS
@@ -30,3 +30,11 @@ def test_every_format_has_an_example_and_every_example_a_format() -> None:
 @pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.kind == "rankings"])
 def test_a_format_of_rankings_says_what_is_better(name: str) -> None:
     assert FORMATS[name].polarity
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.kind == "rankings"])
+def test_reverse_turns_every_ranking_round_and_the_polarity_says_so(name: str) -> None:
+    axis = "safer" if name == "pku_saferlhf" else None  # which has no axis of its own choice
+    plain, reversed_ = (read(example(name), axis=axis, reverse=flag) for flag in (False, True))
+    assert plain.rows and [row.ranking[::-1] for row in plain.rows] == [row.ranking for row in reversed_.rows]
+    assert reversed_.account.polarity == f"{plain.account.polarity} (reversed by request)"

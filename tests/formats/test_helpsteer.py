@@ -1,7 +1,7 @@
 """Are HelpSteer's rows gathered by prompt and ranked by the rating asked for?"""
 
 import pytest
-from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, turned, write
+from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
 from data.schema import DataError
 
@@ -53,10 +53,6 @@ def test_a_gap_ties() -> None:
     loaded = read(example(NAME), tie_gap=1.2)
     assert [row.prompt for row in loaded.rows] == [DIALOGUE]
     assert loaded.account.left_out == {"only one response": 1, "tie": 4}
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

@@ -1,7 +1,7 @@
 """Is a negative preference of HelpSteer3 one for the first response?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "helpsteer3"
 ROW = rows_of(NAME)[0]
@@ -33,10 +33,6 @@ def test_parquet_and_csv(tmp_path) -> None:
     loaded = read(write(tmp_path, flat, "csv"))
     assert (loaded.format, orders(loaded)) == (NAME, [FIRST, SECOND, FIRST])
     assert loaded.rows[1].prompt == "And of Chad?"
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import gzip
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,10 +45,6 @@ def test_dialogues_become_messages_and_the_last_answer() -> None:
     assert len(third.prompt) == 3 and third.completions[1].text == "Sure, take two hairpins."
     assert fourth.completions[0].text == "Das ist der Rhein."
     assert fourth.id == f"{example(NAME)}:4"
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from asked import EXAMPLES, GONE, Row, but, example, orders, problems_of, read, rows_of, turned, write
+from asked import EXAMPLES, GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
 NAME = "label_studio"
 ROWS = rows_of(NAME)
@@ -45,10 +45,6 @@ def test_a_pretty_printed_array_gives_the_line_of_each_task() -> None:
     path = EXAMPLES / "label_studio.json"
     opening = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line == "  {"]
     assert [row.source for row in read(path).rows] == [f"{path}:{opening[place]}" for place in (0, 0, 1, 2)]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_a_title_is_the_text_where_there_is_no_body(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Is rank 1 Nectar's best, are equal ranks ties, and is its transcript a conversation?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "nectar"
 ROW = rows_of(NAME)[0]
@@ -34,10 +34,6 @@ def test_a_prompt_that_stops_after_the_question(tmp_path) -> None:
     rows = [but(row, "prompt", row["prompt"].removesuffix("\n\nAssistant: ")) for row in rows_of(NAME)]
     loaded = read(write(tmp_path, rows))
     assert [row.prompt for row in loaded.rows] == [row.prompt for row in read(example(NAME)).rows]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import gzip
 
 import pytest
-from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, turned, write
+from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
 NAME = "openassistant"
 ROWS = rows_of(NAME)
@@ -67,10 +67,6 @@ def test_a_reply_said_twice_counts_once(tmp_path) -> None:
     loaded = read(write(tmp_path, [*ROWS, again]))
     assert orders(loaded) == orders(read(example(NAME)))
     assert loaded.account.left_out["same text as another reply"] == 1
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_as_it_is_published(tmp_path) -> None:

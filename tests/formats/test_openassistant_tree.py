@@ -1,7 +1,7 @@
 """Does one row that holds a whole tree give all the rankings in it?"""
 
 import pytest
-from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, turned, write
+from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
 NAME = "openassistant_tree"
 ROWS = rows_of(NAME)
@@ -53,10 +53,6 @@ def test_trees_without_an_order_are_left_out(tmp_path) -> None:
 def account_of(loaded) -> dict[str, int]:
     assert loaded.problems == [] and loaded.read == loaded.account.used + loaded.account.left_out.total()
     return dict(loaded.account.left_out)
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_parquet(tmp_path) -> None:

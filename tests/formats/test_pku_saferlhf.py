@@ -1,7 +1,7 @@
 """Must the user of PKU-SafeRLHF choose between better and safer, and does the id name the one that is?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 from data.schema import DataError
 
@@ -36,10 +36,6 @@ def test_other_containers(tmp_path, ending: str) -> None:
     rows = [{key: value for key, value in row.items() if "harm" not in key} for row in rows_of(NAME)]
     loaded = read(write(tmp_path, rows, ending), axis="safer")
     assert (loaded.format, orders(loaded)) == (NAME, EXPECTED["safer"])
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME, axis="safer")
 
 
 @pytest.mark.parametrize(

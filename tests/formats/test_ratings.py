@@ -1,7 +1,7 @@
 """Do ratings become rankings by their means, with ties where a gap says so?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 from data.schema import Completion
 
@@ -47,10 +47,6 @@ def test_equal_means_tie_whatever_floats_say(tmp_path) -> None:
     """(0.1 + 0.2) / 2 is 0.15, which binary fractions deny."""
     rows = [but(ROW, "ratings", [[0.1, 0.2], 0.15, 0.1])]
     assert orders(read(write(tmp_path, rows))) == [[["c0", "c1"], ["c2"]]]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_parquet(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Are dialogues with two answers read, as LLaMA-Factory and its DPO sets have them?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "sharegpt_preference"
 SHORT, LONG, ROLES = rows_of(NAME)
@@ -22,10 +22,6 @@ def test_chosen_is_better() -> None:
     ]
     assert [one.text for one in first.completions] == ["Eight minutes in boiling water.", "In a pan."]
     assert [one.text for one in third.completions] == ["主に岩石です。", "チーズです。"]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_parquet(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Does SHP's label 1 stand for the first comment?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "shp"
 ROW = rows_of(NAME)[0]
@@ -25,8 +25,7 @@ def test_other_containers(tmp_path, ending: str) -> None:
     assert (loaded.format, orders(loaded)) == (NAME, EXPECTED)
 
 
-def test_reverse_turns_it_round_and_a_tie_gap_does_nothing_to_labels() -> None:
-    turned(NAME)
+def test_a_tie_gap_does_nothing_to_labels() -> None:
     assert orders(read(example(NAME), tie_gap=5)) == EXPECTED
 
 

@@ -1,7 +1,7 @@
 """Are summaries of Reddit posts ranked by `choice`, under the prompt that the paper used, for each worker apart?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, problems_of, read, rows_of, told, write
 
 NAME = "tldr"
 ROW = rows_of(NAME)[0]
@@ -29,10 +29,6 @@ def test_the_example() -> None:
 def test_parquet(tmp_path) -> None:
     loaded = read(write(tmp_path, rows_of(NAME), "parquet"))
     assert (loaded.format, account(loaded), orders(loaded)) == (NAME, (4, 3, NEWS), EXPECTED)
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 def test_two_workers_may_disagree_and_one_may_not(tmp_path) -> None:

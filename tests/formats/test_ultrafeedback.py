@@ -1,7 +1,7 @@
 """Is UltraFeedback ranked by the rating the user chose, and what does "N/A" do?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "ultrafeedback"
 ROW = rows_of(NAME)[0]
@@ -79,10 +79,6 @@ def test_parquet(tmp_path) -> None:
     """As it lies on the Hub: structs instead of objects."""
     loaded = read(write(tmp_path, rows_of(NAME), "parquet"), axis="honesty")
     assert (loaded.format, orders(loaded)) == (NAME, [[["c3"], ["c0", "c2"], ["c1"]], [["c0"], ["c1"]]])
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 OVERALL = [

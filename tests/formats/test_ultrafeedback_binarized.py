@@ -1,7 +1,7 @@
 """Is UltraFeedback's binarized form read though its answers repeat the prompt, and are equal scores ties?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "ultrafeedback_binarized"
 ROW = rows_of(NAME)[0]
@@ -32,10 +32,6 @@ def test_parquet(tmp_path) -> None:
     loaded = read(write(tmp_path, rows_of(NAME), "parquet"))
     assert (loaded.format, loaded.read, len(loaded.rows)) == (NAME, 4, 3)
     assert loaded.rows[0].prompt == [{"role": "user", "content": "What is a haiku?"}]
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize(

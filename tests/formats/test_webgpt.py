@@ -1,7 +1,7 @@
 """Is WebGPT's higher score the better answer, and 0 a tie?"""
 
 import pytest
-from asked import GONE, Row, account, but, example, orders, read, rows_of, told, turned, write
+from asked import GONE, Row, account, but, example, orders, read, rows_of, told, write
 
 NAME = "webgpt"
 ROW = rows_of(NAME)[0]
@@ -36,10 +36,6 @@ def test_the_question_as_a_text_in_csv_and_parquet(tmp_path) -> None:
         loaded = read(path)
         assert (loaded.format, orders(loaded)) == (NAME, EXPECTED)
         assert loaded.rows[0].prompt == "Why do leaves fall?"
-
-
-def test_reverse_turns_it_round() -> None:
-    turned(NAME)
 
 
 @pytest.mark.parametrize(
