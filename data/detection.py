@@ -55,9 +55,14 @@ def detect(rows: Sequence[SourceRow]) -> str:
             raise DataError([two_formats(row, names)])
     first = readable[0]
     assert first.row is not None
-    keys = ", ".join(islice(first.row, SHOWN)) + (", …" if len(first.row) > SHOWN else "") or "none"
     fix = spelling(first.row) or "name the columns (columns: {prompt: …}), or write one of the formats of docs/data.md"
-    raise DataError([Problem(first.file, first.line, "keys", f"no format is known with the keys {keys}", fix)])
+    problem = f"no format is known with the keys {listed(first.row)}"
+    raise DataError([Problem(first.file, first.line, "keys", problem, fix)])
+
+
+def listed(keys: Collection[str]) -> str:
+    """The first keys of a row, for a sentence."""
+    return ", ".join(islice(keys, SHOWN)) + (", …" if len(keys) > SHOWN else "") or "none"
 
 
 def matching(of: Signature) -> tuple[str, ...]:

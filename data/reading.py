@@ -308,9 +308,11 @@ def _misfit(row: dict[str, Any], chosen: Format, name: str, names: tuple[str, ..
     before = len(at.problems)
     chosen.parse(row, at)
     if len(at.problems) == before:
-        fix = detection.spelling(row) or f"make it {name}, or move it to a file of its own"
-        what = f"looks like {names[0]}" if names else "has a key that seems misspelt"
-        at.report("keys", f"the row {what} among rows of the format {name}", fix)
+        better = detection.spelling(row)
+        fix = better or f"make it {name}, or move it to a file of its own"
+        what = f"looks like {names[0]}" if names else "has a key that seems misspelt" if better else "fits no format"
+        shown = "" if names or better else f", with the keys {detection.listed(row)},"
+        at.report("keys", f"the row {what}{shown} among rows of the format {name}", fix)
 
 
 def _mapped(row: dict[str, Any], options: Options, at: Place) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import artifacts
-from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, sha256, write_json
+from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, check_gain, sha256, write_json
 from pipeline.config import PPO, Compare, Config, Data, Reward
 from pipeline.recipe import fields
 from pipeline.stages import section_values
@@ -101,6 +101,11 @@ def test_a_gate_is_as_good_as_the_worst_of_its_checks() -> None:
 def test_an_absent_stage_names_the_command_that_makes_it(run: Run) -> None:
     for call in (lambda: run.require("sft"), lambda: run.identity("sft")):
         assert refused(call) == 'no finished sft in runs/demo: run "make sft RUN=demo"'
+
+
+@pytest.mark.parametrize(("low", "high", "says"), [(0.1, 0.3, "pass"), (-0.1, 0.3, "warn"), (-0.3, -0.1, "fail")])
+def test_a_gain_fails_only_where_it_is_surely_a_loss(low: float, high: float, says: str) -> None:
+    assert check_gain("gain", 0.0, low, high).result == says
 
 
 def test_a_changed_byte_is_refused(run: Run) -> None:

@@ -287,6 +287,12 @@ def test_a_misspelt_key_in_one_row_is_no_other_format(tmp_path):
     assert 'did you mean "prompt" where it says "propmt"?' in problems[0][2]
 
 
+def test_keys_that_go_with_no_format_are_named(tmp_path):
+    problems = problems_of(write(tmp_path, [{"prompt": "p"}, {"prompt": "q"}, {"prompt": "r", "chosen": "a"}]))
+    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
+    assert "fits no format, with the keys prompt, chosen, among rows of the format prompt" in problems[0][2]
+
+
 def test_rows_that_fit_two_formats_name_both(tmp_path):
     source = write(tmp_path, [{**TALKS, "messages": [USER, BLUE]}])
     problems = problems_of(source)
