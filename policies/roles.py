@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from policies.backbone import adapter, checkpointed, decoder
+from policies.linear import LoraLinear
 from policies.logprobs import Batch, token_logprobs
 from policies.trunk import Trunk, find_trunk, first_adapted
 
@@ -150,7 +151,10 @@ class Roles(nn.Module):
         for name, layer in _lora_layers(base):
             if POLICY in layer.lora_A:
                 merged: Any = self._sampler.get_submodule(name).weight
-                merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
+                if isinstance(layer, LoraLinear):
+                    layer.merge_into(merged, POLICY)
+                else:
+                    merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
         return self._sampler
 
 

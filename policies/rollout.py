@@ -4,6 +4,7 @@ Sampling noise comes from (seed, step, prompt), not from global state: one unifo
 of the cumulative distribution. The same episode is drawn whatever process it falls to and wherever a run is resumed.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from policies.backbone import decoder
+from policies.batching import together
 from policies.logprobs import logits
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
@@ -99,12 +102,12 @@ def _watched(model: Any, record: Record | None) -> Iterator[list[Tensor]]:
 class _Row:
     """A completion in the making."""
 
-    def __init__(self, shared: list[Tensor]):
+    def __init__(self, states: list[Tensor]):
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.entropies: list[float] = []
         self.hidden: list[Tensor] = []
-        self.states = list(shared)
+        self.states = list(states)
         self.finished = False
 
     def completion(self, record: Record | None) -> Completion:
@@ -126,6 +129,68 @@ def left_padded(prompts: Sequence[Sequence[int]], prefix: int, pad_id: int, devi
     return [ids, attention]
 
 
+@dataclass
+class _Read:
+    """Prompts that the model has read, B of them."""
+
+    cache: DynamicCache
+    final: Tensor  # (B, H) states that the first tokens are chosen from
+    attention: Tensor  # (B, W) mask of what is in the cache
+    states: list[
+        list[Tensor]
+    ]  # of each row what entered the layers above the trunk, in parts (n, H); empty without a trunk
+
+
+def _read(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, seen: list[Tensor]) -> _Read:
+    """Every prompt is read once, whatever number of rows it has, what all begin with once for all, and prompts of like length
+    together, so that short ones are not padded to long ones."""
+    body: Any = decoder(model)
+    begun, prefix = DynamicCache(config=model.config), _common_prefix(prompts)
+    if prefix >= SHARED_PREFIX:
+        body(input_ids=torch.tensor([list(prompts[0][:prefix])], device=device), past_key_values=begun, use_cache=True)
+    else:
+        prefix = 0
+    shared = [seen.pop()[0]] if seen else []
+    different = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+    # a sliding window's cache may hold less than it was given, and cannot be padded
+    plain = all(type(layer) is DynamicLayer for layer in begun.layers)
+    groups = together([len(p) - prefix for p in different]) if plain else [list(range(len(different)))]
+    caches, finals, states, place = [], [], [], dict[tuple[int, ...], int]()
+    for group in groups:
+        asked, cache = [different[i] for i in group], copy.deepcopy(begun)
+        cache.batch_repeat_interleave(len(group))
+        ids, attention = left_padded(asked, prefix, pad_id, device)
+        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
+        out = body(
+            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        place |= {prompt: len(place) + n for n, prompt in enumerate(asked)}
+        caches.append(cache)
+        finals.append(out.last_hidden_state[:, -1])
+        if seen:
+            states += [row[m.bool()] for row, m in zip(seen.pop(), attention[:, prefix:], strict=True)]
+    rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
+    whole = _joined(caches)
+    whole.batch_select_indices(rows)
+    _, attention = left_padded(prompts, prefix, pad_id, device)
+    parts = [[*shared, states[i]] if states else [] for i in rows.tolist()]
+    return _Read(whole, torch.cat(finals)[rows], attention, parts)
+
+
+def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """One cache of all rows of `caches`, whose shorter keys and values (B, heads, L, D) are padded on the left."""
+    if len(caches) > 1:
+        for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
+            parts: list[Any] = [layer, *others]
+            if layer.is_initialized:  # a layer may share another's keys and have none of its own
+                width = max(part.keys.shape[-2] for part in parts)
+                for name in ("keys", "values"):
+                    each = [getattr(part, name) for part in parts]
+                    each = [nn.functional.pad(x, (0, 0, width - x.shape[-2], 0)) for x in each]
+                    setattr(layer, name, torch.cat(each))
+    return caches[0]
+
+
 @torch.no_grad()
 def _sample_batch(
     model: Any,
@@ -142,27 +207,24 @@ def _sample_batch(
     device, limit = uniforms.device, uniforms.shape[1]
     depth = record.depth if record is not None else 0
     body: Any = decoder(model)
-    cache = DynamicCache(config=model.config)
-    prefix = _common_prefix(prompts)
-    if prefix >= SHARED_PREFIX:
-        body(input_ids=torch.tensor([list(prompts[0][:prefix])], device=device), past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(len(prompts))
-    else:
-        prefix = 0
-    shared = [seen.pop()[0]] if seen else []
-    rows = [_Row(shared) for _ in prompts]
-    ids, attention = left_padded(prompts, prefix, pad_id, device)
-    positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
+    read = _read(model, prompts, pad_id, device, seen)
+    cache, final, attention = read.cache, read.final, read.attention
+    positions = attention.sum(1, keepdim=True) - 1
+    rows = [_Row(states) for states in read.states]
+    ids = torch.empty(0)
     alive = torch.arange(len(prompts), device=device)
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     # with a trunk, two more calls at most: for the last token, and for the EOS that a reward model sees after it
     for t in range(limit + 2 if depth else limit):
-        final = body(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        if depth:
-            for i, states, mask in zip(alive.tolist(), seen.pop(), attention[:, -ids.shape[1] :], strict=True):
-                rows[i].states.append(states[mask.bool()])
+        if t > 0:
+            attention = torch.cat([attention, attention.new_ones((len(attention), 1))], dim=1)
+            positions = positions + 1
+            final = body(
+                input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+            if depth:
+                for i, states in zip(alive.tolist(), seen.pop(), strict=True):
+                    rows[i].states.append(states)
         if ended.any():  # the ended rows leave the batch, and the cache
             going = (~ended).nonzero().squeeze(1)
             if len(going) == 0:
@@ -192,8 +254,6 @@ def _sample_batch(
             alive, chosen, attention, positions = alive[going], chosen[going], attention[going], positions[going]
             ended = ended[going]
         ids = chosen[:, None]
-        attention = torch.cat([attention, attention.new_ones((len(attention), 1))], dim=1)
-        positions = positions[:, -1:] + 1
     return [row.completion(record) for row in rows]
 
 
@@ -213,13 +273,13 @@ def sample(
     """Sample one completion for each prompt, in the order given.
 
     `prompts` are token lists of any lengths, `noises` one array of uniform numbers each (`noise`); its length is the limit of new
-    tokens. A completion ends at any of `eos_ids`. Prompts of like length are decoded together, left-padded; a long prefix that all
-    of a batch share is computed once; rows that have ended leave the batch. `progress` is told how many more are done. With `record`
+    tokens. A completion ends at any of `eos_ids`. Prompts of like length are decoded together, left-padded; a prompt asked for several
+    times, and a long prefix that all of a batch share, are read once; rows that have ended leave the batch. `progress` is told how many more are done. With `record`
     completions also carry final states, and those of the trunk. `choice` takes a token from its logits.
     """
     device = next(model.parameters()).device
     eos = torch.tensor(list(eos_ids), device=device)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), list(prompts[i])))
     out: dict[int, Completion] = {}
     with _watched(model, record) as seen:
         for start in range(0, len(order), batch_size):
