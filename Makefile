@@ -94,10 +94,10 @@ bench: .venv/ready ## one PPO iteration beside TRL 1.12.0, in turns (QUICK=1: tw
 	@$(BIN)/python -m pipeline.bench $(if $(QUICK),--quick) $(BENCH)
 
 bench-scale: .venv/ready ## time and memory over batch, response length, epochs, model size
-	@$(BIN)/python -m pipeline.bench_scale $(if $(QUICK),--quick) $(BENCH)
+	@$(BIN)/python -m pipeline.bench.scale $(if $(QUICK),--quick) $(BENCH)
 
 bench-data: .venv/ready ## MB/s and memory of reading and checking rows, 10 MB to 1 GB (QUICK=1: to 100 MB)
-	@$(BIN)/python -m pipeline.bench_data $(if $(QUICK),--quick) $(BENCH)
+	@$(BIN)/python -m pipeline.bench.reading $(if $(QUICK),--quick) $(BENCH)
 
 clean: ## remove runs and caches, not the environment
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info

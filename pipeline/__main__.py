@@ -49,7 +49,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     for module, name in (
         ("data.schema", "DataError"),
         ("pipeline.embedded", "FetchError"),
-        ("pipeline.judges", "JudgeError"),
+        ("pipeline.judges.judge", "JudgeError"),
         ("policies.backbone", "BackboneError"),
         ("reward.functions", "RewardError"),
         ("reward.model", "ScoringError"),

@@ -14,16 +14,18 @@ from typing import Any
 import torch
 
 from data.schema import Demonstration, Prompt
-from pipeline import exports, panel, plain_text, report, reproduce, seed_spread, seeds
+from pipeline import reproduce, seeds
 from pipeline.artifacts import Gate, Manifest, Run, check, now, parents, write_rows
 from pipeline.config import Config, best_of
 from pipeline.config_sections import Decoding, Settled
 from pipeline.contenders import best_of_rows, check_prompts, common_prompts, contenders, described
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
-from pipeline.judges import Judge
+from pipeline.judges import panel
+from pipeline.judges.judge import Judge
+from pipeline.report import exports, numbers, plain_text, seed_spread
+from pipeline.report.slices import source_of
 from pipeline.roles import scores
 from pipeline.sft import loss
-from pipeline.slices import source_of
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.decoding import decode
 from policies.logprobs import completion_logprobs, pack
@@ -114,7 +116,7 @@ def run(config: Config, run: Run) -> Manifest:
         provenance["training seeds"] = seed_spread.provenance(run, config, again)
     if len(held_out) < len(wanted):
         provenance["prompts"] = _few_prompts(len(held_out), len(wanted))
-    summary = report.summarise(
+    summary = numbers.summarise(
         samples,
         information,
         opinions,
@@ -321,7 +323,7 @@ def _judge(
     called: Sequence[Judge],
     dtype: torch.dtype,
     device: torch.device,
-) -> tuple[list[report.Opinion], list[str], dict[str, Any] | None, dict[str, Any]]:
+) -> tuple[list[numbers.Opinion], list[str], dict[str, Any] | None, dict[str, Any]]:
     """What every judge says, a sentence for each that failed, the scores over ppo's training, and how far training seeds are
     apart by those that score, from what the models of further seeds said (`again`); working columns go."""
     score = scores(config, run, device)
@@ -337,7 +339,7 @@ def _judge(
     judges, absent = panel.seated(config, in_parts, called, samples, dtype, device, run)
     opinions, problems = panel.heard(samples, judges, information)
     scored, more = panel.scored(again, judges, opinions)
-    references = {name: report.reference_of(information, name) for name in information}
+    references = {name: numbers.reference_of(information, name) for name in information}
     trained = seed_spread.trained(run, references, samples, again)
     between = seed_spread.block(trained, scored, seed=config.seed)
     for row in [*samples, *again]:

@@ -28,8 +28,8 @@ from pipeline.context import bar, base_model
 from pipeline.data_check_tally import Row, Tally
 from pipeline.embedded import CACHE
 from pipeline.gather import EVAL, Portion, options
+from pipeline.pages import require_finite, to_json
 from pipeline.recipe import load
-from pipeline.report import require_finite, to_json
 
 BESIDE = ("demonstrations", "prompts", "eval_prompts")
 """Settings of the data section that name rows beside the source."""

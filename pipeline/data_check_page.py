@@ -12,7 +12,7 @@ from typing import Any
 
 from data.account import OTHERS
 from data.schema import DataError, Problem
-from pipeline.report import page_template
+from pipeline.pages import page_template
 
 MANY = 30
 """Lines of one kind on the page or the terminal; the JSON file has all."""

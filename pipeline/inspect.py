@@ -26,7 +26,7 @@ from pipeline.context import accelerator, base_model, prompts, rankings
 from pipeline.data_check_page import visible
 from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
 from pipeline.inspect_tokens import tokens, totals
-from pipeline.report import page_template, require_finite
+from pipeline.pages import page_template, require_finite
 from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
 from policies.decoding import decode
 from policies.engines import Engine

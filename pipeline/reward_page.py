@@ -16,8 +16,8 @@ from data.schema import Ranking
 from pipeline.artifacts import read_rows
 from pipeline.data_check_page import visible
 from pipeline.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
-from pipeline.report import page_template, require_finite
-from pipeline.slices import source_of
+from pipeline.pages import page_template, require_finite
+from pipeline.report.slices import source_of
 from policies.template import show_prompt
 from reward import metrics
 

@@ -3,8 +3,8 @@
     make ppo SEEDS=3        python -m pipeline ppo recipes/film_reviews.yaml --seeds 3
 
 The stage alone is trained again, on the same data, sft model and reward model; `ppo/` keeps the recipe's seed, and seed 1
-lies beside it in `ppo_seed_1/`, published as any stage is. Stage compare finds those that fit, and seed_spread.py says how
-far they are apart.
+lies beside it in `ppo_seed_1/`, published as any stage is. Stage compare finds those that fit, and report/seed_spread.py
+says how far they are apart.
 """
 
 from dataclasses import dataclass, replace

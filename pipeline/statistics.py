@@ -4,8 +4,8 @@ Every bootstrap here is a percentile bootstrap (Efron and Tibshirani 1993, chapt
 one prompt resemble each other, so counting them as independent would make the interval too narrow. Beside it stand the
 Wilson interval, which needs no draws, and the spread between training seeds, which no resampling of prompts can show.
 
-What models write is measured in `side_effects`, models are ranked in `ranking_models`, and `sentences` says what an
-interval allows to claim.
+What models write is measured in `report.side_effects`, models are ranked in `report.ranking_models`, and
+`report.sentences` says what an interval allows to claim.
 """
 
 import math
@@ -110,7 +110,7 @@ def win_rate(
 
     a[i] and b[i] (N,) are the scores of two models' completions of the same prompts[i] with the same seed; scores
     within `tie` of each other tie, and a tie counts as half a win: (W + T/2) / N. An unbeaten model gets an interval
-    of no width, as every resample is unbeaten too: `sentences` falls back on `wilson` there.
+    of no width, as every resample is unbeaten too: `report.sentences` falls back on `wilson` there.
     Raises ValueError when lengths differ, nothing is given or a score is not finite.
     """
     outcome = outcomes(a, b, tie)

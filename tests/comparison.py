@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import exports, report
-from pipeline.report import Opinion
+from pipeline.report import exports, numbers
+from pipeline.report.numbers import Opinion
 
 Sample = dict[str, Any]
 
@@ -49,7 +49,7 @@ def opinions(judges: list[str] | None = None) -> list[Opinion]:
 def summarise(samples: list[Sample], judges: list[str] | None = None, **more: Any) -> dict[str, Any]:
     names = list(dict.fromkeys(row["model"] for row in samples))
     given = {"provenance": {"command": "make compare RUN=x", "seeds": [0]}, "draws": 200} | more
-    return report.summarise(samples, models(*names), opinions(judges), **given)
+    return numbers.summarise(samples, models(*names), opinions(judges), **given)
 
 
 def changed(rows: list[Sample], model: str, **changes: Any) -> list[Sample]:

@@ -356,7 +356,7 @@ READERS = {
     "reward": ["reward_model"],
     "gold": ["reward_model", "gold"],
     "ppo": ["ppo", "roles"],
-    "compare": ["compare", "contenders", "panel"],
+    "compare": ["compare", "contenders", "judges/panel"],
     "dpo": ["baselines/dpo"],  # of common.py it takes what reads no settings of ppo
     "rloo": ["baselines/rloo", "baselines/common"],
     "rft": ["baselines/rft", "baselines/common"],

@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from pipeline import bench, bench_scale
-from pipeline.bench_ours import fixed_prompts, placed, play, unending
-from pipeline.bench_turns import Died, Player, Spec, Turns, take_turns
-from pipeline.machine import Shape, Work, decode_bytes, iteration_flops
+from pipeline.bench import against_trl, scale
+from pipeline.bench.machine import Shape, Work, decode_bytes, iteration_flops
+from pipeline.bench.ours import fixed_prompts, placed, play, unending
+from pipeline.bench.turns import Died, Player, Spec, Turns, take_turns
 from policies.backbone import eos_ids, load_causal, load_tokenizer
 from policies.episodes import prompt_order
 from policies.template import encode_prompt
@@ -22,7 +22,7 @@ SHAPE = Shape(layers=2, hidden=4, intermediate=6, heads=2, kv_heads=1, head_dim=
 FAKE = """
 import os, sys, time
 from pathlib import Path
-from pipeline.bench_turns import Turns
+from pipeline.bench.turns import Turns
 name, record, dies, iterations = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
 def note(what):
@@ -84,7 +84,7 @@ def test_a_dead_process_is_told_and_the_others_are_ended(tmp_path: Path, at: int
 
 
 def test_a_process_whose_driver_is_gone_ends() -> None:
-    code = "from pipeline.bench_turns import Turns\nTurns().ready()\nprint('went on')"
+    code = "from pipeline.bench.turns import Turns\nTurns().ready()\nprint('went on')"
     done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 1 and "driver is gone" in done.stderr and "went on" not in done.stderr
 
@@ -92,7 +92,7 @@ def test_a_process_whose_driver_is_gone_ends() -> None:
 def test_peak_memory_is_of_this_process_alone() -> None:
     """300 MB are held and given back; the process that starts this one holds far more (torch), which ru_maxrss would
     tell."""
-    code = "from pipeline.machine import peak_gb\nx = bytearray(300_000_000)\ndel x\nprint(peak_gb())"
+    code = "from pipeline.bench.machine import peak_gb\nx = bytearray(300_000_000)\ndel x\nprint(peak_gb())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0.3 < float(done.stdout) < 0.36
 
@@ -142,13 +142,13 @@ def test_a_row_of_the_report() -> None:
     second."""
     phases = {"rollout": 1.0, "values": 0.5, "update": 2.0, "other": 0.5}
     facts = {"phases": phases, "mean_length": 24.0, "longest": 24}
-    group = bench.Group("fixed", True, 1, 1, "bfloat16", ("head",))
+    group = against_trl.Group("fixed", True, 1, 1, "bfloat16", ("head",))
     players = {
         f"{group.name}-trl": player("trl", [100.0, 12.0, 11.0, 13.0], 6.0),
         f"{group.name}-head": player("ours", [100.0, 4.0, 3.0, 5.0], 1.5, **facts),
     }
     machine = {"gflops": {"bfloat16": 1.0, "float32": 2.0}, "read_gb_per_s": 1.0}
-    row = bench.row(group, "head", players, 1, 16.0, machine, SHAPE)
+    row = against_trl.row(group, "head", players, 1, 16.0, machine, SHAPE)
     keys = {"workload", "lora", "lora_layers", "critic", "epochs", "dtype", "ours", "trl", "speedup", "memory_ratio"}
     assert set(row) == keys
     named = [row[k] for k in ("workload", "lora", "lora_layers", "critic", "epochs", "dtype")]
@@ -163,11 +163,11 @@ def test_a_row_of_the_report() -> None:
     assert row["ours"]["share_of_peak"]["values+update"] == pytest.approx(learning)
     assert row["ours"]["share_of_peak"]["iteration"] == pytest.approx(sum(counted.values()) / 4e9)
     assert set(row["ours"]["share_of_peak"]) == {"rollout", "values+update", "iteration"}
-    assert "3.00x" in bench.table({"rows": [row]}) and "last 1" in bench.table({"rows": [row]})
+    assert "3.00x" in against_trl.table({"rows": [row]}) and "last 1" in against_trl.table({"rows": [row]})
 
 
 def test_the_groups_are_those_of_the_issue() -> None:
-    full = bench.groups(False, ["float32", "bfloat16"], 10)
+    full = against_trl.groups(False, ["float32", "bfloat16"], 10)
     kinds = [(g.workload, g.lora, g.lora_layers, g.epochs) for g in full if g.dtype == "bfloat16"]
     lora = [
         (workload, True, last, epochs) for workload, epochs in (("fixed", 1), ("natural", 4)) for last in (None, 10)
@@ -175,7 +175,7 @@ def test_the_groups_are_those_of_the_issue() -> None:
     assert kinds == [*lora, ("fixed", False, None, 1), ("natural", False, None, 4)]
     assert all(g.critics == (("adapter", "head") if g.lora else ("full",)) for g in full)
     assert len(full) == 12 == len({g.name for g in full})
-    assert [(g.lora_layers, g.critics) for g in bench.groups(True, ["float32"], 10)] == [
+    assert [(g.lora_layers, g.critics) for g in against_trl.groups(True, ["float32"], 10)] == [
         (None, ("head",)),
         (10, ("head",)),
     ]
@@ -189,25 +189,25 @@ def test_a_baseline_that_pip_cannot_install_leaves_nothing(tmp_path: Path, monke
 
     monkeypatch.setattr(subprocess, "run", run)
     code = 1
-    with pytest.raises(bench.BenchError, match="trl==1.12.0 could not be installed .no such index.; check"):
-        bench.baseline(tmp_path / "trl-1.12.0")
+    with pytest.raises(against_trl.BenchError, match="trl==1.12.0 could not be installed .no such index.; check"):
+        against_trl.baseline(tmp_path / "trl-1.12.0")
     assert list(tmp_path.iterdir()) == []
     code = 0
-    assert bench.baseline(tmp_path / "trl-1.12.0") == tmp_path / "trl-1.12.0"
+    assert against_trl.baseline(tmp_path / "trl-1.12.0") == tmp_path / "trl-1.12.0"
     assert [p.name for p in tmp_path.iterdir()] == ["trl-1.12.0"]
 
 
-@pytest.mark.parametrize(("error", "code"), [(bench.BenchError("mend it"), 2), (Died("tail\nit ended"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(against_trl.BenchError("mend it"), 2), (Died("tail\nit ended"), 1)])
 def test_mistakes_and_deaths_are_sentences(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(against_trl, "run", run)
     monkeypatch.setattr(sys, "argv", ["bench"])
     with pytest.raises(SystemExit) as left:
-        bench.main()
+        against_trl.main()
     assert left.value.code == code and str(error) in capsys.readouterr().err
 
 
@@ -268,20 +268,20 @@ def test_ours_on_a_tiny_model(
 def test_the_exponent_of_a_power_law() -> None:
     """3·x^1.5 is a straight line of slope 1.5 in logarithms."""
     x = [8.0, 16.0, 64.0]
-    assert bench_scale.exponent(x, [3 * v**1.5 for v in x]) == pytest.approx(1.5)
-    assert bench_scale.exponent([8.0], [1.0]) is None
+    assert scale.exponent(x, [3 * v**1.5 for v in x]) == pytest.approx(1.5)
+    assert scale.exponent([8.0], [1.0]) is None
 
 
 def test_points_of_the_sweeps_and_what_they_need() -> None:
-    points = bench_scale.points(quick=False)
-    by = {name: [getattr(p, name) for p in points if p.sweep == name] for name in bench_scale.AXES}
+    points = scale.points(quick=False)
+    by = {name: [getattr(p, name) for p in points if p.sweep == name] for name in scale.AXES}
     assert (
         by["batch"] == [8, 16, 32, 64, 128] and by["response"] == [16, 32, 64, 128, 256] and by["epochs"] == [1, 2, 4]
     )
     assert all(p.batch == 8 for p in points if p.sweep != "batch")
-    sizes = [bench_scale.shape_of(name).parameters() for name in by["model"]]
-    assert sizes == sorted(sizes) and 134e6 < bench_scale.shape_of("135M").parameters() < 136e6
-    assert bench_scale.needed_gb(bench_scale.Point("model", model="7B"), 2, 2) > 28
+    sizes = [scale.shape_of(name).parameters() for name in by["model"]]
+    assert sizes == sorted(sizes) and 134e6 < scale.shape_of("135M").parameters() < 136e6
+    assert scale.needed_gb(scale.Point("model", model="7B"), 2, 2) > 28
 
 
 def test_the_plot_and_the_table_of_sweeps(tmp_path: Path) -> None:
@@ -290,9 +290,9 @@ def test_the_plot_and_the_table_of_sweeps(tmp_path: Path) -> None:
         {"sweep": "batch", "batch": n, "tokens": 40 * n, "parameters": 7, "s_per_iteration": n, "peak_gb": 2.0}
         for n in (8, 16)
     ]
-    fits = bench_scale.exponents(each)
+    fits = scale.exponents(each)
     assert fits["batch"]["s_per_iteration"] == pytest.approx(1.0) and fits["batch"]["peak_gb"] == pytest.approx(0.0)
-    bench_scale.draw(each, fits, tmp_path / "scale.svg")
+    scale.draw(each, fits, tmp_path / "scale.svg")
     assert (tmp_path / "scale.svg").read_text().count("<svg") == 1
-    shown = bench_scale.table({"points": each, "exponents": fits, "left_out": {"model-7B": "may need 40 GB"}})
+    shown = scale.table({"points": each, "exponents": fits, "left_out": {"model-7B": "may need 40 GB"}})
     assert "time 1.00" in shown and "left out: model-7B" in shown

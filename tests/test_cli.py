@@ -181,7 +181,7 @@ def guarded(error: BaseException) -> int | str | None:
 def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     """Each class of an error that our modules define for users leaves with 2; a missing name would be a traceback."""
     named = {
-        "data.schema": "DataError", "pipeline.embedded": "FetchError", "pipeline.judges": "JudgeError",
+        "data.schema": "DataError", "pipeline.embedded": "FetchError", "pipeline.judges.judge": "JudgeError",
         "policies.backbone": "BackboneError", "reward.functions": "RewardError", "reward.model": "ScoringError",
     }  # fmt: skip
     found = {getattr(importlib.import_module(module), name) for module, name in named.items()}

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.judge_agreement import agreement, cohen_kappa, kendall_tau_b, matrix
+from pipeline.judges.agreement import agreement, cohen_kappa, kendall_tau_b, matrix
 
 NAN = float("nan")
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import judges
-from pipeline.judges import Judge, by_scores, from_scores
+from pipeline.judges.judge import Judge, JudgeError, Label, by_scores, from_scores, gold, independent, optimised, vader
 from policies.backbone import BackboneError, new_classifier
 from reward.model import load_scorer, write_contract
 
@@ -34,28 +33,28 @@ def lexicon(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_vader_judges_prompt_and_completion_as_one_text(lexicon: list[str]) -> None:
-    assert judges.vader(["not a good", "Bad"], [" film, not good", " film"]) == [pytest.approx(0.2), 0.0]
+    assert vader(["not a good", "Bad"], [" film, not good", " film"]) == [pytest.approx(0.2), 0.0]
     assert lexicon == ["not a good film, not good", "Bad film"]
 
 
 def test_vader_leaves_another_speakers_messages_out(lexicon: list[str]) -> None:
-    assert judges.vader([[{"role": "user", "content": "good good"}]], ["good"]) == [pytest.approx(0.1)]
+    assert vader([[{"role": "user", "content": "good good"}]], ["good"]) == [pytest.approx(0.1)]
 
 
 def test_vader_refuses_prompts_that_do_not_match(lexicon: list[str]) -> None:
     with pytest.raises(ValueError):
-        judges.vader(["one"], ["a", "b"])
+        vader(["one"], ["a", "b"])
 
 
 def test_a_missing_package_names_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vaderSentiment", None)
     monkeypatch.delitem(sys.modules, "vaderSentiment.vaderSentiment", raising=False)
-    with pytest.raises(judges.JudgeError, match=r"pip install vaderSentiment==3\.3\.2.*extra demo"):
-        judges.vader(["a"], ["b"])
+    with pytest.raises(JudgeError, match=r"pip install vaderSentiment==3\.3\.2.*extra demo"):
+        vader(["a"], ["b"])
 
 
 def scores_of(name: str, prompts: list[str], completions: list[str]) -> list[float]:
-    judge = judges.independent(name)
+    judge = independent(name)
     assert judge.label == "independent" and judge.scores is not None
     return judge.scores(prompts, completions)
 
@@ -100,8 +99,8 @@ def test_a_function_of_the_user_is_found(users_file: None) -> None:
     ],
 )
 def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str, said: str) -> None:
-    with pytest.raises(judges.JudgeError, match=said) as error:
-        judges.independent(name)
+    with pytest.raises(JudgeError, match=said) as error:
+        independent(name)
     assert "\n" not in str(error.value)
 
 
@@ -115,7 +114,7 @@ def test_a_judge_that_does_not_exist_is_one_sentence(users_file: None, name: str
     ],
 )
 def test_unusable_scores_are_refused(users_file: None, name: str, said: str) -> None:
-    with pytest.raises(judges.JudgeError, match=said):
+    with pytest.raises(JudgeError, match=said):
         scores_of(f"my_judges:{name}", ["p", "p"], ["a", "b"])
 
 
@@ -123,7 +122,7 @@ def test_a_programmers_mistake_keeps_its_own_error(users_file: None) -> None:
     with pytest.raises(ZeroDivisionError):
         scores_of("my_judges:fails", ["p"], ["a"])
     with pytest.raises(ModuleNotFoundError, match="a_package_nobody_has"):
-        judges.independent("needy_judges:length")
+        independent("needy_judges:length")
 
 
 # Judges of one form
@@ -166,7 +165,7 @@ def test_a_completion_is_scored_once_whomever_it_meets() -> None:
 @pytest.mark.parametrize("bad", [[1.0], [1.0, float("nan")], None])
 def test_a_judge_refuses_scores_that_are_none(bad: Any) -> None:
     judge = by_scores("odd", "gold", lambda prompts, completions: bad)
-    with pytest.raises(judges.JudgeError, match="judge odd returned"):
+    with pytest.raises(JudgeError, match="judge odd returned"):
         judge.outcomes(["p", "p"], ["a", "b"], ["a", "b"])
 
 
@@ -177,22 +176,22 @@ def test_a_judge_refuses_texts_that_do_not_match() -> None:
 
 
 def test_every_judge_says_how_far_to_trust_it(users_file: None, lexicon: list[str]) -> None:
-    made = [judges.optimised(length), judges.independent("vader"), judges.independent("my_judges:length")]
+    made = [optimised(length), independent("vader"), independent("my_judges:length")]
     assert [(one.name, one.label) for one in made] == [
         ("reward", "optimised"),
         ("vader", "independent"),
         ("my_judges:length", "independent"),
     ]
-    assert all(isinstance(one, Judge) and one.label in get_args(judges.Label) for one in made)
+    assert all(isinstance(one, Judge) and one.label in get_args(Label) for one in made)
     assert made[1].outcomes(["a "], ["good"], ["film"]).tolist() == [1.0]
     assert made[2].outcomes(["a "], ["good"], ["films"]).tolist() == [0.0]
 
 
 def test_an_independent_judge_must_exist(users_file: None) -> None:
-    with pytest.raises(judges.JudgeError, match="no judge is called 'vadr'"):
-        judges.independent("vadr")
-    with pytest.raises(judges.JudgeError, match='judge "my_judges:lenght".*did you mean length'):
-        judges.independent("my_judges:lenght")
+    with pytest.raises(JudgeError, match="no judge is called 'vadr'"):
+        independent("vadr")
+    with pytest.raises(JudgeError, match='judge "my_judges:lenght".*did you mean length'):
+        independent("my_judges:lenght")
 
 
 def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -201,7 +200,7 @@ def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokeniz
     new_classifier(tiny_folder, tiny_tokenizer, torch.float32, 4).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     write_contract(folder, mean=2.0, std=4.0, max_length=64, tokenizer=tiny_tokenizer, template="")
-    judge = judges.gold(folder, torch.float32, torch.device("cpu"), max_length=8)
+    judge = gold(folder, torch.float32, torch.device("cpu"), max_length=8)
     prompts, completions = ["What?", "oh"], [" yes, it is a long one", " no"]
     raw = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(prompts, completions)
     assert judge.scores is not None
@@ -216,6 +215,6 @@ def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokeniz
 
 def test_a_gold_model_that_is_none_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BackboneError):
-        judges.gold(tmp_path / "nothing", torch.float32, torch.device("cpu"), 8)
+        gold(tmp_path / "nothing", torch.float32, torch.device("cpu"), 8)
     with pytest.raises(BackboneError):  # a language model has no trained score head
-        judges.gold(tiny_folder, torch.float32, torch.device("cpu"), 8)
+        gold(tiny_folder, torch.float32, torch.device("cpu"), 8)

@@ -43,7 +43,8 @@ def test_the_rooms_are_found() -> None:
     """A pattern that matches nothing would let every other test here pass."""
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(MAY_IMPORT)
     assert ROOT / "data/formats/trl.py" in FILES and ROOT / "tests/formats/test_trl.py" in TESTS
-    assert ROOT / "pipeline/__main__.py" in FILES and ROOT / "policies/trainer.py" in FILES
+    assert ROOT / "pipeline/__main__.py" in FILES and ROOT / "pipeline/report/numbers.py" in FILES
+    assert ROOT / "policies/trainer.py" in FILES
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,20 @@ def test_the_search_sees_every_kind_of_import(source: str, found: set[str]) -> N
 def test_a_room_imports_only_what_it_may(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     assert rooms_imported(path.read_text(encoding="utf-8"), room) <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=name)
+def test_a_folder_of_modules_is_a_package(folder: Path) -> None:
+    """One without __init__.py would not be installed. In pipeline/ it is a docstring alone: a name has one place."""
+    source = (folder / "__init__.py").read_text(encoding="utf-8")
+    assert not folder.is_relative_to(ROOT / "pipeline") or len(ast.parse(source).body) == 1
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_only_the_bench_imports_the_bench(path: Path) -> None:
+    """What measures is no part of what is measured."""
+    inside = path.is_relative_to(ROOT / "pipeline/bench")
+    assert inside or "pipeline.bench" not in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", [*FILES, *TESTS], ids=name)

@@ -15,9 +15,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 
-from pipeline import llm_judge
-from pipeline.judges import Judge, JudgeError
-from pipeline.llm_judge import TEMPLATE, Endpoint, Question, parse, read_cache
+from pipeline.judges import llm
+from pipeline.judges.judge import Judge, JudgeError
+from pipeline.judges.llm import TEMPLATE, Endpoint, Question, parse, read_cache
 
 KEY = "sk-a-very-secret-key-1234567890"
 PROMPTS, GOOD, BAD = ["one?", "two?"], ["GOOD 1", "BAD 2"], ["BAD 1", "GOOD 2"]
@@ -84,7 +84,7 @@ def cache(tmp_path: Path) -> Path:
 
 def asking(stub: Stub, cache: Path, **changes: Any) -> Judge:
     settings: dict[str, Any] = {"wait": 0.001, "timeout": 5.0} | changes
-    return llm_judge.judge(Endpoint(stub.base_url, settings.pop("model", "m"), **settings), cache)
+    return llm.judge(Endpoint(stub.base_url, settings.pop("model", "m"), **settings), cache)
 
 
 def prefers_good(text: str) -> str:
@@ -310,7 +310,7 @@ def test_pauses_grow_and_obey_retry_after(stub: Stub, cache: Path, monkeypatch: 
             return self.is_set()
 
     after = iter(["7", "nonsense", "", "1000"])
-    monkeypatch.setattr(llm_judge, "Event", Impatient)
+    monkeypatch.setattr(llm, "Event", Impatient)
     stub.reply = lambda text: (429, b"", {"Retry-After": next(after, "")})
     judge = asking(stub, cache, concurrency=1, wait=2.0)
     judge.outcomes(PROMPTS[:1], GOOD[:1], BAD[:1])
@@ -374,7 +374,7 @@ def test_another_model_prompt_answer_or_template_is_asked(
         judge = asking(stub, cache, model=model)
         judge.outcomes([prompt], [a], ["y"])
         assert judge.summary()["calls"] == 2
-    monkeypatch.setattr(llm_judge, "TEMPLATE", TEMPLATE + " ")
+    monkeypatch.setattr(llm, "TEMPLATE", TEMPLATE + " ")
     judge = asking(stub, cache)
     judge.outcomes(["p"], ["x"], ["y"])
     assert judge.summary()["calls"] == 2
@@ -520,12 +520,12 @@ def test_settings_that_cannot_be_are_one_sentence_without_their_value(
     else:
         monkeypatch.setenv("JUDGE_KEY", environment)
     with pytest.raises(JudgeError, match=said) as error:
-        llm_judge.judge(Endpoint(**({"base_url": "http://127.0.0.1:1/v1", "model": "m"} | settings)), cache)
+        llm.judge(Endpoint(**({"base_url": "http://127.0.0.1:1/v1", "model": "m"} | settings)), cache)
     assert KEY not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_query_is_sent_and_not_shown(stub: Stub, cache: Path) -> None:
-    judge = llm_judge.judge(Endpoint(f"{stub.base_url}?api-version=1", "m"), cache)
+    judge = llm.judge(Endpoint(f"{stub.base_url}?api-version=1", "m"), cache)
     judge.outcomes(PROMPTS[:1], GOOD[:1], BAD[:1])
     assert stub.seen[0][0] == "/v1/chat/completions?api-version=1"
     assert judge.summary()["base_url"] == stub.base_url

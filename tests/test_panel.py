@@ -11,10 +11,10 @@ import torch
 from comparison import healthy
 
 from data.schema import Prompt
-from pipeline import judges, panel
 from pipeline.artifacts import Run
 from pipeline.config import Config
-from pipeline.judges import Judge, JudgeError
+from pipeline.judges import panel
+from pipeline.judges.judge import Judge, JudgeError, by_scores, optimised
 
 MODELS = ("base", "sft", "ppo")
 
@@ -46,7 +46,7 @@ def test_scores_go_into_the_rows_and_a_comparing_judge_is_asked_the_important_pa
 
     llm = Judge("gpt", "LLM", outcomes, None, lambda: {"calls": len(asked)})
     samples = rows()
-    opinions, problems = panel.heard(samples, [judges.optimised(longer), llm], MODELS)
+    opinions, problems = panel.heard(samples, [optimised(longer), llm], MODELS)
     assert problems == [] and [row["scores"] for row in samples[:2]] == [{"reward": 7.0}, {"reward": 6.0}]
     assert asked == [(" ppo 0", " base 0"), (" ppo 0", " sft 0"), (" sft 0", " base 0")]
     said = opinions[1].outcomes
@@ -56,7 +56,7 @@ def test_scores_go_into_the_rows_and_a_comparing_judge_is_asked_the_important_pa
 
 def test_a_judge_that_fails_is_named_and_the_others_are_heard() -> None:
     samples = rows()
-    given = [judges.optimised(longer), judges.by_scores("mine", "independent", longer)]
+    given = [optimised(longer), by_scores("mine", "independent", longer)]
     bad = Judge("gpt", "LLM", lambda prompts, a, b: broken(prompts, a))
     worse = Judge("gold", "gold", lambda prompts, a, b: np.zeros(len(a)), broken)
     opinions, problems = panel.heard(samples, [*given, bad, worse], MODELS)
@@ -83,7 +83,7 @@ def test_votes_and_gold_that_cannot_be_had_are_problems_not_ends(tmp_path: Path)
 def test_votes_sit_on_the_panel_and_names_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
     path.write_text(json.dumps({"prompt_id": "p01", "a": "sft", "b": "ppo", "winner": "b"}) + "\n")
-    called = [judges.by_scores("reward", "independent", longer)]
+    called = [by_scores("reward", "independent", longer)]
     found, problems = panel.seated(
         settings(votes=[str(path)]), longer, called, rows(), torch.float32, torch.device("cpu")
     )
@@ -141,7 +141,7 @@ def test_the_gold_judge_is_heard_on_ppo_s_own_evaluations(tmp_path: Path) -> Non
     to 2, 2: by 1 on both, while the proxy rises by 1. KL is 0 before the first step, then what metrics.jsonl says."""
     scores = {0: [-1.0, 1.0], 2: [0.0, 2.0], 4: [1.0, 3.0]}
     trained(tmp_path / "ppo", scores, {0: ["a", "ab"], 2: ["abc", "abc"], 4: ["ab", "ab"]})
-    sitting = [judges.optimised(broken), judges.by_scores("gold", "gold", longer)]
+    sitting = [optimised(broken), by_scores("gold", "gold", longer)]
     found = panel.over_training(tmp_path / "ppo", HELD_OUT, sitting, draws=50)
     assert found is not None
     assert [(at["step"], at["kl"]) for at in found["steps"]] == [(0, 0.0), (2, 1.0), (4, 2.0)]
@@ -151,6 +151,6 @@ def test_the_gold_judge_is_heard_on_ppo_s_own_evaluations(tmp_path: Path) -> Non
 
 
 def test_without_evaluations_there_is_no_curve(tmp_path: Path) -> None:
-    assert panel.over_training(tmp_path, HELD_OUT, [judges.optimised(longer)]) is None
+    assert panel.over_training(tmp_path, HELD_OUT, [optimised(longer)]) is None
     trained(tmp_path / "ppo", {0: [1.0, math.pi]}, {0: ["a", "b"]})
-    assert panel.over_training(tmp_path / "ppo", HELD_OUT, [judges.optimised(longer)]) is None
+    assert panel.over_training(tmp_path / "ppo", HELD_OUT, [optimised(longer)]) is None

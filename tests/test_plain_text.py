@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data.schema import DataError
-from pipeline.plain_text import passages
+from pipeline.report.plain_text import passages
 
 
 def letters(text: str, add_special_tokens: bool) -> dict[str, Any]:

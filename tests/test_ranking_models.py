@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from pipeline import ranking_models, statistics
-from pipeline.ranking_models import Match, bradley_terry, elo, every_pair, length_controlled_win_rate
+from pipeline import statistics
+from pipeline.report import ranking_models
+from pipeline.report.ranking_models import Match, bradley_terry, elo, every_pair, length_controlled_win_rate
 
 
 def logit(share: float) -> float:

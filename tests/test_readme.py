@@ -21,6 +21,12 @@ def targets(makefile: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def runs(module: str) -> bool:
+    """Whether `python -m` finds this module, or a package's __main__."""
+    path = ROOT / module.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
+
+
 def code(text: str) -> list[str]:
     """Lines of fenced blocks and spans in backticks, a span that runs over a line's end included."""
     fenced = re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -43,7 +49,7 @@ def problems(text: str) -> list[str]:
             if words and words[0] not in COMMANDS | {"STAGE"}:
                 found.append(f"python -m pipeline {words[0]}")
         for module in re.findall(r"python -m (pipeline\.[\w.]+)", line):
-            if not (ROOT / f"{module.replace('.', '/')}.py").is_file():
+            if not runs(module):
                 found.append(f"python -m {module}")
         for path in re.findall(paths, line):
             if not (ROOT / path.rstrip(".")).exists():
@@ -76,6 +82,7 @@ def test_the_readme_is_searched_at_all() -> None:
         ("`python -m pipeline pppo recipes/film_reviews.yaml`", ["python -m pipeline pppo"]),
         ("`python -m pipeline ppo recipes/none.yaml`", ["recipes/none.yaml"]),
         ("`python -m pipeline.nothing`", ["python -m pipeline.nothing"]),
+        ("`python -m pipeline.bench` and `python -m pipeline.judges`", ["python -m pipeline.judges"]),
         ("`python -m pipeline ppo recipes/smoke.yaml ppo.kl_cof=1 sed=2`", ["ppo.kl_cof", "sed"]),
         ('```\nmake ppo SET="ppo.gama=1"\n```', ["ppo.gama"]),
         ("`ppo.report_two: [tensorboard]`", ["ppo.report_two"]),
@@ -103,7 +110,7 @@ def test_every_target_is_phony_and_explained() -> None:
 
 def test_the_makefile_calls_only_what_is_there() -> None:
     for module in re.findall(r"-m (pipeline\.[\w.]+)", MAKEFILE):
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+        assert runs(module), module
     for command in re.findall(r"\$\(CALL\) ([\w-]+)", MAKEFILE):
         assert command in COMMANDS
     for path in re.findall(r"(?:recipes|tests)/[\w.]+", MAKEFILE):
@@ -111,10 +118,16 @@ def test_the_makefile_calls_only_what_is_there() -> None:
 
 
 def test_every_shipped_file_of_the_tree_has_its_room() -> None:
-    """The README's tree names each module of pipeline/, the room a reader enters by, and each stem of the other rooms."""
+    """The README's tree names each module of pipeline/, the room a reader enters by, each of a package's where it tells of
+    the package, and each stem of the other rooms."""
     tree = README.partition("## The tree")[2].partition("\n## ")[0]
     stems = {
         path: path.stem for room in ("pipeline", "data", "policies", "reward") for path in (ROOT / room).glob("*.py")
     }
     unnamed = [str(p.relative_to(ROOT)) for p, stem in stems.items() if stem != "__init__" and stem not in tree]
+    entries = {entry.split()[0]: entry for entry in re.split(r"\n(?=\S)", tree) if entry.strip()}
+    for path in (ROOT / "pipeline").glob("*/*.py"):
+        entry = entries[f"pipeline/{path.parent.name}/"]
+        if not path.stem.startswith("__") and not re.search(rf"(?<![\w./]){path.stem}\b", entry):
+            unnamed.append(str(path.relative_to(ROOT)))
     assert unnamed == []

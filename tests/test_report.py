@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from comparison import Sample, changed, healthy, models, opinions, sample, summarise, written
 
-from pipeline import exports, report, report_verdict
-from pipeline.report import Opinion
+from pipeline.report import exports, numbers
+from pipeline.report.numbers import Opinion
+from pipeline.report.verdict import verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,12 +80,12 @@ def test_few_shot_joins_the_pairs_and_the_reading_order() -> None:
 )
 def test_samples_that_do_not_pair_up_are_refused(spoil: Callable[[list[Sample]], list[Sample]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        report.summarise(spoil(healthy()), models(), opinions(), provenance={}, draws=10)
+        numbers.summarise(spoil(healthy()), models(), opinions(), provenance={}, draws=10)
 
 
 def test_models_and_samples_must_agree() -> None:
     with pytest.raises(ValueError, match=r"samples are of \['base', 'ppo', 'sft'\] but models describes \['ppo'\]"):
-        report.summarise(healthy(), models("ppo"), opinions(), provenance={})
+        numbers.summarise(healthy(), models("ppo"), opinions(), provenance={})
 
 
 # The verdict
@@ -113,14 +114,14 @@ def made(low: float, high: float, prompts: int = 100, **judges: tuple[float, flo
     ],
 )
 def test_verdict_claims_no_more_than_the_interval(low: float, high: float, says: str) -> None:
-    sentence = report_verdict.verdict(made(low, high))
+    sentence = verdict(made(low, high))
     assert says in sentence and "By vader, the aligned model (ppo)" in sentence
     assert sum(verb in sentence for verb in ("better", "worse", "no difference")) == 1
 
 
 def test_verdict_gives_rate_interval_kl_length_and_the_optimised_reward() -> None:
     """Rate (0.6 + 0.7)/2 = 65%; length 33/30 = 1.10; optimised reward (0.9 + 1)/2 = 95%."""
-    sentence = report_verdict.verdict(made(0.6, 0.7, reward=(0.9, 1.0)))
+    sentence = verdict(made(0.6, 0.7, reward=(0.9, 1.0)))
     assert sentence == (
         "By vader, the aligned model (ppo) is better than sft (win rate 65.0%, 95% interval 60.0–70.0%), "
         "over 100 prompts. That came at a KL of 5.2 nats to sft and 1.10 times the length of sft. "
@@ -132,36 +133,36 @@ def test_optimised_reward_alone_is_a_weak_claim() -> None:
     given = made(0.6, 0.7, reward=(0.9, 1.0))
     del given["pairs"]["ppo vs sft"]["vader"]
     given["judges"] = []
-    sentence = report_verdict.verdict(given)
+    sentence = verdict(given)
     assert sentence.startswith("Only the reward that training optimised judged, so the claim is weak: by it, ")
 
 
 def test_a_reward_cannot_make_ppo_better_where_the_judge_does_not() -> None:
-    sentence = report_verdict.verdict(made(0.4, 0.6, reward=(0.9, 1.0)))
+    sentence = verdict(made(0.4, 0.6, reward=(0.9, 1.0)))
     assert "shows no difference from sft" in sentence and "better" not in sentence
 
 
 def test_judges_that_disagree_are_both_named() -> None:
-    sentence = report_verdict.verdict(made(0.6, 0.7, strict=(0.2, 0.3)))
+    sentence = verdict(made(0.6, 0.7, strict=(0.2, 0.3)))
     assert "By vader, the aligned model (ppo) is better than sft" in sentence
     assert "by strict, it is worse than sft" in sentence
 
 
 def test_few_prompts_allow_no_claim() -> None:
     """A model that wins on all of 5 prompts has the interval 1 to 1: no width, and no proof."""
-    sentence = report_verdict.verdict(made(1.0, 1.0, prompts=5))
+    sentence = verdict(made(1.0, 1.0, prompts=5))
     assert "has too few prompts to be told from sft" in sentence and "better" not in sentence
-    assert "better" in report_verdict.verdict(made(1.0, 1.0, prompts=20))
+    assert "better" in verdict(made(1.0, 1.0, prompts=20))
 
 
 def test_verdict_without_ppo_sft_or_kl() -> None:
-    assert report_verdict.verdict(made(0.6, 0.7) | {"pairs": {}}).startswith("No verdict")
+    assert verdict(made(0.6, 0.7) | {"pairs": {}}).startswith("No verdict")
     alone = made(0.6, 0.7)
     alone["models"]["base"] = alone["models"].pop("sft")
     alone["models"]["ppo"]["kl"] = None
-    assert "at an unmeasured KL and 1.10 times the length of base" in report_verdict.verdict(alone)
+    assert "at an unmeasured KL and 1.10 times the length of base" in verdict(alone)
     alone["models"]["base"]["length"] = 0.0
-    assert "33.0 tokens a completion (base writes none)" in report_verdict.verdict(alone)
+    assert "33.0 tokens a completion (base writes none)" in verdict(alone)
 
 
 # The warnings
@@ -240,7 +241,7 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path: P
         spoilt = [sample("base", 0, 0.0, scores={"reward": 0.0, "vader": bad}), *rows[1:]]
         exports.write(good, spoilt, opinions(), tmp_path)
     with pytest.raises(ValueError, match=r"report\.provenance\.loss\[1\] is "):
-        report.summarise(rows, models(), opinions(), provenance={"loss": [1.0, bad]}, draws=10)
+        numbers.summarise(rows, models(), opinions(), provenance={"loss": [1.0, bad]}, draws=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -248,7 +249,7 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path: P
 
 
 def test_pairs_are_the_main_model_against_all_then_the_rest_against_base_and_sft() -> None:
-    assert report.pairs_of(["base", "sft", "ppo", "dpo"]) == [
+    assert numbers.pairs_of(["base", "sft", "ppo", "dpo"]) == [
         ("ppo", "base"),
         ("ppo", "sft"),
         ("ppo", "dpo"),
@@ -256,9 +257,9 @@ def test_pairs_are_the_main_model_against_all_then_the_rest_against_base_and_sft
         ("dpo", "base"),
         ("dpo", "sft"),
     ]
-    assert report.pairs_of(["base"]) == []
+    assert numbers.pairs_of(["base"]) == []
     # without ppo the last model is the one that the report is about
-    assert report.pairs_of(["base", "sft", "org/model"]) == [
+    assert numbers.pairs_of(["base", "sft", "org/model"]) == [
         ("org/model", "base"),
         ("org/model", "sft"),
         ("sft", "base"),
@@ -313,7 +314,7 @@ def test_a_judge_that_only_compares_is_read_as_majority_and_counts_what_it_left_
     (20 + 5/2)/30 = 75%. They are named before every other judge."""
     keys = [(f"p{i:02}", 0) for i in range(30)]
     said = dict(zip(keys, [2 / 3, *[1.0] * 19, *[0.5] * 5, *[0.0] * 5], strict=True)) | {("p39", 0): math.nan}
-    result = report.summarise(healthy(), models(), votes({("ppo", "sft"): said}), provenance={}, draws=100)
+    result = numbers.summarise(healthy(), models(), votes({("ppo", "sft"): said}), provenance={}, draws=100)
     outcome = result["pairs"]["ppo vs sft"]["people"]
     assert (outcome["wins"], outcome["ties"], outcome["losses"], outcome["unjudged"]) == (20, 5, 5, 10)
     assert outcome["win_rate"] == pytest.approx(0.75) and outcome["prompts"] == 30 and outcome["difference"] is None
@@ -326,7 +327,7 @@ def test_a_judge_that_only_compares_is_read_as_majority_and_counts_what_it_left_
 def test_a_pair_judged_the_other_way_round_is_turned() -> None:
     keys = [(f"p{i:02}", 0) for i in range(40)]
     given = votes({("sft", "ppo"): dict.fromkeys(keys, 0.0)})
-    result = report.summarise(healthy(), models(), given, provenance={}, draws=100)
+    result = numbers.summarise(healthy(), models(), given, provenance={}, draws=100)
     outcome = result["pairs"]["ppo vs sft"]["people"]
     assert outcome["wins"] == 40 and outcome["length_controlled"] is None  # nothing to fit where all went one way
 
@@ -335,7 +336,7 @@ def test_what_a_language_model_left_unjudged_is_counted_over_all_pairs() -> None
     """Two of three pairs not at all, 40 each, and 10 of the third: 90."""
     said = {(f"p{i:02}", 0): 1.0 for i in range(30)}
     llm = Opinion("m", "LLM", {("ppo", "base"): said}, {"failures": 3, "not_asked": 177})
-    result = report.summarise(healthy(), models(), [*opinions(), llm], provenance={}, draws=50)
+    result = numbers.summarise(healthy(), models(), [*opinions(), llm], provenance={}, draws=50)
     assert result["warnings"][0].startswith(
         "m left 90 comparisons unjudged (3 questions failed, 177 were beyond max_calls)"
     )
@@ -374,7 +375,7 @@ def test_the_frontier_holds_models_bounds_and_training() -> None:
     point = {"mean": 0.1, "low": 0.0, "high": 0.2}
     steps = [{"step": s, "kl": s / 10, "scores": {"reward": point, "vader": point}} for s in (0, 10)]
     training = {"steps": steps, "since_peak": {}}
-    result = report.summarise(rows, given, opinions(), provenance={}, training=training, draws=50)
+    result = numbers.summarise(rows, given, opinions(), provenance={}, training=training, draws=50)
     found = [(point["name"], point["kind"], point["kl"]) for point in result["frontier"]]
     assert found == [
         ("sft", "model", 0.0),
@@ -428,13 +429,13 @@ def test_perplexity_that_rises_is_the_alignment_tax() -> None:
     given = models()
     for figure, raised in ((26.0, True), (25.0, False)):
         given["ppo"]["perplexity"] = figure
-        found = report.summarise(healthy(), given, opinions(), provenance={}, draws=50)["warnings"]
+        found = numbers.summarise(healthy(), given, opinions(), provenance={}, draws=50)["warnings"]
         assert any("more than 1.25 times" in text for text in found) is raised
 
 
 def test_exactly_one_judge_is_the_optimised_one() -> None:
     with pytest.raises(ValueError, match="2 judges are labelled optimised"):
-        report.summarise(healthy(), models(), [*opinions(), Opinion("vader", "optimised")], provenance={})
+        numbers.summarise(healthy(), models(), [*opinions(), Opinion("vader", "optimised")], provenance={})
 
 
 def test_the_same_input_gives_the_same_files_but_for_the_time(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from comparison import healthy, models, opinions, sample
 
-from pipeline import exports, report
-from pipeline.report import Opinion
+from pipeline.report import exports, numbers
+from pipeline.report.numbers import Opinion
 
 pytestmark = pytest.mark.slow
 TAGS = ("drama", "comedy")
@@ -32,7 +32,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     point = {"mean": 0.1, "low": 0.0, "high": 0.2}
     steps = [{"step": s, "kl": s / 10, "scores": {"reward": point, "vader": point}} for s in (0, 10)]
     training = {"steps": steps, "since_peak": {}}
-    result = report.summarise(
+    result = numbers.summarise(
         rows,
         models("base", "few_shot", "sft", "ppo"),
         judges,

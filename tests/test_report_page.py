@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comparison import Page, Sample, browser, changed, healthy, models, opinions, sample, summarise, written
 
-from pipeline import exports, report
-from pipeline.report import Opinion
+from pipeline.report import exports, numbers
+from pipeline.report.numbers import Opinion
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_text_of_models_prompts_names_and_provenance_is_never_markup(tmp_path: P
     given = models("base", "sft", "ppo", NASTY)
     provenance = {"command": NASTY, NASTY: {"deep": [NASTY]}, "note": NASTY}
     judges = [*opinions(), Opinion(NASTY, "independent")]
-    result = report.summarise(rows, given, judges, provenance=provenance, problems=[NASTY], draws=10)
+    result = numbers.summarise(rows, given, judges, provenance=provenance, problems=[NASTY], draws=10)
     exports.write(result, rows, judges, tmp_path)
     page = Page((tmp_path / "report.html").read_text("utf-8"))
     assert page.tags.count("script") == 3 and "img" not in page.tags
@@ -118,7 +118,7 @@ def test_the_browser_has_all_texts_scores_and_slices(tmp_path: Path) -> None:
 def test_outcomes_of_a_judge_that_only_compares_reach_the_browser(tmp_path: Path) -> None:
     judges = [*opinions(), Opinion("people", "human", {("ppo", "sft"): {("p01", 0): 1.0, ("p02", 0): 0.5}})]
     rows = healthy()
-    exports.write(report.summarise(rows, models(), judges, provenance={}, draws=50), rows, judges, tmp_path)
+    exports.write(numbers.summarise(rows, models(), judges, provenance={}, draws=50), rows, judges, tmp_path)
     data = browser(Page((tmp_path / "report.html").read_text("utf-8")))
     (own,) = data["outcomes"]["people"]
     assert own[:2] == ["ppo", "sft"] and own[2][:4] == [None, 1.0, 0.5, None]
@@ -145,7 +145,7 @@ def test_the_page_stays_below_two_megabytes(tmp_path: Path, prompts: int, length
         for place, name in enumerate(names)
         for i in range(prompts)
     ]
-    result = report.summarise(rows, models(*names), opinions(), provenance={}, draws=2)
+    result = numbers.summarise(rows, models(*names), opinions(), provenance={}, draws=2)
     exports.write(result, rows, opinions(), tmp_path)
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
     page = Page((tmp_path / "report.html").read_text("utf-8"))
@@ -165,7 +165,7 @@ def test_a_thousand_samples_of_seven_models_keep_their_texts(tmp_path: Path) -> 
         for i in range(1000)
     ]
     exports.write(
-        report.summarise(rows, models(*names), opinions(), provenance={}, draws=2), rows, opinions(), tmp_path
+        numbers.summarise(rows, models(*names), opinions(), provenance={}, draws=2), rows, opinions(), tmp_path
     )
     assert (tmp_path / "report.html").stat().st_size < 2_000_000
     data = browser(Page((tmp_path / "report.html").read_text("utf-8")))

@@ -18,13 +18,15 @@ from transformers import AutoModelForSequenceClassification
 import pipeline.ppo
 from data import split
 from data.schema import Ranking, prompt_key
-from pipeline import exports, launch, panel, report, seed_spread, seeds
+from pipeline import launch, seeds
 from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, Run, read_rows, sha256
 from pipeline.config import Config, ConfigError
+from pipeline.judges import panel
 from pipeline.recipe import load
-from pipeline.report import Opinion
-from pipeline.seed_spread import Trained
+from pipeline.report import exports, numbers, seed_spread
+from pipeline.report.numbers import Opinion
+from pipeline.report.seed_spread import Trained
 from pipeline.statistics import seed_spread as spread_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -441,6 +443,6 @@ def test_no_more_is_said_than_the_wider_interval_allows(
 def test_a_report_without_further_seeds_says_nothing_of_them(walk: Path) -> None:
     rows = read_rows(walk / "compare" / "samples.jsonl")
     opinions = [Opinion("reward", "optimised"), Opinion("gold", "gold")]
-    found = report.summarise(rows, {"sft": {}, "ppo": {}}, opinions, provenance={}, draws=50)
+    found = numbers.summarise(rows, {"sft": {}, "ppo": {}}, opinions, provenance={}, draws=50)
     assert found["seeds"] == {} and "training seed" not in found["verdict"]
     assert "training seeds" not in exports.markdown(found)

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import ranking_models, statistics
-from pipeline.sentences import clauses, difference_sentence, ends, reading, seeds_sentence
+from pipeline import statistics
+from pipeline.report import ranking_models
+from pipeline.report.sentences import clauses, difference_sentence, ends, reading, seeds_sentence
 
 
 def won(low: float | None, high: float | None, prompts: int = 100, rate: float = 0.6, **more: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.side_effects import is_refusal, length_drift, repeated_ngrams, side_effects
+from pipeline.report.side_effects import is_refusal, length_drift, repeated_ngrams, side_effects
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 
 from pipeline import statistics
-from pipeline.slices import SLICINGS, by_language, by_prompt_length, by_source, by_tag, slice_win_rates, source_of
+from pipeline.report.slices import (
+    SLICINGS,
+    by_language,
+    by_prompt_length,
+    by_source,
+    by_tag,
+    slice_win_rates,
+    source_of,
+)
 
 
 def rows(count: int, **fields: Any) -> list[dict[str, Any]]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from data.schema import DataError
-from pipeline import votes
-from pipeline.judges import JudgeError
-from pipeline.votes import Vote
+from pipeline.judges import votes
+from pipeline.judges.judge import JudgeError
+from pipeline.judges.votes import Vote
 
 NAN = float("nan")
 

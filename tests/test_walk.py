@@ -21,8 +21,8 @@ from pipeline.__main__ import run_stage
 from pipeline.artifacts import ArtifactError, sha256
 from pipeline.config import STAGES, Config
 from pipeline.context import base_model
-from pipeline.exports import FILES as REPORT_FILES
 from pipeline.recipe import load
+from pipeline.report.exports import FILES as REPORT_FILES
 from policies.backbone import load_causal, load_tokenizer
 from reward.model import load_scorer
 

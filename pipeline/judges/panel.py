@@ -1,4 +1,4 @@
-"""Who judges a comparison, and what did they say? From settings to judges, from judges to what `report.summarise` takes.
+"""Who judges a comparison, and what did they say? From settings to judges, from judges to what `numbers.summarise` takes.
 
 A judge that fails takes nothing else with it: the report names it among its warnings and goes on with the others.
 """
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from data.schema import DataError, Prompt
-from pipeline import judges, llm_judge, votes
 from pipeline.artifacts import ArtifactError, Manifest, Run, parents, read_rows
 from pipeline.config import Config
-from pipeline.judges import Judge, JudgeError
-from pipeline.report import Opinion, paired, pairs_of
+from pipeline.judges import llm, votes
+from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
+from pipeline.report.numbers import Opinion, paired, pairs_of
 from pipeline.statistics import mean_interval
 from policies.backbone import BackboneError
 from reward.functions import RewardFunction
@@ -28,16 +28,16 @@ Rows = list[dict[str, Any]]
 def called(config: Config, run: Run) -> list[Judge]:
     """The judges that need no samples to be made; called before any is drawn, so that a wrong name or a missing key is
     told at once. An LLM judge's answers are kept in the run's folder. Raises JudgeError."""
-    if (gold := config.compare.gold) is not None:
-        if Path(gold).resolve() in _maximised(config, run):
+    if (folder := config.compare.gold) is not None:
+        if Path(folder).resolve() in _maximised(config, run):
             raise JudgeError(
-                f"compare.gold: {gold} is what training maximised, so it cannot be gold; "
+                f"compare.gold: {folder} is what training maximised, so it cannot be gold; "
                 "give a reward model of another run, learned from other rankings"
             )
-    found = [judges.independent(name) for name in config.judges()]
+    found = [independent(name) for name in config.judges()]
     if (section := config.compare.llm) is not None:
-        endpoint = llm_judge.Endpoint(section.base_url, section.model, section.api_key_env, section.max_calls)
-        found.append(llm_judge.judge(endpoint, run.root / run.name / "llm_judge.jsonl"))
+        endpoint = llm.Endpoint(section.base_url, section.model, section.api_key_env, section.max_calls)
+        found.append(llm.judge(endpoint, run.root / run.name / "llm_judge.jsonl"))
     return found
 
 
@@ -55,10 +55,10 @@ def seated(
     The gold model is the one that compare.gold names, else that of stage gold of `run`, where it is finished.
     """
     section = config.compare
-    found, problems = [judges.optimised(score), *already], []
+    found, problems = [optimised(score), *already], []
     late: list[tuple[str, Callable[[], Judge]]] = []
-    if (gold := section.gold) is not None:
-        late.append(("gold", lambda: judges.gold(gold, dtype, device, config.data.max_length)))
+    if (folder := section.gold) is not None:
+        late.append(("gold", lambda: gold(folder, dtype, device, config.data.max_length)))
     elif run is not None and run.manifest("gold") is not None:
         late.append(("gold", lambda: _own_gold(config, run, dtype, device)))
     if section.votes:
@@ -89,7 +89,7 @@ def _own_gold(config: Config, run: Run, dtype: torch.dtype, device: torch.device
                 f'run "make {stage} gold RUN={run.name}" and what comes after them'
             )
     rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
-    judge = judges.gold(folder, dtype, device, config.data.max_length)
+    judge = gold(folder, dtype, device, config.data.max_length)
     return replace(judge, summary=lambda: {"trained on": rows})
 
 
@@ -109,7 +109,7 @@ def heard(samples: Rows, panel: Sequence[Judge], models: Iterable[str]) -> tuple
     """What the judges say of all samples, and a sentence for each judge that failed.
 
     samples: rows with their prompt as it was given under "_prompt"; scores are written into their "scores". A judge that
-    only compares is asked about the pairs of `report.pairs_of`, the most important first, so that one whose calls run
+    only compares is asked about the pairs of `numbers.pairs_of`, the most important first, so that one whose calls run
     out has judged those. The optimised score may not fail.
     """
     rows = paired(samples, dict.fromkeys(models, {}))

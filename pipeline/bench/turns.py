@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine import peak_gb
+from pipeline.bench.machine import peak_gb
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BASELINE = Path("runs/.cache/trl-1.12.0")
 TAIL = 15  # lines of a dead process's log that are shown
 

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline import seeds, statistics
 from pipeline.artifacts import Run, parents, weights_sha256
 from pipeline.config import Config
-from pipeline.sentences import ends, reading, seeds_sentence
+from pipeline.report.sentences import ends, reading, seeds_sentence
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from pipeline import report_page, seed_spread
-from pipeline.report import Opinion, judged, paired, reference_of, require_finite, to_json
-from pipeline.sentences import counted, ends, reading
+from pipeline.pages import require_finite, to_json
+from pipeline.report import page, seed_spread
+from pipeline.report.numbers import Opinion, judged, paired, reference_of
+from pipeline.report.sentences import counted, ends, reading
 
 FILES = (
     "report.html",
@@ -35,7 +36,7 @@ def write(report: dict[str, Any], samples: Sequence[dict[str, Any]], opinions: S
     for index, row in enumerate(samples):
         require_finite(row, f"samples[{index}]")
     pages = {
-        "report.html": report_page.html(report, samples, opinions, table(report)).encode("utf-8", "replace"),
+        "report.html": page.html(report, samples, opinions, table(report)).encode("utf-8", "replace"),
         "report.json": _bytes(to_json(report, indent=2) + "\n"),
         "report.csv": table(report).encode("utf-8", "replace"),
         "report.md": markdown(report).encode("utf-8", "replace"),

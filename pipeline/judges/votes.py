@@ -22,7 +22,7 @@ from data import sources
 from data.parsing import SourceRow, stop
 from data.schema import DataError, Problem
 from pipeline.artifacts import digest, write_json
-from pipeline.judges import Judge, JudgeError, Outcomes
+from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from policies.template import PromptText, show_prompt
 
 VOTE = ("prompt_id", "a", "b", "winner", "annotator", "seed", "comment")

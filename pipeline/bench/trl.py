@@ -1,7 +1,7 @@
 """One process of the bench: what people use today, on the same workload, an iteration whenever it is its turn.
 
-    python -m pipeline.bench_trl ppo      '{"model": …}'        # a Spec as JSON: the last PPOTrainer of TRL (1.12.0)
-    python -m pipeline.bench_trl generate '{"model": …}'        # model.generate with peft's adapter attached
+    python -m pipeline.bench.trl ppo      '{"model": …}'        # a Spec as JSON: the last PPOTrainer of TRL (1.12.0)
+    python -m pipeline.bench.trl generate '{"model": …}'        # model.generate with peft's adapter attached
 
 TRL gets what it can make use of: bf16 by loading the weights so (it passes over its own setting), one generation for
 the whole batch, micro-batches of a quarter of it, no gradient checkpointing, no sample generations, no saving, prompts
@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench_turns import BASELINE, Spec, Turns
+from pipeline.bench.turns import BASELINE, Spec, Turns
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WARM_UP = (8, 40)  # rows, tokens

@@ -11,10 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.report import Opinion, Rows, judged, page_template, paired, pairs_of, reference_of, to_json
-from pipeline.report_plots import LABELS, figures
-from pipeline.sentences import ends, reading
-from pipeline.slices import by_language
+from pipeline.pages import page_template, to_json
+from pipeline.report.numbers import Opinion, Rows, judged, paired, pairs_of, reference_of
+from pipeline.report.plots import LABELS, figures
+from pipeline.report.sentences import ends, reading
+from pipeline.report.slices import by_language
 
 BROWSER_BYTES = 1_200_000  # of the example browser's data: leaves room for all else below 2 MB
 CAPS = (4000, 2000, 1000, 500, 300, 200, 140)  # characters of a text, the first that fits

@@ -1,6 +1,6 @@
 """How do time and memory of one PPO iteration grow: with the batch, the length of responses, the model, the epochs?
 
-    python -m pipeline.bench_scale [--quick] [--dtype auto|float32|bfloat16] [--only REGEX]
+    python -m pipeline.bench.scale [--quick] [--dtype auto|float32|bfloat16] [--only REGEX]
 
 Ours alone, LoRA in all layers, the critic a head on the policy, prompts of 16 tokens, no EOS. Each point is a process
 of its own, since what it tells is its peak memory; its first iteration warms up, its second counts. Writes
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import write_json, write_rows
-from pipeline.bench import FOLDER, PROMPT, RANK, measured
-from pipeline.bench_turns import Died, Spec, Turns, take_turns
-from pipeline.machine import SIZES, Shape, ram_gb
+from pipeline.bench.against_trl import FOLDER, PROMPT, RANK, measured
+from pipeline.bench.machine import SIZES, Shape, ram_gb
+from pipeline.bench.turns import Died, Spec, Turns, take_turns
 
 VOCAB = 49_152
 # hidden, intermediate, layers, heads, key-value heads; small ones, SmolLM2's three, those of Llama 3.2 3B and 3 8B
@@ -113,7 +113,7 @@ def run_point(point: Point, spec: Spec) -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from pipeline.artifacts import read_rows
-    from pipeline.bench_ours import play
+    from pipeline.bench.ours import play
     from pipeline.context import quiet
     from policies.backbone import load_causal, load_tokenizer
 
@@ -182,7 +182,7 @@ def table(report: dict[str, Any]) -> str:
 
 def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, Any]) -> dict[str, Any]:
     """Measure the points one after another; scale.json is written after each."""
-    from pipeline.bench_ours import fixed_prompts
+    from pipeline.bench.ours import fixed_prompts
     from policies.backbone import load_tokenizer
 
     room = (machine["gpu_gb"] or ram_gb()) / 2
@@ -200,7 +200,7 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
         write_rows(prompts, rows[: point.batch * ITERATIONS])
         how = (dtype, True, None, "head", point.epochs, ITERATIONS, point.response, False, point.batch)
         spec = Spec(str(model), str(prompts), *how)
-        command = [sys.executable, "-m", "pipeline.bench_scale", "--point", json.dumps([asdict(point), asdict(spec)])]
+        command = [sys.executable, "-m", "pipeline.bench.scale", "--point", json.dumps([asdict(point), asdict(spec)])]
         player = take_turns({f"scale-{point.name}": command}, ITERATIONS, FOLDER / "logs")[f"scale-{point.name}"]
         last = player.turns[-1]
         measured_here = {
@@ -224,7 +224,7 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
 def main() -> None:
     from pipeline.embedded import FetchError, embedded_model
 
-    parser = argparse.ArgumentParser(prog="python -m pipeline.bench_scale", description="How time and memory grow.")
+    parser = argparse.ArgumentParser(prog="python -m pipeline.bench.scale", description="How time and memory grow.")
     parser.add_argument("--quick", action="store_true", help="fewer points")
     parser.add_argument("--dtype", default="auto", choices=["auto", *SIZES], help="auto: the faster of the two")
     parser.add_argument("--only", type=re.compile, help="points whose name, such as batch-16, matches")

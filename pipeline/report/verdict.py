@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from pipeline import sentences
-from pipeline.sentences import clauses, counted, joined, reading
+from pipeline.report import sentences
+from pipeline.report.sentences import clauses, counted, joined, reading
 
 # Each limit with where it comes from: what was published, and what is our own choice.
 MAX_KL = 10.0

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
-from pipeline.ranking_models import elo
-from pipeline.sentences import ends, reading
+from pipeline.report.ranking_models import elo
+from pipeline.report.sentences import ends, reading
 
 LABELS = {
     "optimised": "the reward that was optimised",

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import now, write_json, write_rows
-from pipeline.bench_turns import BASELINE, Died, Player, Spec, take_turns
-from pipeline.machine import SIZES, Shape, Work, decode_bytes, iteration_flops
+from pipeline.bench.machine import SIZES, Shape, Work, decode_bytes, iteration_flops
+from pipeline.bench.turns import BASELINE, Died, Player, Spec, take_turns
 
 FOLDER = Path("runs/bench")
 RECIPE = "recipes/film_reviews.yaml"
@@ -91,7 +91,9 @@ def trained(name: str = "bench") -> Path:
 
 def measured() -> dict[str, Any]:
     """The machine, by a process of its own, so that none of its memory or threads stays here."""
-    done = subprocess.run([sys.executable, "-m", "pipeline.machine"], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.bench.machine"], stdout=subprocess.PIPE, text=True, check=True
+    )
     return {**json.loads(done.stdout.splitlines()[-1]), "started": now()}
 
 
@@ -154,7 +156,7 @@ def row(
 
 def prepare(workload: str, model: Path, count: int) -> tuple[Path, float]:
     """Write the prompts that both sides take; the file and the mean tokens of a prompt."""
-    from pipeline.bench_ours import fixed_prompts, natural_prompts
+    from pipeline.bench.ours import fixed_prompts, natural_prompts
     from policies.backbone import load_tokenizer
 
     tokenizer, file = load_tokenizer(model), FOLDER / f"prompts-{workload}.jsonl"
@@ -179,8 +181,8 @@ def commands(
         return json.dumps(asdict(made))
 
     call = [sys.executable, "-m"]
-    ours = {f"{group.name}-{c}": [*call, "pipeline.bench_ours", spec(c)] for c in group.critics}
-    return {f"{group.name}-trl": [*call, "pipeline.bench_trl", "ppo", spec("full")]} | ours
+    ours = {f"{group.name}-{c}": [*call, "pipeline.bench.ours", spec(c)] for c in group.critics}
+    return {f"{group.name}-trl": [*call, "pipeline.bench.trl", "ppo", spec("full")]} | ours
 
 
 def rollouts(dtype: str, model: Path, prompts: Path, iterations: int) -> dict[str, float]:
@@ -192,8 +194,8 @@ def rollouts(dtype: str, model: Path, prompts: Path, iterations: int) -> dict[st
     )
     call, text = [sys.executable, "-m"], json.dumps(asdict(spec))
     processes = {
-        "rollout-generate": [*call, "pipeline.bench_trl", "generate", text],
-        "rollout-ours": [*call, "pipeline.bench_ours", text],
+        "rollout-generate": [*call, "pipeline.bench.trl", "generate", text],
+        "rollout-ours": [*call, "pipeline.bench.ours", text],
     }
     players = take_turns(processes, iterations, FOLDER / "logs")
     theirs = statistics.median(t["tokens"] / t["seconds"] for t in players["rollout-generate"].turns[1:])
@@ -295,7 +297,3 @@ def main() -> None:
     except Died as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

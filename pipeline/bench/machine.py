@@ -1,6 +1,6 @@
 """What can this machine do, and what does a PPO iteration ask of it? Rates measured, operations counted.
 
-    python -m pipeline.machine        # the measured machine as one line of JSON
+    python -m pipeline.bench.machine        # the measured machine as one line of JSON
 
 Counting follows the shape of a Llama-like decoder: two operations a multiply-add, attention's products over the tokens
 that a causal mask leaves, norms and activations left out. It is what the iteration needs, not what a program happens to

@@ -1,23 +1,24 @@
 """Is the aligned model better, by how much, and at what price? Every number that answers it, in one dict.
 
-`compare` samples every model on the same held-out prompts with the same seeds, has the judges heard (panel.py) and hands
-the rows to `summarise`; report_verdict.py says in words what the numbers allow, report_page.py and exports.py show them.
+`compare` samples every model on the same held-out prompts with the same seeds, has the judges heard
+(judges/panel.py) and hands the rows to `summarise`; verdict.py says in words what the numbers allow, page.py and exports.py
+show them.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from pipeline import ranking_models, report_verdict, seed_spread, statistics
-from pipeline.judge_agreement import agreement
-from pipeline.side_effects import length_drift, side_effects
-from pipeline.slices import SLICINGS, slice_win_rates
+from pipeline import statistics
+from pipeline.judges.agreement import agreement
+from pipeline.pages import require_finite
+from pipeline.report import ranking_models, seed_spread
+from pipeline.report.side_effects import length_drift, side_effects
+from pipeline.report.slices import SLICINGS, slice_win_rates
+from pipeline.report.verdict import signs, verdict, warnings
 
 ORDER = ("base", "few_shot", "sft", "ppo", "dpo", "rloo", "rft")
 # Readers trust these in this order, so the verdict names them so.
@@ -30,7 +31,7 @@ Rows = dict[str, dict[Key, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Opinion:
-    """What one judge said of all samples. `label` is a `judges.Label`; `summary` is what judging cost.
+    """What one judge said of all samples. `label` is a `judge.Label`; `summary` is what judging cost.
 
     outcomes: None for a judge whose scores the rows hold; else (a, b) -> (prompt_id, seed) -> 1 a is better, 0 b is, ½ a
     tie, or a number between where several people voted; a comparison that was not judged is absent or nan.
@@ -112,9 +113,9 @@ def summarise(
     report["seeds"] = {
         model: {judge: own[judge] for judge in report["panel"] if judge in own} for model, own in (seeds or {}).items()
     }
-    report["verdict"] = " ".join([report_verdict.verdict(report), *seed_spread.sentences(report)])
-    report["signs"] = report_verdict.signs(report)
-    report["warnings"] = [*problems, *report_verdict.warnings(report)]
+    report["verdict"] = " ".join([verdict(report), *seed_spread.sentences(report)])
+    report["signs"] = signs(report)
+    report["warnings"] = [*problems, *warnings(report)]
     report["provenance"] = provenance | {"models": {model: models[model] for model in rows}}
     require_finite(report, "report")
     return report
@@ -315,7 +316,7 @@ def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
 
 
 def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> dict[str, Any]:
-    """`judge_agreement.agreement` over all pairs that are compared."""
+    """`agreement.agreement` over all pairs that are compared."""
     outcomes: dict[str, list[float]] = {one.name: [] for one in heard}
     prompts: list[str] = []
     for a, b in pairs_of(list(rows)):
@@ -364,33 +365,3 @@ def _frontier(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             own = {"name": "ppo", "kind": "training", "step": at["step"], "kl": at["kl"], "scores": at["scores"]}
             points.append(own)
     return points
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with characters as they are; to be encoded with "backslashreplace"."""
-    # Half a surrogate pair survives as \udXXX through "backslashreplace", which is how JSON spells it too.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def require_finite(value: Any, where: str) -> None:
-    """Raise ValueError with the place of a number that is not finite; `where` names `value`."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}: a report holds finite numbers only")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            require_finite(inner, f"{where}.{key}")
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            require_finite(inner, f"{where}[{index}]")
-
-
-def page_template(name: str) -> jinja2.Template:
-    """A template of ours. Whatever it is given comes out as text, never as markup."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)

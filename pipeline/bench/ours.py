@@ -1,6 +1,6 @@
 """One process of the bench: our PPO on one workload, an iteration at a time, whenever it is its turn.
 
-    python -m pipeline.bench_ours '{"model": …}'        # a Spec as JSON; started by pipeline.bench
+    python -m pipeline.bench.ours '{"model": …}'        # a Spec as JSON; started by pipeline.bench
 
 The roles are those that stage ppo builds from its artifacts: with LoRA one base with adapters for policy, reward and,
 for a critic of its own, value; in full fine-tuning separate models. The score is that of a reward model from text,
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import pipeline.roles
 from pipeline.artifacts import read_rows
-from pipeline.bench_turns import Spec, Turns
+from pipeline.bench.turns import Spec, Turns
 from pipeline.config import PPO
 from pipeline.config_sections import Lora
 from pipeline.context import accelerator, quiet

@@ -1,7 +1,7 @@
 """Who says which completion is better? Judges of one form, each labelled with how far it may be trusted.
 
 A `Judge` compares completions of the same prompts. Judges that score (a reward model, a lexicon, a function of yours)
-are made here; a language model that is asked is in llm_judge.py, people's votes are in votes.py.
+are made here; a language model that is asked is in llm.py, people's votes are in votes.py.
 """
 
 import json

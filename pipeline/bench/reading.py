@@ -1,6 +1,6 @@
 """How fast are rows read, recognised, parsed and checked, and does memory stay the same however large the file?
 
-    python -m pipeline.bench_data [--quick] [--only REGEX]
+    python -m pipeline.bench.reading [--quick] [--only REGEX]
 
 For every kind of row a file of 10 MB, of 100 MB and of 1 GB is written to a temporary folder, read by `reading.scan` in a
 fresh process on one core, and removed; --quick leaves the largest out. Beside it stands what the json module and orjson
@@ -137,7 +137,7 @@ def alone(path: Path) -> dict[str, float]:
 
 
 def in_a_process(flag: str, path: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pipeline.bench_data", flag, str(path)]
+    command = [sys.executable, "-m", "pipeline.bench.reading", flag, str(path)]
     return dict(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
 
 
@@ -155,7 +155,11 @@ def runs(kinds: list[str], sizes: dict[str, int]) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.bench.reading",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--quick", action="store_true", help="10 and 100 MB only")
     parser.add_argument("--only", metavar="REGEX", default="", help="kinds of rows: " + ", ".join(KINDS))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

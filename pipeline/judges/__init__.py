@@ -1,0 +1,1 @@
+"""Who says which completion is better, and how far do they agree?"""

@@ -1,0 +1,1 @@
+"""What does a comparison say? Its numbers, what they allow to claim, and how they are shown."""
