@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import EOS, PAD, STOP
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, MistralConfig, Qwen3Config
 
 from policies import rollout
 from policies.backbone import load_causal
@@ -102,14 +103,57 @@ def test_shared_prefix_equals_no_prefix(model: Any, monkeypatch: pytest.MonkeyPa
     )
     kw: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "temperature": 1.0, "batch_size": 3}
     with_prefix = sample(model, prompts, noises, **kw)
-    assert calls[0][0] == 1 and calls[0][1] >= 20 and calls[1][0] == 3 and calls[1][1] <= 3
+    different = len({tuple(tail) for tail in tails})
+    assert calls[0][0] == 1 and calls[0][1] >= 20 and calls[1][0] == different and calls[1][1] <= 3
     monkeypatch.setattr(rollout, "SHARED_PREFIX", 10**6)
     calls.clear()
     without = sample(model, prompts, noises, **kw)
-    assert calls[0] == (3, max(map(len, prompts)))
+    assert calls[0] == (different, max(map(len, prompts)))
     hook.remove()
     agree(with_prefix, without)
     agree(with_prefix, [one_by_one(model, p, u, 1.0, {EOS, STOP}) for p, u in zip(prompts, noises, strict=True)])
+
+
+# so far apart in length that they are read in groups, and one of them asked for three times
+MIXED = [[5], [7] * 45, [9, 7, 30], [5], [i + 3 for i in range(44)], [60, 61], [5], [8] * 43]
+
+
+def test_a_prompt_is_read_once_beside_others_of_its_length(model: Any) -> None:
+    """Three rows of one token and two short prompts in one call, the long ones in another; each row then has a draw of its own."""
+    calls: list[tuple[int, int]] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda module, args, kw: calls.append(tuple(kw["input_ids"].shape)), with_kwargs=True
+    )
+    kw: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "temperature": 1.0, "batch_size": 8}
+    found = sample(model, MIXED, NOISES, **kw)
+    hook.remove()
+    assert calls[:3] == [(3, 3), (3, 45), (8, 1)]
+    agree(found, [one_by_one(model, p, u, 1.0, {EOS, STOP}) for p, u in zip(MIXED, NOISES, strict=True)])
+    assert len({tuple(found[i].tokens) for i in (0, 3, 6)}) == 3
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 98, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.2, "pad_token_id": PAD,
+}  # fmt: skip
+OTHERS = {
+    "qwen3": Qwen3Config(**SHAPE),
+    "gemma3, window of 8 in every other layer": Gemma3TextConfig(
+        **SHAPE, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2
+    ),
+    "mistral, window of 8": MistralConfig(**SHAPE, sliding_window=8),
+    "gpt2": GPT2Config(vocab_size=98, n_embd=32, n_layer=4, n_head=4, n_positions=64, initializer_range=0.2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_decoders_say_what_a_plain_loop_says(name: str) -> None:
+    """Keys of a window are not all kept, learned positions not relative: padded on the left, both could go wrong."""
+    torch.manual_seed(0)
+    other = AutoModelForCausalLM.from_config(OTHERS[name]).eval()
+    kw: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "temperature": 1.0, "batch_size": 8}
+    found = sample(other, MIXED, NOISES, **kw)
+    agree(found, [one_by_one(other, p, u, 1.0, {EOS, STOP}) for p, u in zip(MIXED, NOISES, strict=True)])
 
 
 def test_noise_belongs_to_seed_step_prompt_and_sample() -> None:

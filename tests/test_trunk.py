@@ -229,11 +229,13 @@ def test_every_role_on_the_trunk_is_the_role_without_it(
 LIMIT = 8
 TOKENS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8] * 11, [40, 41], [9, 7], [22] * 6, [5, 6, 7, 8, 9, 10, 11]]
 LONG = [[30 + i for i in range(20)] + tail for tail in ([5], [6, 7], [8, 9, 10], [], [11])]
+# so far apart in length that they are read in groups, and one of them asked for three times
+MIXED = [[5], [7] * 45, [9, 7, 30], [5], [i + 3 for i in range(44)], [60, 61], [5], [8] * 43]
 KW: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD}
 
 
 @pytest.mark.parametrize(("depth", "batch_size"), [(0, 3), (1, 8), (2, 3), (3, 1)])
-@pytest.mark.parametrize(("prompts", "temperature"), [(TOKENS, 1.0), (LONG, 0.8)])
+@pytest.mark.parametrize(("prompts", "temperature"), [(TOKENS, 1.0), (LONG, 0.8), (MIXED, 1.0)])
 def test_recorded_is_what_a_plain_forward_computes(
     deep: Path, tiny_tokenizer: Any, prompts: list[list[int]], temperature: float, depth: int, batch_size: int
 ) -> None:
