@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import EOS, PAD, STOP
+from tiny import EOS, PAD, STOP, drawn
 from transformers import AutoModelForCausalLM
 
 from pipeline.config import ConfigError
@@ -139,13 +139,13 @@ def test_all_that_is_left_open_draws_as_ppo_does(model: Any) -> None:
 
 @pytest.mark.parametrize("given", CUT)
 def test_a_draw_inverts_the_renormalised_distribution(model: Any, plain: Any, given: dict[str, Any]) -> None:
-    """Token for token: the first of those left whose cumulative probability exceeds the noise. numpy, float64, one row at a time."""
+    """Token for token: from those left, as `drawn` says. numpy, float64, one row at a time."""
     how, cut = settled(**given), 0
     for completion, prompt, own in zip(said(model, how), PROMPTS, NOISES, strict=True):
         for t, token in enumerate(completion.tokens):
             z = last_logits(plain, prompt + completion.tokens[:t])
             p = by_hand(z, how)
-            assert token == int(np.argmax(np.cumsum(p) > own[t])) and p[token] > 0
+            assert token == drawn(p, own[t]) and p[token] > 0
             cut += int((p == 0).sum())
     assert cut > 1000
 

@@ -196,7 +196,9 @@ def test_gradient_of_one_step_full(
     with torch.no_grad():  # ends are likely, so that lengths differ
         for model in (roles.policy, roles.reference):
             model.lm_head.weight[1] *= 2.0
-    grads, episodes, figures = captured(tiny_folder, tiny_tokenizer, tmp_path / "s", monkeypatch, roles, section)
+    grads, episodes, figures = captured(
+        tiny_folder, tiny_tokenizer, tmp_path / "s", monkeypatch, roles, section, seed=7
+    )
     assert len({len(e.completion.tokens) for e in episodes}) >= 4
     for per_sequence in (False, True):
         twin = fresh(tiny_folder, tiny_tokenizer, "full")
@@ -292,7 +294,7 @@ def test_missing_eos(tiny_folder: Path, tiny_tokenizer: Any, changes: dict[str, 
         prompts,
         0,
         settings(**changes),
-        0,
+        1,
         {},
     )
     assert {e.completion.finished for e in episodes} == {True, False}

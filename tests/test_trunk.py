@@ -245,7 +245,7 @@ def test_recorded_is_what_a_plain_forward_computes(
     """
     model: Any = load_causal(deep, tiny_tokenizer, torch.float32)
     body: Any = decoder(model)
-    noises = [noise(1, 4, f"p{i}", 0, LIMIT) for i in range(len(prompts))]
+    noises = [noise(1, 6, f"p{i}", 0, LIMIT) for i in range(len(prompts))]
     kw = KW | {"temperature": temperature, "batch_size": batch_size}
     done: list[int] = []
     found = sample(model, prompts, noises, **kw, record=Record(depth, EOS), progress=done.append)
@@ -279,7 +279,7 @@ def test_the_prompts_above_end_in_every_way(deep: Path, tiny_tokenizer: Any) -> 
     """By EOS, by the second end, by the limit; and they leave the batch at different times."""
     model = load_causal(deep, tiny_tokenizer, torch.float32)
     for prompts in (TOKENS, LONG):
-        noises = [noise(1, 4, f"p{i}", 0, LIMIT) for i in range(len(prompts))]
+        noises = [noise(1, 6, f"p{i}", 0, LIMIT) for i in range(len(prompts))]
         found = sample(model, prompts, noises, **KW, temperature=1.0 if prompts is TOKENS else 0.8, batch_size=8)
         assert ends(found) >= {EOS, STOP} and len({len(c.tokens) for c in found}) >= 3
         assert prompts is LONG or None in ends(found)
@@ -288,7 +288,7 @@ def test_the_prompts_above_end_in_every_way(deep: Path, tiny_tokenizer: Any) -> 
 def test_an_end_on_the_last_token_is_recorded_too(deep: Path, tiny_tokenizer: Any) -> None:
     """All rows, cut at each length at which one of them ends: its states hold its own end, and no second one."""
     model: Any = load_causal(deep, tiny_tokenizer, torch.float32)
-    noises = [noise(1, 4, f"p{i}", 0, LIMIT) for i in range(len(TOKENS))]
+    noises = [noise(1, 6, f"p{i}", 0, LIMIT) for i in range(len(TOKENS))]
     lengths = {len(c.tokens) for c in sample(model, TOKENS, noises, **KW, temperature=1.0, batch_size=8) if c.finished}
     for limit in sorted(lengths):
         kw = KW | {"temperature": 1.0, "batch_size": 8, "record": Record(2, EOS)}

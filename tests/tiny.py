@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
@@ -118,6 +119,7 @@ def run(
     score: Callable[[Sequence[Any], Sequence[str]], Tensor] = vowels,
     held_out: Sequence[dict[str, Any]] = (),
     accelerator: Accelerator | None = None,
+    seed: int = 3,
     **more: Any,
 ) -> tuple[Result, Figures]:
     """`train` on PROMPTS; its result and what it logged."""
@@ -131,7 +133,7 @@ def run(
         score,
         section,
         state=state,
-        seed=3,
+        seed=seed,
         log=logged.append,
         **more,
     )
@@ -152,3 +154,15 @@ def furthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     """The largest difference between two sets of weights."""
     assert a.keys() == b.keys()
     return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def drawn(p: np.ndarray, u: float) -> int:
+    """How a token is drawn from probabilities (V,) by definition: u as two numbers, of its first 26 bits and of the others; the first draws
+    one of √V blocks of tokens, the second a token of the block, each the first whose cumulative probability exceeds it."""
+    first, second = divmod(u * 2**26, 1.0)
+    side = int(np.ceil(np.sqrt(len(p))))
+    blocks = [p[i : i + side] for i in range(0, len(p), side)]
+    sums = np.cumsum([block.sum() for block in blocks])
+    block = int(np.argmax(sums > first / 2**26 * sums[-1]))
+    inner = np.cumsum(blocks[block])
+    return block * side + int(np.argmax(inner > second * inner[-1]))
