@@ -2,7 +2,7 @@
 
 Sampling noise comes from (seed, step, prompt), not from global state: one uniform number a token, turned into a token by the inverse
 of the cumulative distribution. The same episode is drawn whatever process it falls to and wherever a run is resumed, but where
-rounding decides: a number within 1e-6 or so of the border between two tokens.
+a number is so near to the border between two tokens that rounding decides.
 """
 
 import copy
@@ -145,9 +145,8 @@ class _Read:
     cache: DynamicCache
     final: Tensor  # (B, H) states that the first tokens are chosen from
     attention: Tensor  # (B, W) mask of what is in the cache
-    states: list[
-        list[Tensor]
-    ]  # of each row what entered the layers above the trunk, in parts (n, H); empty without a trunk
+    # of each row what entered the layers above the trunk, in parts (n, H); empty without a trunk
+    states: list[list[Tensor]]
 
 
 def _read(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, seen: list[Tensor]) -> _Read:
@@ -283,8 +282,8 @@ def sample(
 
     `prompts` are token lists of any lengths, `noises` one array of uniform numbers each (`noise`); its length is the limit of new
     tokens. A completion ends at any of `eos_ids`. Prompts of like length are decoded together, left-padded; a prompt asked for several
-    times, and a long prefix that all of a batch share, are read once; rows that have ended leave the batch. `progress` is told how many more are done. With `record`
-    completions also carry final states, and those of the trunk. `choice` takes a token from its logits.
+    times, and a long prefix that all of a batch share, are read once; rows that have ended leave the batch. `progress` is told how many
+    more are done. With `record` completions also carry final states, and those of the trunk. `choice` takes a token from its logits.
     """
     device = next(model.parameters()).device
     eos = torch.tensor(list(eos_ids), device=device)
