@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.artifacts import Run
 from pipeline.config import Config, ConfigError
 from policies.backbone import pick_dtype
+from policies.episodes import ROLLOUT_BATCH
 from policies.measure import kept_numbers
 
 GB = 1e9
@@ -15,7 +16,8 @@ ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two m
 def needs(
     config: Config, shape: Any, rides_on_base: bool, widest: int, resident: float, frozen_bytes: int
 ) -> dict[str, float]:
-    """GB by part, about: what is resident now, weights of all roles, what training adds, activations of one micro-batch.
+    """GB by part, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning takes
+    beside them, whichever is more: one gives its memory back before the other begins.
 
     `shape` is the transformers config of the policy; `rides_on_base` says that the reward model is an adapter on it; `widest` is the
     longest prompt in tokens, `resident` the process's bytes now, `frozen_bytes` those of one frozen number.
@@ -40,13 +42,13 @@ def needs(
     if section.tuning == "lora":
         lora = section.lora.r * adapted * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner))
         merged = matrices * adapted if frozen_bytes == 4 else 0
-        parts["weights"] = (model + merged + (model if learned_reward and not rides_on_base else 0)) * frozen_bytes / GB
+        parts["weights"] = (model + (model if learned_reward and not rides_on_base else 0)) * frozen_bytes / GB
         trained = lora * (2 if section.value == "adapter" else 1)
     else:
         critic = matrices * layers + vocabulary * hidden if section.value == "adapter" else 0
         parts["weights"] = (model + (model if learned_reward else 0)) * 4 / GB  # the reference, and the reward model
-        trained = model + critic
-    parts["training"] = trained * (ADAM + 1) * 4 / GB  # and once more the last good weights
+        trained, merged = model + critic, 0
+    parts["training"] = trained * ADAM * 4 / GB
     number = 4 if section.tuning == "full" else frozen_bytes
     a_token = kept_numbers(text, adapted) * number
     tokens = max(section.micro_batch_tokens, widest + section.response_length)
@@ -55,13 +57,14 @@ def needs(
         kept = 0.0  # nothing is run twice, so nothing is kept
     if section.gradient_checkpointing:
         a_token = adapted * hidden * number + kept_numbers(text, 1) * number
-    parts["activations"] = a_token * tokens / GB + kept
     completion_share = section.response_length / max(section.response_length + widest, 1)
-    parts["logits"] = vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB
-    parts["cache"] = (
-        2 * layers * kv * frozen_bytes * min(section.batch_size, 64) * (widest + section.response_length) / GB
-    )
-    return parts
+    cached = 2 * layers * kv * min(section.batch_size, ROLLOUT_BATCH) * (widest + section.response_length)
+    sampling = {"merged copy": merged * frozen_bytes / GB, "cache": cached * frozen_bytes / GB}
+    learning = {
+        "activations": a_token * tokens / GB + kept,
+        "logits": vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB,
+    }
+    return parts | max(sampling, learning, key=lambda one: sum(one.values()))
 
 
 def line(config: Config, run: Run, widest: int) -> str:
@@ -105,6 +108,7 @@ def check(parts: dict[str, float], free: float, where: str) -> str:
         remedy = {
             "activations": "lower ppo.micro_batch_tokens or ppo.keep_activations, or set ppo.gradient_checkpointing=true",
             "logits": "lower ppo.micro_batch_tokens",
+            "merged copy": "set dtype=bfloat16, which is sampled from without one, or adapt fewer layers (ppo.lora.layers)",
             "cache": "lower ppo.batch_size or ppo.response_length",
             "training": "set ppo.tuning=lora, or ppo.value=shared",
             "weights": "set dtype=bfloat16, or take a smaller model",

@@ -139,6 +139,7 @@ def _continuous(
             asked, generation_config=generation, continuous_batching_config=batching, warmup=False
         )
     model.train(training)
+    roles.forget_sampler()
     found = list(answers.values())
     failed = next((a.error for a in found if a.error is not None), "see its log above")
     if [a.prompt_ids for a in found] != asked or any(a.error is not None for a in found):
@@ -197,6 +198,8 @@ def _vllm(
         return []
     weights = [(name, p.detach()) for name, p in roles.sampler().named_parameters()]
     llm.apply_model(lambda model: model.load_weights(weights))
+    weights.clear()
+    roles.forget_sampler()  # vLLM has its own copy
     llm.reset_prefix_cache()  # it holds keys and values of the weights before
     outputs = llm.generate(
         [{"prompt_token_ids": list(prompt)} for prompt in prompts],

@@ -134,28 +134,44 @@ class Roles(nn.Module):
             with adapter(self.policy, POLICY):
                 yield self.causal
         else:
-            yield self.sampler()
+            try:
+                yield self.sampler()
+            finally:
+                self.forget_sampler()
 
     @torch.no_grad()
     def sampler(self) -> nn.Module:
         """The policy as a plain causal LM for sampling, its weights up to date with the adapter.
 
-        With LoRA the adapted matrices are kept a second time, merged; everything else is shared with the base.
+        With LoRA the adapted matrices are kept a second time, merged, until `forget_sampler`; everything else is shared with the base.
         """
         if not self.lora:
             return self.policy
         base: Any = self.causal
         if self._sampler is None:
             object.__setattr__(self, "_sampler", _merged_copy(base))  # not a submodule: not trained, saved or wrapped
+        for layer, merged in self._merged():
+            if not merged.numel():
+                merged.data = torch.empty_like(layer.get_base_layer().weight)
+            if isinstance(layer, LoraLinear):
+                layer.merge_into(merged, POLICY)
+            else:
+                merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
         assert self._sampler is not None
-        for name, layer in _lora_layers(base):
-            if POLICY in layer.lora_A:
-                merged: Any = self._sampler.get_submodule(name).weight
-                if isinstance(layer, LoraLinear):
-                    layer.merge_into(merged, POLICY)
-                else:
-                    merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
         return self._sampler
+
+    def forget_sampler(self) -> None:
+        """Give the memory of the merged matrices to what comes after sampling. What `sampler` returned is of no use any more."""
+        if self._sampler is not None:
+            for _, merged in self._merged():
+                merged.data = merged.new_empty(0)
+
+    def _merged(self) -> Iterator[tuple[Any, Any]]:
+        """The policy's adapted layers, each with the sampler's weight in its place."""
+        assert self._sampler is not None
+        for name, layer in _lora_layers(self.causal):
+            if POLICY in layer.lora_A:
+                yield layer, self._sampler.get_submodule(name).weight
 
 
 def _in_adapter(name: str, adapter_name: str) -> bool:
@@ -169,15 +185,16 @@ def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _merged_copy(base: Any) -> nn.Module:
-    """The structure of `base` without adapter layers; own weights where there was an adapter, shared ones elsewhere."""
+    """The structure of `base` without adapter layers: no weights yet where the policy has an adapter, shared ones elsewhere."""
     memo: dict[int, Any] = {}
     for tensor in (*base.parameters(), *base.buffers()):
         memo[id(tensor)] = tensor  # deepcopy takes what the memo has: tensors are shared, not copied
     clone = copy.deepcopy(base, memo)
     for name, layer in _lora_layers(clone):
         plain = copy.copy(layer.get_base_layer())
-        plain._parameters = dict(plain._parameters)
-        plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+        if POLICY in layer.lora_A:
+            plain._parameters = dict(plain._parameters)
+            plain.weight = nn.Parameter(plain.weight.new_empty(0), requires_grad=False)
         parent, _, leaf = name.rpartition(".")
         setattr(clone.get_submodule(parent), leaf, plain)
     return clone.eval()

@@ -1,4 +1,8 @@
-"""Where was training interrupted? The state of a PPO run on disk, JSON and safetensors, replaced whole."""
+"""Where was training interrupted? The state of a PPO run on disk, JSON and safetensors, replaced whole.
+
+Beside it lie the weights of the last rollout that kept within the limits, which a halt goes back to. They are written in every iteration:
+a copy in memory would take as much as the trained weights themselves, twice over while it is replaced.
+"""
 
 import json
 import os
@@ -8,14 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
+
+GOOD = "good.safetensors"
 
 
-def save_state(
-    folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any, good: dict[str, Tensor], extra: dict[str, Any]
-) -> None:
-    """Write trained weights, Adam's moments, the last good weights and `extra` (JSON) to `folder`.
+def save_good(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
+    """Write the weights beside the state in `folder`, as those to go back to."""
+    path, fresh = _good(folder), _good(folder).with_suffix(".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.detach().contiguous() for name, p in parameters.items()}, fresh)
+    fresh.replace(path)
+
+
+@torch.no_grad()
+def load_good(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
+    """Put the weights of the last `save_good` back, or those that came with the state. Nothing where none were ever saved."""
+    path = _good(folder) if _good(folder).is_file() else folder / GOOD
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            for name, parameter in parameters.items():
+                parameter.copy_(file.get_tensor(name))
+
+
+def _good(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.{GOOD}")
+
+
+def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any, extra: dict[str, Any]) -> None:
+    """Write trained weights, Adam's moments, what `save_good` wrote last and `extra` (JSON) to `folder`.
 
     An interruption leaves the older state in place.
     """
@@ -27,10 +54,15 @@ def save_state(
     for index, name in enumerate(parameters):
         for key, value in moments.get(index, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
-    tensors |= {f"good/{name}": tensor for name, tensor in good.items()}
     save_file(tensors, fresh / "state.safetensors")
-    with (fresh / "state.safetensors").open("rb") as written:
-        os.fsync(written.fileno())
+    if _good(folder).is_file():
+        try:
+            os.link(_good(folder), fresh / GOOD)  # it is never written to again, only replaced
+        except OSError:  # a file system without hard links
+            shutil.copyfile(_good(folder), fresh / GOOD)
+    for path in fresh.glob("*.safetensors"):
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
     with (fresh / "state.json").open("w", encoding="utf-8") as file:
         json.dump(extra, file, allow_nan=False)
         file.flush()
@@ -43,10 +75,11 @@ def save_state(
 
 
 def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> dict[str, Any] | None:
-    """Put a saved state back into `parameters` and `optimizer`; returns what else was saved, the last good weights as "good".
+    """Put a saved state back into `parameters` and `optimizer`; returns what else was saved, or None if nothing was.
 
-    None if nothing was saved.
+    What `save_good` wrote after that state is forgotten: `load_good` gives what came with it.
     """
+    _good(folder).unlink(missing_ok=True)
     if not folder.exists():  # interrupted between the two renames; another process may be quicker to mend it
         with suppress(FileNotFoundError):
             folder.with_name(folder.name + ".old").rename(folder)
@@ -64,5 +97,4 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
         if kept:
             state["state"][index] = kept
     optimizer.load_state_dict(state)
-    good = {name: tensors[f"good/{name}"] for name in parameters if f"good/{name}" in tensors}
-    return json.loads((folder / "state.json").read_text(encoding="utf-8")) | {"good": good}
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))

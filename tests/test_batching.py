@@ -14,6 +14,11 @@ def test_like_lengths_stay_together_and_far_ones_part() -> None:
     assert together([]) == []
 
 
+def test_of_equal_costs_the_most_even_cut() -> None:
+    """32 rows of 39 tokens, nine at most together: four groups either way, and the largest decides about memory."""
+    assert [len(group) for group in together([39] * 32, 384)] == [8, 8, 8, 8]
+
+
 def test_the_cut_costs_the_least() -> None:
     """Against every way to cut."""
     lengths = [3, 5, 5, 30, 41, 44, 90, 200]

@@ -174,7 +174,7 @@ def broken(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
         training=False,
         train=lambda mode: None,
     )
-    return SimpleNamespace(sampler=lambda: model, causal=model)
+    return SimpleNamespace(sampler=lambda: model, causal=model, forget_sampler=lambda: None)
 
 
 def drop_one(answers: dict[str, Any]) -> dict[str, Any]:

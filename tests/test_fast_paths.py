@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from tiny import PAD, furthest, run, settings, weights
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from policies.logprobs import Batch, _HeadLogprobs, pack, plain_logprobs, token_
 from policies.measure import Activations
 from policies.roles import POLICY, VALUE, Roles, lora_roles
 from policies.rollout import sample
+from policies.trainer import _allocate
 
 LAYERS, DEPTH = 4, 2
 Forward = Callable[[Batch], dict[str, Tensor]]
@@ -278,6 +280,51 @@ def test_checkpointing_recomputes_each_role_under_its_own_adapter(deep: Path, ti
     for name, g in grads[False].items():
         assert g.abs().max() > 0, name
         torch.testing.assert_close(grads[True][name], g, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_critics_activations_are_gone_when_the_policys_come(
+    deep: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every micro-batch of the update a critic of its own is run and differentiated, then the policy."""
+    roles = quick_roles(deep, tiny_tokenizer, "adapter")
+    seen: list[str] = []
+
+    def spied(owner: Any, name: str) -> None:
+        right = getattr(owner, name)
+
+        def spy(*args: Any, **kw: Any) -> Any:
+            if torch.is_grad_enabled():
+                seen.append(name)
+            return right(*args, **kw)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    spied(roles, "values")
+    spied(roles, "policy_logprobs")
+    spied(Accelerator, "backward")
+    once = section("adapter", 1, keep_activations=0.0, micro_batch_tokens=60, total_episodes=8, batch_size=8)
+    run(roles, tiny_tokenizer, once, tmp_path / "s")
+    rounds, rest = divmod(len(seen), 4)
+    assert rest == 0 and rounds > 1
+    assert seen == ["values", "backward", "policy_logprobs", "backward"] * rounds
+
+
+def test_moments_made_beforehand_are_those_that_adam_makes() -> None:
+    """Three steps of AdamW on the same gradients, with its state made in advance and by torch itself."""
+    ends = []
+    for beforehand in (True, False):
+        p = nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.1, fused=True)
+        if beforehand:
+            _allocate({"p": p}, optimizer)
+            assert p.grad is not None and not p.grad.any()
+        for step in range(3):
+            optimizer.zero_grad(set_to_none=not beforehand)
+            (p**2 * (step + 1)).sum().backward()
+            optimizer.step()
+        ends.append((p.detach(), *optimizer.state[p].values()))
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b) and a.dtype == b.dtype
 
 
 # --- activations

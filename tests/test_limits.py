@@ -14,6 +14,7 @@ from two_processes import DEMONSTRATIONS, HELD_OUT
 
 from policies import trainer
 from policies.roles import Roles
+from policies.state import load_good, load_state, save_good, save_state
 from policies.template import encode_prompt
 
 
@@ -117,15 +118,15 @@ def test_a_gradient_that_is_not_finite_halts(
 ) -> None:
     """In PPO's own loss, or in that of the demonstrations alone (temperature 1, while the rollout has 0.8)."""
     roles = fresh(tiny_folder, tiny_tokenizer)
-    before, right = weights(roles), roles.forward
+    before, right = weights(roles), roles.policy_logprobs
 
     def wrong(batch: Any, temperature: float) -> Any:
-        logprobs, entropy, values = right(batch, temperature)
+        logprobs, entropy, hidden = right(batch, temperature)
         if torch.is_grad_enabled() and (temperature == 1.0) == bool(ptx_coef):
             logprobs.register_hook(lambda g: g * torch.inf)
-        return logprobs, entropy, values
+        return logprobs, entropy, hidden
 
-    monkeypatch.setattr(roles, "forward", wrong)
+    monkeypatch.setattr(roles, "policy_logprobs", wrong)
     section = settings(temperature=0.8, ptx_coef=ptx_coef)
     result, _ = run(roles, tiny_tokenizer, section, tmp_path / "s", demonstrations=DEMONSTRATIONS)
     assert result.halted is not None and result.halted.startswith("step 0: gradient norm nan")
@@ -149,3 +150,41 @@ def test_a_resumed_run_still_knows_the_last_good_weights(
     result, _ = run(again, tiny_tokenizer, section.model_copy(update={"max_kl": 1e-5}), tmp_path / "s")
     assert result.halted is not None and result.halted.startswith("step 1: KL")
     assert same(weights(again), weights(fresh(tiny_folder, tiny_tokenizer)))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_weights_to_go_back_to_are_those_that_came_with_the_state(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """1 is saved as good, then the state; 2 as good after it. Before and after the state is read again. Also without hard links."""
+    parameters = {"w": torch.nn.Parameter(torch.zeros(3))}
+    optimizer = torch.optim.AdamW(parameters.values())
+
+    def none(*_: Any) -> None:
+        raise OSError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", none)
+
+    def say(number: float) -> None:
+        with torch.no_grad():
+            parameters["w"].fill_(number)
+
+    def back() -> list[float]:
+        load_good(tmp_path / "state", parameters)
+        return parameters["w"].tolist()
+
+    say(9.0)
+    assert back() == [9.0] * 3  # nothing was saved
+    say(1.0)
+    save_good(tmp_path / "state", parameters)
+    say(5.0)
+    for _ in range(2):  # the second replaces the first
+        save_state(tmp_path / "state", parameters, optimizer, {"step": 1})
+    say(2.0)
+    save_good(tmp_path / "state", parameters)
+    say(7.0)
+    assert back() == [2.0] * 3
+    assert load_state(tmp_path / "state", parameters, optimizer) == {"step": 1}
+    assert parameters["w"].tolist() == [5.0] * 3
+    assert back() == [1.0] * 3

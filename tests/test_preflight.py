@@ -25,20 +25,34 @@ def parts(**ppo: object) -> dict[str, float]:
 
 
 def test_weights_by_hand() -> None:
-    """LoRA: the base and a merged copy of the adapted matrices. Full: reference and reward model beside what is trained."""
+    """LoRA: the base. Full: reference and reward model beside what is trained."""
     assert parts()["process"] == pytest.approx(0.5)
-    assert parts()["weights"] * 1e9 == pytest.approx((MODEL + 4 * LAYER) * 4)
-    assert parts(lora=Lora(layers="last 1"))["weights"] * 1e9 == pytest.approx((MODEL + LAYER) * 4)
+    assert parts()["weights"] * 1e9 == pytest.approx(MODEL * 4)
     assert parts(tuning="full")["weights"] * 1e9 == pytest.approx(2 * MODEL * 4)
 
 
+def test_sampling_or_learning_whichever_is_more() -> None:
+    """A merged copy of the adapted matrices, and keys and values of 64 rows of 20 + 32 tokens: 2·4 layers·50 numbers a token.
+    One micro-batch of 52 tokens needs less than those, one of 4,000 more."""
+    few = {"micro_batch_tokens": 1, "keep_activations": 0.0}
+    cache = 2 * 4 * 50 * 64 * 52 * 4
+    assert parts(**few)["merged copy"] * 1e9 == pytest.approx(4 * LAYER * 4)
+    assert parts(**few)["cache"] * 1e9 == pytest.approx(cache)
+    assert parts(**few, batch_size=128) == parts(**few)  # 64 rows at a time
+    assert parts(**few, lora=Lora(layers="last 1"))["merged copy"] * 1e9 == pytest.approx(LAYER * 4)
+    learning = parts(micro_batch_tokens=4000, keep_activations=0.25)
+    assert not {"merged copy", "cache"} & learning.keys() and {"activations", "logits"} <= learning.keys()
+    assert learning["activations"] * 1e9 == pytest.approx(4 * (9 * 100 + 4 * 300) * 4 * 4000 + 0.25e9)
+    assert sum(parts(tuning="full", micro_batch_tokens=4000).values()) > sum(parts(tuning="full").values())
+
+
 def test_training_by_hand() -> None:
-    """r 16 in seven matrices of a layer: 16·(2·(100+100) + 2·(100+50) + 3·(100+300)); five float32 numbers each; critic the same again."""
+    """r 16 in seven matrices of a layer: 16·(2·(100+100) + 2·(100+50) + 3·(100+300)); four float32 numbers each; critic the same again."""
     lora = 16 * (400 + 300 + 1200) * 4
-    assert parts(value="shared")["training"] * 1e9 == pytest.approx(lora * 20)
-    assert parts(value="adapter")["training"] * 1e9 == pytest.approx(2 * lora * 20)
-    assert parts(tuning="full", value="shared")["training"] * 1e9 == pytest.approx(MODEL * 20)
-    assert parts(tuning="full", value="adapter")["training"] * 1e9 == pytest.approx(2 * MODEL * 20)
+    assert parts(value="shared")["training"] * 1e9 == pytest.approx(lora * 16)
+    assert parts(value="adapter")["training"] * 1e9 == pytest.approx(2 * lora * 16)
+    assert parts(tuning="full", value="shared")["training"] * 1e9 == pytest.approx(MODEL * 16)
+    assert parts(tuning="full", value="adapter")["training"] * 1e9 == pytest.approx(2 * MODEL * 16)
 
 
 def test_what_costs_less_is_less() -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.publishing import save_merged
 from pipeline.roles import _last_score, _normalised, _reward_adapter, rides_on_base
-from policies.backbone import decoder, load_causal, load_classifier, new_classifier, output_head
+from policies.backbone import adapter, decoder, load_causal, load_classifier, new_classifier, output_head
 from policies.logprobs import Batch, pack
 from policies.roles import POLICY, Roles, lora_roles
 from reward.model import Scorer, load_scorer, write_contract
@@ -72,6 +72,35 @@ def test_full_roles_are_separate_models(tiny_folder: Path, tiny_tokenizer: Any) 
             p.mul_(1.5)
         assert torch.equal(roles.hidden("reference", b.input_ids, b.attention_mask), before)
         assert not torch.equal(roles.hidden("policy", b.input_ids, b.attention_mask), before)
+
+
+@pytest.mark.parametrize("reward_reaches_deeper", [False, True])
+def test_the_merged_copy_is_there_while_sampling_alone(
+    tiny_folder: Path, tiny_tokenizer: Any, reward_folder: Path, reward_reaches_deeper: bool
+) -> None:
+    """Its matrices take no memory afterwards, those of the base stay, and the next one is the same again."""
+    torch.manual_seed(0)
+    base = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
+    config = lora()
+    if reward_reaches_deeper:
+        config.layers_to_transform = [1]
+        config.target_modules = ["q_proj", "down_proj"]
+    policy = get_peft_model(base, config, adapter_name=POLICY)
+    _reward_adapter(policy, reward_folder / "adapter")
+    roles, ids = lora_roles(policy, "shared", None), batch().input_ids
+    randomise(roles, "policy")
+    before = {name: p.clone() for name, p in roles.named_parameters()}
+    said = []
+    for _ in range(2):
+        with torch.no_grad(), roles.sampling() as model:
+            said.append(model(input_ids=ids).logits)
+        held = {p.untyped_storage().data_ptr(): p.numel() for p in model.parameters()}
+        of_base = {p.untyped_storage().data_ptr() for p in roles.parameters()}
+        assert sum(n for at, n in held.items() if at not in of_base) == 0
+    assert torch.equal(*said)
+    assert all(torch.equal(p, before[name]) for name, p in roles.named_parameters())
+    with torch.no_grad(), adapter(roles.policy, POLICY):
+        torch.testing.assert_close(said[0], roles.policy(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_sampler_is_the_merged_model(tiny_folder: Path, tiny_tokenizer: Any, reward_folder: Path) -> None:
@@ -159,8 +188,8 @@ def test_lora_trains_policy_value_and_head_and_nothing_else(
     """2 layers × 7 matrices × (A, B) an adapter, and the head's weight and bias; every other weight stays to the bit."""
     roles, head = with_reward(tiny_folder, tiny_tokenizer, reward_folder, value)
     names = set(roles.trainable())
-    for adapter, count in (("policy", 28), ("value", 28 if value == "adapter" else 0), ("reward", 0)):
-        assert len({n for n in names if f".{adapter}." in n and "lora_" in n}) == count
+    for trained, count in (("policy", 28), ("value", 28 if value == "adapter" else 0), ("reward", 0)):
+        assert len({n for n in names if f".{trained}." in n and "lora_" in n}) == count
     assert len(names) == (58 if value == "adapter" else 30) and {"value_head.weight", "value_head.bias"} <= names
     before = {n: p.detach().clone() for n, p in roles.named_parameters()}
     score_head = head.weight.detach().clone()
