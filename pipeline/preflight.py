@@ -14,13 +14,20 @@ ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two m
 
 
 def needs(
-    config: Config, shape: Any, rides_on_base: bool, widest: int, resident: float, frozen_bytes: int
+    config: Config,
+    shape: Any,
+    rides_on_base: bool,
+    widest: int,
+    resident: float,
+    frozen_bytes: int,
+    processes: int = 1,
 ) -> dict[str, float]:
     """GB by part, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning takes
-    beside them, whichever is more: one gives its memory back before the other begins.
+    beside them, whichever is more: the other finds its memory free.
 
     `shape` is the transformers config of the policy; `rides_on_base` says that the reward model is an adapter on it; `widest` is the
-    longest prompt in tokens, `resident` the process's bytes now, `frozen_bytes` those of one frozen number.
+    longest prompt in tokens, `resident` the process's bytes now, `frozen_bytes` those of one frozen number. With several `processes` policy
+    and critic are differentiated together.
     """
     section, text = config.ppo, shape.get_text_config()
     hidden, inner, layers, vocabulary = (
@@ -41,7 +48,7 @@ def needs(
     parts = {"process": resident / GB}
     if section.tuning == "lora":
         lora = section.lora.r * adapted * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner))
-        merged = matrices * adapted if frozen_bytes == 4 else 0
+        merged = matrices * adapted if frozen_bytes == 4 or section.engine != "transformers" else 0
         parts["weights"] = (model + (model if learned_reward and not rides_on_base else 0)) * frozen_bytes / GB
         trained = lora * (2 if section.value == "adapter" else 1)
     else:
@@ -61,7 +68,7 @@ def needs(
     cached = 2 * layers * kv * min(section.batch_size, ROLLOUT_BATCH) * (widest + section.response_length)
     sampling = {"merged copy": merged * frozen_bytes / GB, "cache": cached * frozen_bytes / GB}
     learning = {
-        "activations": a_token * tokens / GB + kept,
+        "activations": a_token * tokens * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
         "logits": vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB,
     }
     return parts | max(sampling, learning, key=lambda one: sum(one.values()))
@@ -81,7 +88,8 @@ def line(config: Config, run: Run, widest: int) -> str:
     resident = float(psutil.Process().memory_info().rss) if device.type == "cpu" else 0.0
     shape = AutoConfig.from_pretrained(str(run.folder("sft")))
     return check(
-        needs(config, shape, on_base, widest, resident, pick_dtype(config.dtype, device).itemsize), *available()
+        needs(config, shape, on_base, widest, resident, pick_dtype(config.dtype, device).itemsize, run.world_size),
+        *available(),
     )
 
 
@@ -108,7 +116,7 @@ def check(parts: dict[str, float], free: float, where: str) -> str:
         remedy = {
             "activations": "lower ppo.micro_batch_tokens or ppo.keep_activations, or set ppo.gradient_checkpointing=true",
             "logits": "lower ppo.micro_batch_tokens",
-            "merged copy": "set dtype=bfloat16, which is sampled from without one, or adapt fewer layers (ppo.lora.layers)",
+            "merged copy": "adapt fewer layers (ppo.lora.layers), or set dtype=bfloat16",
             "cache": "lower ppo.batch_size or ppo.response_length",
             "training": "set ppo.tuning=lora, or ppo.value=shared",
             "weights": "set dtype=bfloat16, or take a smaller model",

@@ -10,8 +10,8 @@ PASS = (
 def together(lengths: Sequence[int], limit: int | None = None) -> list[list[int]]:
     """Indices of rows in groups of like length, shortest first, cut so that padded tokens and PASS for each group are least in sum.
 
-    A group of more than one row holds at most `limit` tokens, padding included. Of cuts that cost the same the most even one is taken,
-    whose largest group, which decides about memory, is smallest.
+    A group of more than one row holds at most `limit` tokens, padding included. Of cuts that cost the same the most even one is taken
+    (least squares), as the largest group decides about memory.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     # of the first n rows: the least cost, the groups' tokens squared and summed (least where they are even), the last group's start

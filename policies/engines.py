@@ -138,6 +138,8 @@ def _continuous(
         answers = model.generate_batch(
             asked, generation_config=generation, continuous_batching_config=batching, warmup=False
         )
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # it computes on a stream of its own
     model.train(training)
     roles.forget_sampler()
     found = list(answers.values())

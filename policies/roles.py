@@ -19,7 +19,7 @@ POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
 
 
 class Roles(nn.Module):
-    """The four roles on the models that play them; calling it gives what the update needs, with gradients.
+    """The four roles on the models that play them; calling it gives what an update needs of policy and critic together, with gradients.
 
     `policy` is a causal LM: a PeftModel with the adapters policy and, as wanted, reward and value (LoRA), or a bare model (full).
     `reference` is a frozen copy in full fine-tuning, None with LoRA (the base without adapter is the reference).

@@ -89,12 +89,10 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
-    state = optimizer.state_dict()
-    for index, name in enumerate(parameters):
-        kept = {
-            key: tensors[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors
-        }
-        if kept:
-            state["state"][index] = kept
-    optimizer.load_state_dict(state)
+        for name, parameter in parameters.items():
+            moments = optimizer.state[parameter]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}/{name}" in tensors:  # into what is there: it was allocated where it stays
+                    saved = tensors[f"{key}/{name}"]
+                    moments[key] = moments[key].copy_(saved) if key in moments else saved
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))

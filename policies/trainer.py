@@ -63,7 +63,8 @@ def train(
     demonstrations: Sequence[tuple[list[int], list[int]]] = (),
     engine: Engine | None = None,
 ) -> Result:
-    """Run PPO to the end, or from the state in `state` on, and leave the trained weights in `roles`.
+    """Run PPO to the end, or from the state in `state` on, and leave the trained weights in `roles`. Beside the folder `state` lies a
+    file with the weights to go back to.
 
     Prompts are {"id", "prompt"}; `begin` is told from which step it goes on, `log` gets one dict of figures an iteration, `show` the
     evaluation's episodes. `demonstrations` (prompt ids, completion ids) feed ptx_coef; `engine` samples, by default transformers.
@@ -154,7 +155,9 @@ def train(
                 for number, mini_batches in enumerate(batches):
                     if demonstrations and settings.ptx_coef:
                         at = (step * settings.num_ppo_epochs + epoch) * len(batches) + number
-                        _ptx(accelerator, wrapped, demonstrations, at, mini_size, settings, tokenizer.pad_token_id)
+                        _ptx(
+                            accelerator, wrapped, bare, demonstrations, at, mini_size, settings, tokenizer.pad_token_id
+                        )
                     first = epoch == 0 and number == 0
                     _step(accelerator, wrapped, bare, mini_batches, settings, updates, step, first)
                     optimizer.step()
@@ -188,8 +191,10 @@ def train(
             optimizer.zero_grad(set_to_none=False)
             if halt.spoiled:
                 load_good(state, parameters)
+                accelerator.wait_for_everyone()  # the file goes when the first process publishes
             result.halted = str(halt)
             break
+    optimizer.zero_grad()  # and their memory
     return result
 
 
@@ -264,8 +269,8 @@ def _step(
         last = number == len(mini) - 1
         with torch.enable_grad() if last else accelerator.no_sync(wrapped):
             live = entry.pop("live", {})  # forwards of the measuring pass, still good: nothing was updated since
-            # A critic of its own learns first, and its activations are gone when the policy's come. DDP wants both in one backward.
-            apart = roles.value == "adapter" and "logprobs" not in live and accelerator.num_processes == 1
+            # A critic of its own learns first, and its activations are gone when the policy's come.
+            apart = _apart(accelerator, roles) and "logprobs" not in live
             if apart:
                 values = live.pop("values") if live else roles.values(batch, None)
             elif live:
@@ -317,9 +322,15 @@ def _step(
     updates.add("steps", 1.0 / accelerator.num_processes)
 
 
+def _apart(accelerator: Accelerator, roles: Roles) -> bool:
+    """Whether policy and critic can be differentiated one after the other: nothing shared is trained, and no DDP, which wants all in one."""
+    return roles.value == "adapter" and accelerator.num_processes == 1
+
+
 def _ptx(
     accelerator: Accelerator,
     wrapped: Any,
+    roles: Roles,
     rows: Sequence[tuple[list[int], list[int]]],
     at: int,
     count: int,
@@ -340,7 +351,9 @@ def _ptx(
         part = [picked[i] for i in group]
         batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)
         with torch.enable_grad() if number == len(groups) - 1 else accelerator.no_sync(wrapped):
-            logprobs, _, values = wrapped(batch, 1.0)
-            loss = -(logprobs.sum() / tokens) * world
-            # the critic takes part, for DDP, without being moved
-            accelerator.backward(settings.ptx_coef * loss + 0.0 * values.sum())
+            if _apart(accelerator, roles):
+                logprobs, rest = roles.policy_logprobs(batch, 1.0)[0], 0.0
+            else:  # the critic takes part, for DDP, without being moved
+                logprobs, _, values = wrapped(batch, 1.0)
+                rest = 0.0 * values.sum()
+            accelerator.backward(settings.ptx_coef * -(logprobs.sum() / tokens) * world + rest)

@@ -21,6 +21,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import PAD, furthest, run, settings, weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from two_processes import DEMONSTRATIONS
 
 from pipeline.config_sections import Lora
 from policies import logprobs
@@ -302,11 +303,18 @@ def test_the_critics_activations_are_gone_when_the_policys_come(
     spied(roles, "values")
     spied(roles, "policy_logprobs")
     spied(Accelerator, "backward")
-    once = section("adapter", 1, keep_activations=0.0, micro_batch_tokens=60, total_episodes=8, batch_size=8)
-    run(roles, tiny_tokenizer, once, tmp_path / "s")
-    rounds, rest = divmod(len(seen), 4)
+    once = section(
+        "adapter", 1, keep_activations=0.0, micro_batch_tokens=60, total_episodes=8, batch_size=8, ptx_coef=0.5
+    )
+    run(roles, tiny_tokenizer, once, tmp_path / "s", demonstrations=DEMONSTRATIONS)
+    mixed = seen.index("values") // 2
+    assert (
+        mixed > 0 and seen[: 2 * mixed] == ["policy_logprobs", "backward"] * mixed
+    )  # of demonstrations, without the critic
+    rounds, rest = divmod(len(seen) - 2 * mixed, 4)
     assert rest == 0 and rounds > 1
-    assert seen == ["values", "backward", "policy_logprobs", "backward"] * rounds
+    assert seen[2 * mixed :] == ["values", "backward", "policy_logprobs", "backward"] * rounds
+    assert all(p.grad is None for p in roles.parameters())  # their memory is given back
 
 
 def test_moments_made_beforehand_are_those_that_adam_makes() -> None:

@@ -159,6 +159,9 @@ def test_the_weights_to_go_back_to_are_those_that_came_with_the_state(
     """1 is saved as good, then the state; 2 as good after it. Before and after the state is read again. Also without hard links."""
     parameters = {"w": torch.nn.Parameter(torch.zeros(3))}
     optimizer = torch.optim.AdamW(parameters.values())
+    (parameters["w"] ** 2 - parameters["w"]).sum().backward()
+    optimizer.step()
+    moment, of_then = optimizer.state[parameters["w"]]["exp_avg"], optimizer.state[parameters["w"]]["exp_avg"].tolist()
 
     def none(*_: Any) -> None:
         raise OSError("no hard links here")
@@ -181,10 +184,13 @@ def test_the_weights_to_go_back_to_are_those_that_came_with_the_state(
     say(5.0)
     for _ in range(2):  # the second replaces the first
         save_state(tmp_path / "state", parameters, optimizer, {"step": 1})
+    optimizer.step()
+    assert moment.tolist() != of_then
     say(2.0)
     save_good(tmp_path / "state", parameters)
     say(7.0)
     assert back() == [2.0] * 3
     assert load_state(tmp_path / "state", parameters, optimizer) == {"step": 1}
     assert parameters["w"].tolist() == [5.0] * 3
+    assert moment.tolist() == of_then and optimizer.state[parameters["w"]]["step"] == 1  # in their place
     assert back() == [1.0] * 3

@@ -43,6 +43,15 @@ def test_sampling_or_learning_whichever_is_more() -> None:
     learning = parts(micro_batch_tokens=4000, keep_activations=0.25)
     assert not {"merged copy", "cache"} & learning.keys() and {"activations", "logits"} <= learning.keys()
     assert learning["activations"] * 1e9 == pytest.approx(4 * (9 * 100 + 4 * 300) * 4 * 4000 + 0.25e9)
+    together = needs(
+        Config(ppo=PPO(micro_batch_tokens=4000, keep_activations=0.0)), SHAPE, True, 20, 5e8, 4, processes=2
+    )
+    assert together["activations"] * 1e9 == pytest.approx(2 * 4 * (9 * 100 + 4 * 300) * 4 * 4000)  # critic and policy
+    assert "merged copy" not in needs(
+        Config(ppo=PPO(**few)), SHAPE, True, 20, 5e8, 2
+    )  # bfloat16: the adapter stays attached
+    vllm = needs(Config(ppo=PPO(**few, engine="vllm")), SHAPE, True, 20, 5e8, 2)
+    assert vllm["merged copy"] * 1e9 == pytest.approx(4 * LAYER * 2)
     assert sum(parts(tuning="full", micro_batch_tokens=4000).values()) > sum(parts(tuning="full").values())
 
 

@@ -184,7 +184,7 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
         turns.done(phases=phases, mean_length=length, longest=longest if spec.stops else spec.response)
 
     warm_up(roles, len(tokenizer), place.device)
-    with tempfile.TemporaryDirectory() as state:
+    with tempfile.TemporaryDirectory() as folder:
         result = train(
             place,
             roles,
@@ -193,7 +193,7 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
             [],
             score,
             settings(spec),
-            state=Path(state),
+            state=Path(folder) / "state",
             seed=SEED,
             log=log,
             begin=lambda step: turns.ready(**_facts(roles.causal)),

@@ -77,12 +77,11 @@ def shape_of(model: str) -> Shape:
     return Shape(layers, hidden, intermediate, heads, kv_heads, hidden // heads, VOCAB)
 
 
-def needed_gb(point: Point, size: int, copies: int = 1) -> float:
-    """A rough estimate of a point's memory, GB: the base (on a GPU also the sampler's merged copy), adapters with
-    gradients and Adam's moments, what a backward keeps of at most 2048 tokens, their logits, and 0.7 for the process
-    itself."""
+def needed_gb(point: Point, size: int) -> float:
+    """A rough estimate of a point's memory, GB: the base, adapters with gradients and Adam's moments, what a backward
+    keeps of at most 2048 tokens, their logits, and 0.7 for the process itself."""
     shape = shape_of(point.model)
-    weights = size * copies * shape.parameters()
+    weights = size * shape.parameters()
     adapters = 2 * 16 * shape.layers * shape.lora_weights(RANK)  # policy and reward: weight, gradient, two moments
     token = shape.layers * (14 * shape.hidden + 5 * shape.intermediate) * 4 + 3 * 4 * shape.vocab
     return (weights + adapters + token * min(point.tokens, 2048)) / 1e9 + 0.7
@@ -192,7 +191,7 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
     most = max(point.batch for point in chosen) * ITERATIONS
     rows = fixed_prompts(load_tokenizer(model), most, PROMPT)
     for point in chosen:
-        if (need := needed_gb(point, SIZES[dtype], 2 if machine["gpu"] else 1)) > room:
+        if (need := needed_gb(point, SIZES[dtype])) > room:
             report["left_out"][point.name] = f"may need {need:.1f} GB, more than half of the memory ({room:.1f} GB)"
             print(f"{point.name}: left out, {report['left_out'][point.name]}", file=sys.stderr)
             continue
