@@ -110,7 +110,7 @@ def available() -> tuple[float, str]:
 def check(parts: dict[str, float], free: float, where: str) -> str:
     """The line to print, or ConfigError where the run does not fit. What is resident already is not needed again."""
     total = sum(parts.values())
-    shown = ", ".join(f"{name} {size:.2g}" for name, size in parts.items() if size >= 0.01)
+    shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size >= 0.01)
     if total - parts["process"] > free:
         largest = max((name for name in parts if name != "process"), key=lambda name: parts[name])
         remedy = {
@@ -122,6 +122,11 @@ def check(parts: dict[str, float], free: float, where: str) -> str:
             "weights": "set dtype=bfloat16, or take a smaller model",
         }[largest]
         raise ConfigError(
-            f"ppo: needs about {total:.2g} GB ({shown}) and {free:.2g} GB are free {where}, most of it for {largest}; {remedy}"
+            f"ppo: needs about {_gb(total)} GB ({shown}) and {_gb(free)} GB are free {where}, most of it for {largest}; {remedy}"
         )
-    return f"ppo: needs about {total:.2g} GB ({shown}); {free:.3g} GB are free {where}"
+    return f"ppo: needs about {_gb(total)} GB ({shown}); {_gb(free)} GB are free {where}"
+
+
+def _gb(size: float) -> str:
+    """Two digits, or all before the point: 0.052, 1.7, 593."""
+    return f"{size:.2g}" if size < 100 else f"{size:.0f}"

@@ -80,3 +80,10 @@ def test_refused_with_the_remedy() -> None:
     assert check(found, need + 0.01, "here").startswith("ppo: needs about ")
     with pytest.raises(ConfigError, match=r"0\.001 GB are free here, most of it for .*; lower ppo\.micro_batch_tokens"):
         check(found, 0.001, "here")
+
+
+def test_sizes_are_plain_numbers() -> None:
+    """No exponents, whatever the size."""
+    with pytest.raises(ConfigError, match=r"needs about 594 GB \(weights 53, activations 541\) and 24 GB are free"):
+        check({"process": 0.0, "weights": 53.1, "activations": 540.9}, 24.2, "here")
+    assert "needs about 0.052 GB" in check({"process": 0.052}, 593.2, "here")
