@@ -82,7 +82,9 @@ def _nearest(name: str) -> str:
     if (meant := f"{place}.generation.{leaf}") in known:
         return f"did you mean {meant}?"
     close = (
-        difflib.get_close_matches(name, known, n=1) or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+        # near by more than the section that they share
+        difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
     )
     if not close:
         leaves = {k.split(".")[-1]: k for k in known}

@@ -75,7 +75,7 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
 
 
 def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> dict[str, Any] | None:
-    """Put a saved state back into `parameters` and `optimizer`; returns what else was saved, or None if nothing was.
+    """Put a saved state back into `parameters` and the moments that `optimizer` has; returns what else was saved, or None if nothing was.
 
     What `save_good` wrote after that state is forgotten: `load_good` gives what came with it.
     """
@@ -89,10 +89,6 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
-        for name, parameter in parameters.items():
-            moments = optimizer.state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{name}" in tensors:  # into what is there: it was allocated where it stays
-                    saved = tensors[f"{key}/{name}"]
-                    moments[key] = moments[key].copy_(saved) if key in moments else saved
+            for key, moment in optimizer.state[parameter].items():
+                moment.copy_(tensors[f"{key}/{name}"])
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))

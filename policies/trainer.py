@@ -272,7 +272,7 @@ def _step(
             # A critic of its own learns first, and its activations are gone when the policy's come.
             apart = _apart(accelerator, roles) and "logprobs" not in live
             if apart:
-                values = live.pop("values") if live else roles.values(batch, None)
+                values = live["values"] if live else roles.values(batch, None)
             elif live:
                 logprobs, entropy, values = (live[name] for name in NAMES)
             else:
