@@ -71,7 +71,9 @@ class PPO(Training):
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     batch_size: int = Field(64, ge=1, description="episodes of one iteration, over all processes")
     micro_batch_tokens: int = Field(
-        384, ge=1, description="tokens of one micro-batch on one device, padding included; less needs less memory"
+        384,
+        ge=1,
+        description="tokens of one micro-batch on one device, with the padding of a model that computes it; less needs less memory",
     )
     keep_activations: float = Field(
         0.5, ge=0, description="GB of activations kept from measuring to the first epoch, which then need not run again"

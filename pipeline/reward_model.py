@@ -21,6 +21,7 @@ from pipeline.context import accelerator, bar, closing, prompts, rankings
 from pipeline.publishing import save_merged, write_card
 from pipeline.training import Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
+from policies.packing import packs
 from policies.rollout import noise, sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.trunk import find_trunk, first_adapted
@@ -101,6 +102,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         max_length=config.data.max_length,
         batch_size=section.per_device_train_batch_size * 8,
         device=device,
+        padding=not packs(merged),
     )
     metrics, detail, gate_checks = evaluate(scorer, held_out)
     mean, std = _normalise(

@@ -42,7 +42,7 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
     found = run.manifest("reward") if "reward" in section.reward_funcs else None
     shared = section.tuning == "lora" and found is not None and rides_on_base(reward_folder, found.model["base"])
     base = load_causal(run.folder("sft"), tokenizer, dtype if section.tuning == "lora" else torch.float32)
-    forwards: dict[str, Any] = {}
+    riding: dict[str, tuple[Roles, nn.Linear]] = {}  # scores by an adapter beside the policy's
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         policy = get_peft_model(base, lora_config(base, section.lora, "CAUSAL_LM"), adapter_name=POLICY).to(device)
@@ -53,11 +53,11 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
             None if head is None else _normalised(head, read_contract(reward_folder)),
         )
         if head is not None:
-            forwards["reward"] = lambda ids, mask: _last_score(roles, head, ids, mask)
+            riding["reward"] = (roles, head)
     else:
         roles = _full(config, run, base, device, tokenizer, found)
     functions = {
-        name: _score(name, config, run, device, dtype, forwards.get(name), tokenizer) for name in section.reward_funcs
+        name: _score(name, config, run, device, dtype, riding.get(name), tokenizer) for name in section.reward_funcs
     }
     return roles, combine(functions, section.reward_weights or [1.0] * len(functions))
 
@@ -95,15 +95,31 @@ def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> t
 
 
 def _score(
-    name: str, config: Config, run: Run, device: torch.device, dtype: torch.dtype, forward: Any, tokenizer: Any
+    name: str,
+    config: Config,
+    run: Run,
+    device: torch.device,
+    dtype: torch.dtype,
+    riding: tuple[Roles, nn.Linear] | None,
+    tokenizer: Any,
 ) -> Any:
     if name != "reward" and ":" in name and not Path(name).exists():
         return resolve(name)
     folder = run.folder("reward") if name == "reward" else Path(name) if Path(name).exists() else name
-    if forward is None:
+    if riding is None:
         return load_scorer(folder, dtype, device, config.data.max_length, SCORE_BATCH)
+    roles, head = riding
     contract = read_contract(folder)
-    return Scorer(forward, tokenizer, contract["mean"], contract["std"], contract["max_length"], SCORE_BATCH, device)
+    return Scorer(
+        lambda ids, mask: _last_score(roles, head, ids, mask),
+        tokenizer,
+        contract["mean"],
+        contract["std"],
+        contract["max_length"],
+        SCORE_BATCH,
+        device,
+        padding=not roles.packed,
+    )
 
 
 def _reward_adapter(policy: Any, folder: Path) -> nn.Linear:

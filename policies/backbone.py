@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from policies.linear import in_one_step, quick
+from policies.packing import pack
 from policies.template import plain_chat
 
 
@@ -84,6 +85,7 @@ def _loaded(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     quick(model)
+    pack(model)
     return model.eval()
 
 
@@ -99,6 +101,7 @@ def load_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
+    model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
     if model.config.num_labels != 1:
         raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
     return model
@@ -117,7 +120,9 @@ def new_classifier(
     head = output_head(model)
     init_head(head, seed)
     head.float()
+    model.config.use_cache = False
     quick(model)
+    pack(model)
     return model.eval()
 
 

@@ -111,11 +111,11 @@ def _known_states(
 
 
 def micro_batches(
-    episodes: Sequence[Episode], tokens: int, pad_id: int, device: torch.device
+    episodes: Sequence[Episode], tokens: int, pad_id: int, device: torch.device, padding: bool = True
 ) -> list[tuple[list[int], Batch]]:
-    """Episodes of like length together, up to `tokens` a micro-batch: (indices, tensors)."""
+    """Episodes of like length together, up to `tokens` a micro-batch, with padding if that costs: (indices, tensors)."""
     lengths = [len(e.prompt_ids) + len(e.completion.tokens) - 1 for e in episodes]
-    groups = together(lengths, tokens)
+    groups = together(lengths, tokens, padding)
     out = []
     for group in groups:
         picked = [episodes[i] for i in group]

@@ -43,7 +43,7 @@ class Activations:
 
     def run(self, forward: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
         """What `forward` gives: with its graph where there is room for that, else without."""
-        size = batch.input_ids.numel()
+        size = int(batch.attention_mask.sum())
         if self.room <= 0 or self.per_token * size > self.room:
             with torch.no_grad():
                 return forward(batch)
@@ -87,7 +87,9 @@ def measure(
     run alike, and raises RuntimeError.
     """
     entries = []
-    for indices, batch in micro_batches(episodes, settings.micro_batch_tokens, pad_id, device):
+    for indices, batch in micro_batches(
+        episodes, settings.micro_batch_tokens, pad_id, device, padding=not roles.packed
+    ):
         said = [episodes[i].completion for i in indices]
         if roles.trunk is not None and batch.states is None:  # an engine that gives no states
             batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))

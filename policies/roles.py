@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from policies.backbone import adapter, checkpointed, decoder
 from policies.linear import LoraLinear
 from policies.logprobs import Batch, token_logprobs
+from policies.packing import packs
 from policies.trunk import Trunk, find_trunk, first_adapted
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
@@ -64,6 +65,11 @@ class Roles(nn.Module):
     def exact(self) -> bool:
         """Whether a rollout's log-probabilities and states are those of a training pass, within float tolerance."""
         return next(self.causal.parameters()).dtype == torch.float32
+
+    @property
+    def packed(self) -> bool:
+        """Whether padding costs the policy's decoder next to nothing."""
+        return packs(self.policy)
 
     def hidden(self, role: str, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
         """Final hidden states (B, L, H) of `role`: policy, reference, reward or value.

@@ -346,7 +346,8 @@ def _ptx(
     picked = [rows[i % len(rows)] for i in numbers]
     local = torch.tensor(float(sum(len(completion) for _, completion in picked)), device=accelerator.device)
     tokens = accelerator.reduce(local, "sum")
-    groups = together([len(p) + len(c) - 1 for p, c in picked], settings.micro_batch_tokens)
+    lengths = [len(p) + len(c) - 1 for p, c in picked]
+    groups = together(lengths, settings.micro_batch_tokens, padding=not roles.packed)
     for number, group in enumerate(groups):
         part = [picked[i] for i in group]
         batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)

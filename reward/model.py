@@ -11,6 +11,7 @@ from torch import Tensor
 
 from policies.backbone import load_classifier, load_tokenizer
 from policies.batching import together
+from policies.packing import packs
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
 
 CONTRACT_FILE = "scoring.json"
@@ -46,6 +47,7 @@ class Scorer:
     max_length: int = 512
     batch_size: int = 32
     device: torch.device | str = "cpu"
+    padding: bool = True  # whether padded tokens cost anything
 
     @torch.no_grad()
     def raw(
@@ -55,7 +57,7 @@ class Scorer:
         rows = [render(self.tokenizer, p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         lengths = [len(row) for row in rows]
         scores = torch.empty(len(rows))
-        for picked in together(lengths, self.batch_size * max(lengths, default=0)):
+        for picked in together(lengths, self.batch_size * max(lengths, default=0), self.padding):
             width = max(len(rows[i]) for i in picked)
             input_ids = torch.full((len(picked), width), self.tokenizer.pad_token_id)
             attention_mask = torch.zeros((len(picked), width), dtype=torch.long)
@@ -119,4 +121,5 @@ def load_scorer(path: str | Path, dtype: torch.dtype, device: torch.device, max_
         max_length=int(contract.get("max_length", max_length)),
         batch_size=batch_size,
         device=device,
+        padding=not packs(model),
     )

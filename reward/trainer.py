@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from policies.batching import together
+from policies.packing import packs
 from policies.trunk import Trunk
 from reward.losses import k_wise, plackett_luce
 
@@ -48,9 +49,9 @@ class RankingCollator:
 
 
 def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Scores (N,) float32 of right-padded rows, in passes of like length so that short rows are not padded to long ones."""
+    """Scores (N,) float32 of right-padded rows, in passes of like length, where padding costs, so that short rows are not padded to long ones."""
     lengths = attention_mask.sum(1).tolist()
-    groups, parts = together(lengths), []
+    groups, parts = together(lengths, padding=not packs(model)), []
     for rows in groups:
         width = max(lengths[i] for i in rows)
         parts.append(

@@ -33,6 +33,26 @@ def test_the_cut_costs_the_least() -> None:
     assert sum(len(group) * lengths[group[-1]] + PASS for group in found) == least
 
 
+def test_where_padding_is_not_run_few_groups_and_even_ones() -> None:
+    """What counts are tokens: 160 of them in two groups of at most 100, where padded ones fill three."""
+    lengths = [20, 4, 4, 20, 4, 4, 20, 4, 4, 20, 4, 4, 20, 4, 4, 20]
+    groups = together(lengths, 100, padding=False)
+    assert [sum(lengths[i] for i in group) for group in groups] == [80, 80]
+    assert len(together(lengths, 100)) == 3
+
+
+def test_padded_places_are_stored() -> None:
+    """One long row among many short ones would make a rectangle of 401,000 places for 4,000 tokens."""
+    assert [len(group) for group in together([2000] + [10] * 200, padding=False)] == [200, 1]
+
+
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_every_row_once_and_within_the_limit_without_padding(lengths: list[int], limit: int) -> None:
+    groups = together(lengths, limit, padding=False)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or sum(lengths[i] for i in group) <= limit for group in groups)
+
+
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
 def test_every_row_once_and_within_the_limit(lengths: list[int], limit: int) -> None:
     groups = together(lengths, limit)

@@ -141,7 +141,8 @@ def slow_run(folder: Path, tokenizer: Any, state: Path, value: str, epochs: int)
         with pytest.MonkeyPatch.context() as patch, watched(roles) as counts:
             patch.setattr(Roles, "exact", False)
             patch.setattr("policies.roles.token_logprobs", slow_logprobs)
-            patch.setattr("policies.episodes.together", lambda lengths, limit: [list(range(len(lengths)))])
+            patch.setattr("policies.episodes.together", lambda lengths, *_: [list(range(len(lengths)))])
+            patch.setattr("policies.packing.lanes", lambda *_: None)
             _, figures = run(roles, tokenizer, section(value, epochs, **PLAIN), state)
         assert counts["reference"] == 3 and counts["policy"] == counts["critic"] == 3 * (1 + epochs)
         assert furthest(start, weights(roles)) > 5e-3 and len({f["completions/mean_length"] for f in figures}) > 1

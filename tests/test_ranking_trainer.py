@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from tiny import unpacked
 from transformers import TrainerCallback, TrainingArguments
 
 from pipeline.config import Reward
@@ -173,6 +174,7 @@ def test_the_trunk_once_over_epochs(tiny_folder: Path, tiny_tokenizer: Any, tmp_
         trunk = find_trunk(decoder(policy), first_adapted(policy, ["default"])) if kept else None
         if trunk is not None:
             trunk.room = room
+            unpacked(trunk.lower)  # so that rows can be counted
             trunk.lower.layers[0].register_forward_pre_hook(lambda _, x: seen.__setitem__(0, seen[0] + len(x[0])))
         section = Reward(batch_size=8, per_device_train_batch_size=4, learning_rate=1e-2, logging_steps=1)
         trainer = RankingTrainer(

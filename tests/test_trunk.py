@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, randomise, settings
+from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, randomise, settings, unpacked
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -109,6 +109,7 @@ def test_two_parts_are_the_whole(deep: Path, tiny_tokenizer: Any, depth: int) ->
     before = [name for name, _ in body.named_modules()], body.config.to_dict()
     trunk = find_trunk(body, depth)
     assert trunk is not None and trunk.depth == depth
+    unpacked(body)  # the whole, not its parts
     ids, mask = rows([19, 1, 7, 12])
     for _ in range(2):  # the second time on other weights: the parts are the decoder, not a copy
         entered, final = whole(body, ids, mask, depth)
@@ -126,7 +127,7 @@ def test_two_parts_are_the_whole(deep: Path, tiny_tokenizer: Any, depth: int) ->
 
 def test_known_states_are_looked_up(deep: Path, tiny_tokenizer: Any) -> None:
     """Rows that are known are not run, whatever their place; a row that only begins alike is."""
-    body: Any = decoder(load_causal(deep, tiny_tokenizer, torch.float32))
+    body = unpacked(load_causal(deep, tiny_tokenizer, torch.float32))  # so that rows can be counted
     trunk = Trunk(body, 2)
     ids, mask = rows([9, 4, 12, 6, 4])
     expected = trunk.states(ids, mask)
@@ -332,6 +333,9 @@ def test_scores_in_a_rollout_are_those_without(
     text gives other tokens than were sampled, some are cut: those are computed anew, the others looked up."""
     roles, twin = (four_roles(deep, tiny_tokenizer, reward=reward) for _ in range(2))
     object.__setattr__(twin, "trunk", None)
+    unpacked(roles.policy)  # so that rows can be counted
+    assert roles.trunk is not None
+    unpacked(roles.trunk.lower)
     head = nn.Linear(32, 1)
     prompts = [
         {"id": p["id"], "prompt": p["prompt"], "ids": encode_prompt(tiny_tokenizer, p["prompt"]), "sample": 0}

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from pipeline.config import PPO
 from policies.backbone import decoder, init_head, load_causal
+from policies.packing import packs
 from policies.roles import POLICY, Roles, lora_roles
 from policies.trainer import Result, train
 
@@ -138,6 +139,14 @@ def run(
         **more,
     )
     return result, logged
+
+
+def unpacked(model: nn.Module) -> Any:
+    """The decoder of `model`, which runs padded rows as they are from now on."""
+    body: Any = decoder(model)
+    body.__class__ = type(body).__mro__[2]
+    assert not packs(model)
+    return body
 
 
 def weights(roles: nn.Module) -> dict[str, Tensor]:

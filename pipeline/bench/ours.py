@@ -169,7 +169,8 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
         with_lora(base, spec, place.device) if spec.lora else with_models(base, spec, tokenizer, place.device)
     )
     longest_text = max(len(row["ids"]) for row in rows) + spec.response + 1
-    scorer, longest = Scorer(forward, tokenizer, max_length=longest_text, device=place.device), 0
+    scorer = Scorer(forward, tokenizer, max_length=longest_text, device=place.device, padding=not roles.packed)
+    longest = 0
 
     def score(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
         nonlocal longest
