@@ -4,6 +4,7 @@ transformers tells the rows of a lane apart by positions that begin again. What 
 tolerance; `tests/test_packing.py` holds them side by side.
 """
 
+import heapq
 import inspect
 import math
 from collections.abc import Sequence
@@ -34,28 +35,25 @@ class Lanes:
 
 
 def lay(lengths: Sequence[int], reach: float) -> list[list[int]] | None:
-    """Rows of `lengths` tokens dealt to lanes, longest first, each to the first lane with room; None where padding them is as cheap.
+    """Rows of `lengths` tokens dealt to lanes, longest first, each to the emptiest lane; None where padding them is as cheap.
 
-    Of several widths the one is taken at which lanes · W · (1 + W / reach) is least.
+    Of several numbers of lanes the one is taken at which lanes · W · (1 + W / reach) is least, W the fullest lane's tokens.
     """
     longest, total = max(lengths), sum(lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     best, least = None, WORTH * len(lengths) * longest * (1 + longest / reach)
-    counts = range(1, max(1, total // longest) + 1)
-    for count in counts if len(counts) <= 16 else [*range(1, 9), *(counts[-1] * n // 8 for n in range(1, 9))]:
-        width = max(longest, -(-total // count))
-        if total * (1 + width / reach) >= least:
+    most = -(-total // longest)  # more would each be as long as the longest row, and emptier
+    for count in range(1, most + 1) if most <= 16 else [*range(1, 9), *(most * n // 8 for n in range(1, 9))]:
+        if total * (1 + total / count / reach) >= least:
             continue
-        dealt, room = list[list[int]](), list[int]()
+        dealt: list[list[int]] = [[] for _ in range(count)]
+        filled = [(0, lane) for lane in range(count)]  # a heap
         for row in order:
-            lane = next((n for n, left in enumerate(room) if left >= lengths[row]), None)
-            if lane is None:
-                lane = len(room)
-                dealt.append([])
-                room.append(width)
+            tokens, lane = filled[0]
             dealt[lane].append(row)
-            room[lane] -= lengths[row]
-        if (cost := len(dealt) * width * (1 + width / reach)) < least:
+            heapq.heapreplace(filled, (tokens + lengths[row], lane))
+        width = max(filled)[0]
+        if (cost := count * width * (1 + width / reach)) < least:
             best, least = dealt, cost
     return best
 
@@ -118,9 +116,12 @@ def _plain(others: dict[str, Any], config: Any) -> bool:
 
 def _laid(decoder: Any, attention_mask: Tensor) -> Lanes | None:
     mask = attention_mask.bool()
-    if not bool(mask[:, 0].all()) or bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-        return None  # padded on the left, where positions are the caller's affair
-    return lanes(mask.sum(1).tolist(), mask.shape[1], decoder.reach, mask.device)
+    counts, place = mask.sum(1), torch.arange(mask.shape[1], device=mask.device)
+    right = ((mask == (place < counts[:, None])).all(1) & (counts > 0)).all()
+    *lengths, usual = torch.cat([counts, right[None]]).tolist()  # at once, as a GPU is waited for
+    if not usual:
+        return None  # padded on the left, where positions are the caller's affair, or a row without tokens
+    return lanes(lengths, mask.shape[1], decoder.reach, mask.device)
 
 
 def packs(model: Any) -> bool:
@@ -140,6 +141,7 @@ def pack(model: Any) -> None:
         return
     vocabulary = decoder.get_input_embeddings().weight.shape[0]
     ids = torch.randint(vocabulary, (2, 5), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(decoder.device)  # a quantised model comes on its GPU
     mask = torch.ones_like(ids)
     mask[1, 3:] = 0
     otherwise = torch.stack([(ids[0] + 1) % vocabulary, ids[1]])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -90,6 +91,7 @@ def run_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 # --- lanes
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.sampled_from([20.0, 300.0, 3000.0, math.inf]))
 def test_every_row_in_one_lane_and_cheaper_than_padding(lengths: list[int], reach: float) -> None:
     dealt = lay(lengths, reach)
@@ -115,9 +117,11 @@ def test_lanes_are_as_long_as_pays() -> None:
         dealt = lay([100] + [1] * 100, reach)
         assert dealt is not None and [len(lane) for lane in dealt] == [1, 100]
     assert lay([100, 60, 50, 1], math.inf) is not None
-    assert lay([12, 6, 6, 6, 6], 100.0) == [[0], [1, 2], [3, 4]]
+    dealt = lay([12, 6, 6, 6, 6], 100.0)
+    assert dealt is not None and sorted(map(len, dealt)) == [1, 2, 2] and [0] in dealt
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=20))
 def test_tokens_go_and_come_back(lengths: list[int]) -> None:
     width = max(lengths)
