@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from policies.linear import in_one_step, quick
-from policies.packing import pack
+from policies.packing import enable_packing
 from policies.template import plain_chat
 
 
@@ -85,7 +85,7 @@ def _loaded(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     quick(model)
-    pack(model)
+    enable_packing(model)
     return model.eval()
 
 
@@ -122,7 +122,7 @@ def new_classifier(
     head.float()
     model.config.use_cache = False
     quick(model)
-    pack(model)
+    enable_packing(model)
     return model.eval()
 
 

@@ -7,8 +7,9 @@ tolerance; `tests/test_packing.py` holds them side by side.
 import heapq
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from torch import Tensor
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
 # numbers reach is this times P / 2H: at 128 and at 256 tokens a lane, forward and backward cost 7 and 14% more on two cores.
 REACH = 0.6
-TOLD = {"inputs_embeds", "attention_mask", "position_ids", "use_cache"}  # what a decoder's forward must take
 WORTH = 0.97  # of the cost of padded rows at most; for less, laying rows out and back is not worth its while
 
 
@@ -34,10 +34,10 @@ class Lanes:
     target: Tensor  # (T,) int64, which of B·L it came from
 
 
-def lay(lengths: Sequence[int], reach: float) -> list[list[int]] | None:
+def lay(lengths: Sequence[int], reach: float, limit: float = math.inf) -> list[list[int]] | None:
     """Rows of `lengths` tokens dealt to lanes, longest first, each to the emptiest lane; None where padding them is as cheap.
 
-    Of several numbers of lanes the one is taken at which lanes · W · (1 + W / reach) is least, W the fullest lane's tokens.
+    Of several numbers of lanes the one is taken at which lanes · W · (1 + W / reach) is least, W the fullest lane's tokens, at most `limit`.
     """
     longest, total = max(lengths), sum(lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -53,59 +53,65 @@ def lay(lengths: Sequence[int], reach: float) -> list[list[int]] | None:
             dealt[lane].append(row)
             heapq.heapreplace(filled, (tokens + lengths[row], lane))
         width = max(filled)[0]
-        if (cost := count * width * (1 + width / reach)) < least:
+        if width <= limit and (cost := count * width * (1 + width / reach)) < least:
             best, least = dealt, cost
     return best
 
 
-def lanes(lengths: Sequence[int], width: int, reach: float, device: torch.device) -> Lanes | None:
+def lanes(lengths: Sequence[int], width: int, reach: float, limit: float, device: torch.device) -> Lanes | None:
     """`lay` as tensors, for rows padded to `width`; None where padding is as cheap."""
-    dealt = lay(lengths, reach)
+    dealt = lay(lengths, reach, limit)
     if dealt is None:
         return None
     places = max(sum(lengths[row] for row in lane) for lane in dealt)
-    source, positions = torch.zeros(2, len(dealt), places, dtype=torch.long)
-    place, target = [], []
-    for number, lane in enumerate(dealt):
-        at = 0
-        for row in lane:
-            count = lengths[row]
-            own = torch.arange(count)
-            source[number, at : at + count] = row * width + own
-            positions[number, at : at + count] = own
-            place.append(number * places + at + own)
-            target.append(row * width + own)
-            at += count
-    return Lanes(*(t.to(device) for t in (source, positions, torch.cat(place), torch.cat(target))))
+    starts = [number * places + at for number, lane in enumerate(dealt) for at in _before(lengths[row] for row in lane)]
+    rows, start = torch.tensor([row for lane in dealt for row in lane]), torch.tensor(starts)
+    counts = torch.tensor(lengths)[rows]
+    own = torch.arange(sum(lengths)) - (counts.cumsum(0) - counts).repeat_interleave(counts)  # positions in their rows
+    place, target = (start.repeat_interleave(counts) + own, (rows * width).repeat_interleave(counts) + own)
+    source, positions = torch.zeros(2, len(dealt) * places, dtype=torch.long)
+    source[place], positions[place] = target, own
+    return Lanes(*(t.to(device) for t in (source.view(-1, places), positions.view(-1, places), place, target)))
+
+
+def _before(counts: Iterable[int]) -> list[int]:
+    """The sum of all counts before each."""
+    return list(accumulate(counts, initial=0))[:-1]
 
 
 class Packed:
-    """In front of a decoder's class: right-padded rows without a cache are run in lanes where that is cheaper. Zero where padded."""
+    """In front of a decoder's class: right-padded rows without a cache are run in lanes where that is cheaper, and states are then zero
+    where padded. Any other call goes through as it is."""
 
-    def forward(self: Any, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **others: Any) -> Any:
+    def forward(self: Any, input_ids: Tensor | None = None, attention_mask: Any = None, **others: Any) -> Any:
         whole = super().forward  # type: ignore[misc]
-        if attention_mask is None or attention_mask.dim() != 2 or not _plain(others, self.config):
-            return whole(input_ids=input_ids, attention_mask=attention_mask, **others)
-        laid = _laid(self, attention_mask)
+        rows = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and _plain(others, self.config)
+        laid = _laid(self, attention_mask) if rows else None
         if laid is None:
             return whole(input_ids=input_ids, attention_mask=attention_mask, **others)
         embedded = others.get("inputs_embeds")
         if embedded is None:
             embedded = self.get_input_embeddings()(input_ids)
-        out = whole(**others | {"inputs_embeds": embedded.flatten(0, 1)[laid.source], "position_ids": laid.positions})
+        given = {"inputs_embeds": embedded.flatten(0, 1)[laid.source], "position_ids": laid.positions}
+        out = whole(**others | given | {"use_cache": False})
         hidden = out.last_hidden_state.flatten(0, 1)
-        rows = hidden.new_zeros((attention_mask.numel(), hidden.shape[1]))
-        rows = rows.index_copy(0, laid.target, hidden.index_select(0, laid.place))
-        out.last_hidden_state = rows.view(*attention_mask.shape, -1)
+        states = hidden.new_zeros((attention_mask.numel(), hidden.shape[1]))
+        states = states.index_copy(0, laid.target, hidden.index_select(0, laid.place))
+        out.last_hidden_state = states.view(*attention_mask.shape, -1)
         return out
 
 
 def _plain(others: dict[str, Any], config: Any) -> bool:
-    """Whether a decoder is asked for final states alone: no cache, no positions of the caller's, nothing else by row."""
+    """Whether a decoder is asked for final states alone: no cache, no positions of the caller's, nothing else by row.
+
+    And whether its attention is one that tells the rows of several lanes apart; transformers' flash attention takes but one lane.
+    """
     cached = others.get("use_cache")
-    if getattr(config, "use_cache", True) if cached is None else cached:
+    cached = getattr(config, "use_cache", True) if cached is None else cached
+    more = any(getattr(config, name, False) for name in ("output_hidden_states", "output_attentions"))
+    if cached or more or config._attn_implementation not in ("sdpa", "eager") or others.get("return_dict") is False:
         return False
-    rest = (value for name, value in others.items() if name not in ("inputs_embeds", "use_cache"))
+    rest = (value for name, value in others.items() if name not in ("inputs_embeds", "use_cache", "return_dict"))
     return all(
         value is None
         or value is False
@@ -121,44 +127,59 @@ def _laid(decoder: Any, attention_mask: Tensor) -> Lanes | None:
     *lengths, usual = torch.cat([counts, right[None]]).tolist()  # at once, as a GPU is waited for
     if not usual:
         return None  # padded on the left, where positions are the caller's affair, or a row without tokens
-    return lanes(lengths, mask.shape[1], decoder.reach, mask.device)
+    return lanes(lengths, mask.shape[1], decoder.reach, decoder.limit, mask.device)
 
 
 def packs(model: Any) -> bool:
-    """Whether padding costs `model` (a causal LM, a classifier, or peft's around one) next to nothing."""
+    """Whether padding on the right costs `model` (a causal LM, a classifier, or peft's around one) next to nothing where it needs no cache."""
     return any(isinstance(module, Packed) for module in model.modules())
 
 
 @torch.no_grad()
-def pack(model: Any) -> None:
+def enable_packing(model: Any) -> None:
     """Let the decoder of `model` run padded rows in lanes, in place, if it can be told positions and keeps the rows of a lane apart.
 
-    Both are tried on a few tokens: states must be those of padded rows, and those of one row the same bits whatever the other says.
+    Both are tried on a few tokens in two lanes: states must be those of padded rows, and those of one row the same bits whatever the
+    row before it says. A decoder that cannot be called so, for whatever reason, stays as it is.
     """
     decoder = model.base_model
     plain, config = type(decoder), decoder.config.get_text_config()
-    if not TOLD <= inspect.signature(plain.forward).parameters.keys():
-        return
-    vocabulary = decoder.get_input_embeddings().weight.shape[0]
-    ids = torch.randint(vocabulary, (2, 5), generator=torch.Generator().manual_seed(0))
-    ids = ids.to(decoder.device)  # a quantised model comes on its GPU
-    mask = torch.ones_like(ids)
-    mask[1, 3:] = 0
-    otherwise = torch.stack([(ids[0] + 1) % vocabulary, ids[1]])
-
-    def states(ids: Tensor) -> Tensor:
-        return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-
-    padded = states(ids)[mask.bool()]
+    takes = inspect.signature(plain.forward).parameters.keys()
+    if not {"inputs_embeds", "attention_mask", "position_ids", "use_cache"} <= takes or "per_layer_inputs" in takes:
+        return  # per_layer_inputs: a second embedding, of ids that lanes do not have
     # under its old name, by which transformers looks up what a class can record (hidden states, attentions)
     name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    decoder.__class__ = type(plain.__name__, (Packed, plain), name)
-    decoder.reach = math.inf
-    packed, again = states(ids), states(otherwise)
-    close = 1e-4 if padded.dtype == torch.float32 else 3e-2
-    same = torch.allclose(padded, packed[mask.bool()], rtol=0.0, atol=close * padded.abs().max().item())
-    if not same or not torch.equal(packed[1], again[1]):
+    try:
+        kept_apart = _tried(decoder, type(plain.__name__, (Packed, plain), name))
+        embedding = decoder.get_input_embeddings().weight.numel()
+        layer = (sum(p.numel() for p in decoder.parameters()) - embedding) / config.num_hidden_layers
+        decoder.reach = REACH * layer / (2 * config.hidden_size)
+        decoder.limit = getattr(config, "max_position_embeddings", None) or math.inf
+    except Exception:  # what a decoder of somebody's own raises cannot be foreseen, and it worked before
+        kept_apart = False
+    if not kept_apart:
         decoder.__class__ = plain
-    embedding = decoder.get_input_embeddings().weight.numel()
-    layer = (sum(p.numel() for p in decoder.parameters()) - embedding) / config.num_hidden_layers
-    decoder.reach = REACH * layer / (2 * config.hidden_size)
+
+
+def _tried(decoder: Any, packed: type) -> bool:
+    """Give `decoder` the class `packed`, and whether it does what it did."""
+    vocabulary, device = (
+        decoder.get_input_embeddings().weight.shape[0],
+        decoder.device,
+    )  # a quantised model comes on its GPU
+    mask = (torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]).long().to(device)
+    ids = torch.randint(vocabulary, (4, 5), generator=torch.Generator().manual_seed(0)).to(device)
+    otherwise = ids.clone()
+    otherwise[[0, 2]] = (ids[[0, 2]] + 1) % vocabulary  # the first of each lane; rows 3 and 1 follow them
+
+    def states(ids: Tensor) -> Tensor:
+        found: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return found
+
+    padded = states(ids)[mask.bool()]
+    decoder.__class__, decoder.reach, decoder.limit = packed, 40.0, math.inf  # two lanes, one place left over
+    found, again = states(ids), states(otherwise)
+    close = 1e-4 if padded.dtype == torch.float32 else 3e-2
+    same = torch.allclose(padded, found[mask.bool()], rtol=0.0, atol=close * padded.abs().max().item())
+    in_lanes = not found[~mask.bool()].any()
+    return in_lanes and same and torch.equal(found[[1, 3]], again[[1, 3]])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import get_peft_model
 from tiny import EOS, PAD, furthest, make_roles, randomise, run, settings, unpacked, weights
 from torch import Tensor, nn
 from transformers import (
@@ -30,9 +31,10 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
+from pipeline.config_sections import Lora
 from policies import packing
-from policies.backbone import decoder, load_causal, load_classifier, new_classifier
-from policies.packing import Packed, lanes, lay, pack, packs
+from policies.backbone import decoder, load_causal, load_classifier, lora_config, new_classifier
+from policies.packing import Packed, enable_packing, lanes, lay, packs
 from policies.roles import VALUE
 from policies.trunk import find_trunk
 from reward.trainer import encode_rows
@@ -66,22 +68,22 @@ def rows(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
-def in_lanes(model: Any) -> Any:
-    """The decoder of `model`, run in lanes whatever these cost: a tiny layer's attention costs more than its products."""
+def in_lanes(model: Any, reach: float = 87.0) -> Any:
+    """The decoder of `model`; the rows above make three lanes in it, unevenly filled, whatever its layers' size."""
     body: Any = decoder(model)
-    body.reach = math.inf
+    body.reach = reach
     return body
 
 
-def run_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What gets filled: the places of all lanes that are made."""
-    made: list[int] = []
+def made_lanes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What gets filled: number and places of all lanes that are made."""
+    made: list[tuple[int, int]] = []
     right = packing.lanes
 
     def spy(*given: Any) -> Any:
         found = right(*given)
         if found is not None:
-            made.append(found.source.numel())
+            made.append(tuple(found.source.shape))
         return found
 
     monkeypatch.setattr(packing, "lanes", spy)
@@ -122,12 +124,15 @@ def test_lanes_are_as_long_as_pays() -> None:
 
 
 @hypothesis.settings(deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=2, max_size=20))
-def test_tokens_go_and_come_back(lengths: list[int]) -> None:
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=20), st.sampled_from([20.0, 87.0, math.inf]))
+@hypothesis.example(LENGTHS, 87.0)
+def test_tokens_go_and_come_back(lengths: list[int], reach: float) -> None:
     width = max(lengths)
-    laid = lanes(lengths, width, math.inf, torch.device("cpu"))
+    laid = lanes(lengths, width, reach, math.inf, torch.device("cpu"))
     if laid is None:
         return
+    if (lengths, reach) == (LENGTHS, 87.0):
+        assert laid.source.shape[0] > 1 and laid.source.numel() > sum(lengths)
     ids, mask = rows(lengths)
     flat, positions = ids.flatten()[laid.source], laid.positions
     back = torch.zeros_like(ids).flatten().index_copy(0, laid.target, flat.flatten()[laid.place]).view_as(ids)
@@ -148,20 +153,20 @@ def test_lanes_are_padded_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     ids, mask = rows(LENGTHS)
     weight = torch.randn(len(LENGTHS), max(LENGTHS), 32) * mask[:, :, None]
     results = []
-    made = run_tokens(monkeypatch)
+    made = made_lanes(monkeypatch)
     for _ in range(2):
         out = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         model.zero_grad()
         (out * weight).sum().backward()
         grads = {n: p.grad.clone() for n, p in decoder(model).named_parameters() if p.grad is not None}
         results.append((out.detach(), grads))
-        pack(model)
+        enable_packing(model)
         assert packs(model)
         in_lanes(model)
         made.clear()
     assert not made
     decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-    assert sum(LENGTHS) <= made[0] < 1.1 * sum(LENGTHS) < 0.6 * ids.numel()
+    assert made[0][0] == 3 and sum(LENGTHS) < made[0][0] * made[0][1] < 1.1 * sum(LENGTHS) < 0.6 * ids.numel()
     (padded, gradients), (packed, others) = results
     valid = mask.bool()
     torch.testing.assert_close(packed[valid], padded[valid], atol=1e-5, rtol=1e-5)
@@ -201,8 +206,8 @@ def test_bfloat16(tiny_folder: Path, tiny_tokenizer: Any) -> None:
 
 def test_other_calls_are_as_they_were(tiny_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a cache, padding on the left, positions of the caller's, all hidden states, or no padding."""
-    body = in_lanes(load_causal(tiny_folder, tiny_tokenizer, torch.float32))
-    made = run_tokens(monkeypatch)
+    body = in_lanes(load_causal(tiny_folder, tiny_tokenizer, torch.float32), math.inf)
+    made = made_lanes(monkeypatch)
     ids, mask = rows([9, 4, 6])
     left = mask.flip(1)
     with torch.no_grad():
@@ -216,9 +221,16 @@ def test_other_calls_are_as_they_were(tiny_folder: Path, tiny_tokenizer: Any, mo
         body(input_ids=ids, use_cache=False)
         body(input_ids=ids, attention_mask=torch.zeros_like(ids), use_cache=False)
         body(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(body.config, "output_hidden_states", True, raising=False)
+            body(input_ids=ids, attention_mask=mask, use_cache=False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(body.config, "_attn_implementation_internal", "flash_attention_2")
+            with pytest.raises(ImportError):
+                body(input_ids=ids, attention_mask=mask, use_cache=False)
         assert not made
         body(input_ids=ids, attention_mask=mask, use_cache=False, num_items_in_batch=torch.tensor(3))
-        assert made == [19]
+        assert made == [(1, 19)]
 
 
 # --- decoders that cannot
@@ -229,7 +241,7 @@ def test_an_encoder_is_left_alone() -> None:
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
     model = AutoModelForSequenceClassification.from_config(BertConfig(vocab_size=99, **shape)).eval()
     before = type(decoder(model))
-    pack(model)
+    enable_packing(model)
     assert not packs(model) and type(decoder(model)) is before
 
 
@@ -243,11 +255,56 @@ def test_rows_that_see_each_other_are_found_out(shown: float, monkeypatch: pytes
             layer.self_attn.o_proj.weight.mul_(shown)
     right = modeling_llama.create_causal_mask
     monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **given: right(**{**given, "position_ids": None}))
-    pack(model)
+    enable_packing(model)
     assert not packs(model)
     monkeypatch.undo()
-    pack(model)
+    enable_packing(model)
     assert packs(model)
+
+
+def test_a_decoder_that_wants_tokens_is_left_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it raises when given embeddings alone must not keep it from being loaded; other embeddings than one are not asked for."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    right = modeling_llama.LlamaModel.forward
+
+    def strict(self: Any, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None,
+               inputs_embeds: Any = None, use_cache: Any = None, **others: Any) -> Any:  # fmt: skip
+        if input_ids is None:
+            raise ValueError("input_ids are required")
+        return right(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache, **others)
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "forward", strict)
+    enable_packing(model)
+    assert not packs(model) and type(model.model) is modeling_llama.LlamaModel
+    ids, mask = rows(LENGTHS)
+    with torch.no_grad():
+        assert model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.any()
+
+
+def test_no_lane_is_longer_than_a_decoder_can_count() -> None:
+    """Some look positions or biases up by place."""
+    assert lay(LENGTHS, math.inf, 128) == [sorted(range(7), key=lambda i: -LENGTHS[i])]
+    dealt = lay(LENGTHS, math.inf, 64)
+    assert dealt is not None and max(sum(LENGTHS[i] for i in lane) for lane in dealt) <= 64
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    enable_packing(model)
+    assert decoder(model).limit == 128
+
+
+def test_masks_by_kind_of_attention_pass_through() -> None:
+    """transformers gives them to decoders with windows, in its continuous batching for one."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES["gemma3, window of 8"]).eval()
+    enable_packing(model)
+    ids, _ = rows([6, 6])
+    causal = torch.zeros(2, 1, 6, 6).masked_fill(torch.ones(6, 6).triu(1).bool(), -1e9)
+    kinds = {"full_attention": causal, "sliding_attention": causal}
+    with torch.no_grad():
+        found = decoder(model)(input_ids=ids, attention_mask=kinds, use_cache=False).last_hidden_state
+        expected = decoder(model)(input_ids=ids, use_cache=False).last_hidden_state
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_positions_that_do_not_begin_again_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,44 +318,62 @@ def test_positions_that_do_not_begin_again_are_found_out(monkeypatch: pytest.Mon
         return right(self, torch.arange(positions.shape[1])[None]) if self is wpe else right(self, positions)
 
     monkeypatch.setattr(type(wpe), "forward", through)
-    pack(model)
+    enable_packing(model)
     assert not packs(model)
 
 
 # --- what runs on decoders
 
 
-def test_a_classifier_and_its_gradients(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+@pytest.mark.parametrize("kind", ["new", "with an adapter", "loaded"])
+def test_a_classifier_and_its_gradients(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Scores at the last token of each row, in one pass of the ranking trainer, against rows one by one."""
-    model: Any = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+    if kind == "loaded":
+        model: Any = load_classifier(_scorer(tiny_folder, tiny_tokenizer, tmp_path), tiny_tokenizer, torch.float32)
+    else:
+        model = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
+    if kind == "with an adapter":
+        torch.manual_seed(0)
+        model = get_peft_model(model, lora_config(model, Lora(r=4, lora_alpha=8), "SEQ_CLS"))
     in_lanes(model)
+    made = made_lanes(monkeypatch)
     ids, mask = rows(LENGTHS)
     together = encode_rows(model, ids, mask)
+    assert len(made) == 1 and made[0][0] == 3
     one_by_one = torch.cat([model(input_ids=ids[i : i + 1, :n]).logits[:, 0] for i, n in enumerate(LENGTHS)])
     torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=1e-5)
     weight = torch.linspace(-1, 1, len(LENGTHS))
     expected, found = (
-        torch.autograd.grad((scores * weight).sum(), list(model.parameters())) for scores in (one_by_one, together)
+        torch.autograd.grad((scores * weight).sum(), [p for p in model.parameters() if p.requires_grad])
+        for scores in (one_by_one, together)
     )
     for a, b in zip(expected, found, strict=True):
         torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
 
 
-def test_a_trunk_in_place_of_the_embedding(tiny_folder: Path, tiny_tokenizer: Any) -> None:
+def test_a_trunk_in_place_of_the_embedding(
+    tiny_folder: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both parts of a decoder run in lanes, and states are found by the padded rows' tokens."""
     model: Any = new_classifier(tiny_folder, tiny_tokenizer, torch.float32, seed=0)
     ids, mask = rows(LENGTHS)
     with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask).logits
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packing, "lanes", lambda *_: None)
+            expected = model(input_ids=ids, attention_mask=mask).logits
         trunk = find_trunk(in_lanes(model), 1)
         assert trunk is not None and isinstance(trunk.lower, Packed) and isinstance(trunk.upper, Packed)
         trunk.room = 1e6
+        made = made_lanes(monkeypatch)
         for _ in range(2):
             with trunk.in_place_of(model, PAD):
                 torch.testing.assert_close(
                     model(input_ids=ids, attention_mask=mask).logits, expected, atol=1e-5, rtol=1e-5
                 )
             assert len(trunk.known) == len(LENGTHS)
+        assert [number for number, _ in made] == [3, 3, 3]  # both parts, then the upper alone
 
 
 @pytest.mark.parametrize("value", ["adapter", "shared"])
@@ -313,13 +388,13 @@ def test_ppo_learns_the_same(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: P
             randomise(roles, VALUE, std=0.02)
         for module in roles.modules():
             if isinstance(module, Packed):
-                module.reach = math.inf
+                module.reach = 87.0
         with pytest.MonkeyPatch.context() as patch:
-            made = run_tokens(patch)
+            made = made_lanes(patch)
             if mode == "padded":
                 patch.setattr(packing, "lanes", lambda *_: None)
             _, figures = run(roles, tiny_tokenizer, settings(), tmp_path / mode)
-        assert bool(made) == (mode == "lanes")
+        assert bool(made) == (mode == "lanes") == any(number > 1 for number, _ in made)
         ends.append((figures, weights(roles)))
     (padded, before), (packed, after) = ends
     for one, other in zip(padded, packed, strict=True):

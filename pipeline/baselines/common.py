@@ -18,11 +18,12 @@ from pipeline.statistics import mean_interval
 from policies.backbone import adapter, decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.batching import together
 from policies.logprobs import completion_logprobs, pack
+from policies.packing import packs
 from policies.rollout import noise, sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.trainer import EVAL_STEP
 
-TOKENS = 1024  # of one micro-batch when completions are measured, padding included
+TOKENS = 1024  # of one micro-batch when completions are measured
 
 
 def open_parents(stage: str, config: Config, run: Run) -> Any:
@@ -57,7 +58,8 @@ def sequence_logprobs(
 ) -> list[float]:
     """log π(completion | prompt) of token lists, nats, the tokens' log-probabilities summed; in the order given."""
     out = [0.0] * len(prompts)
-    for rows in together([len(p) + len(c) for p, c in zip(prompts, completions, strict=True)], TOKENS):
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for rows in together(lengths, TOKENS, padding=not packs(model)):
         batch = pack([prompts[i] for i in rows], [completions[i] for i in rows], pad_id, model.device)
         sums = completion_logprobs(model, decoder(model), batch, temperature)[0].sum(1).tolist()
         for i, value in zip(rows, sums, strict=True):
