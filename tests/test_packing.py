@@ -188,7 +188,10 @@ def test_a_loaded_model_packs_and_keeps_its_name(tiny_folder: Path, tiny_tokeniz
 
 
 def _scorer(folder: Path, tokenizer: Any, to: Path) -> Path:
-    new_classifier(folder, tokenizer, torch.float32, seed=0).save_pretrained(to)
+    """A classifier as the Hub has them, its config with a cache."""
+    model = new_classifier(folder, tokenizer, torch.float32, seed=0)
+    model.config.use_cache = True
+    model.save_pretrained(to)
     return to
 
 
@@ -280,6 +283,22 @@ def test_a_decoder_that_wants_tokens_is_left_alone(tiny_folder: Path, monkeypatc
     ids, mask = rows(LENGTHS)
     with torch.no_grad():
         assert model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.any()
+
+
+def test_a_decoder_with_a_second_embedding_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes per_layer_inputs would look tokens up from the embeddings that it is given, at a cost in memory that only shows later."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE)).eval()
+    right = modeling_llama.LlamaModel.forward
+
+    def more(self: Any, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, inputs_embeds: Any = None,
+             use_cache: Any = None, per_layer_inputs: Any = None) -> Any:  # fmt: skip
+        return right(self, input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+                     inputs_embeds=inputs_embeds, use_cache=use_cache)  # fmt: skip
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "forward", more)
+    enable_packing(model)
+    assert not packs(model)
 
 
 def test_no_lane_is_longer_than_a_decoder_can_count() -> None:
