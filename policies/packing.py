@@ -163,10 +163,8 @@ def enable_packing(model: Any) -> None:
 
 def _tried(decoder: Any, packed: type) -> bool:
     """Give `decoder` the class `packed`, and whether it does what it did."""
-    vocabulary, device = (
-        decoder.get_input_embeddings().weight.shape[0],
-        decoder.device,
-    )  # a quantised model comes on its GPU
+    vocabulary = decoder.get_input_embeddings().weight.shape[0]
+    device = decoder.device  # a quantised model comes on its GPU
     mask = (torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]).long().to(device)
     ids = torch.randint(vocabulary, (4, 5), generator=torch.Generator().manual_seed(0)).to(device)
     otherwise = ids.clone()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, randomise, settings, unpacked
+from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, randomise, rows, settings, unpacked
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -81,13 +81,6 @@ def counted(module: nn.Module) -> Iterator[list[int]]:
         yield calls
     finally:
         hook.remove()
-
-
-def rows(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Right-padded random tokens and their mask."""
-    ids = torch.randint(3, 98, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
-    mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
-    return ids * mask, mask
 
 
 # --- two parts and the whole

@@ -141,6 +141,13 @@ def run(
     return result, logged
 
 
+def rows(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Right-padded random tokens and their mask."""
+    ids = torch.randint(3, 98, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(seed))
+    mask = (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long()
+    return ids * mask, mask
+
+
 def unpacked(model: nn.Module) -> Any:
     """The decoder of `model`, which runs padded rows as they are from now on."""
     body: Any = decoder(model)
