@@ -24,6 +24,7 @@ from policies.batching import together
 from policies.logprobs import logits
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
+SPARE = 32  # places for tokens to come that a layer of the cache takes at a time
 # logits (B, V), uniform numbers (B,), temperature -> tokens, their log-probabilities, the distributions' entropies, as `choose`
 Choice = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
@@ -69,10 +70,12 @@ def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tens
     """
     z = z.float() if temperature == 1.0 else z.float() / temperature
     below = z - z.amax(dim=-1, keepdim=True)
-    weight = below.exp()
-    below.clamp_(min=-1e4)  # 0 · -inf would be no number
     side = math.isqrt(z.shape[1] - 1) + 1
-    blocks = nn.functional.pad(weight, (0, side * side - z.shape[1])).view(-1, side, side)
+    padded = z.new_empty((len(z), side * side))
+    weight = torch.exp(below, out=padded[:, : z.shape[1]])
+    padded[:, z.shape[1] :] = 0.0
+    below.clamp_(min=-1e4)  # 0 · -inf would be no number
+    blocks = padded.view(-1, side, side)
     sums = blocks.sum(2).double().cumsum(1)
     total = sums[:, -1]
     bits = uniform.double() * 2**26
@@ -81,7 +84,7 @@ def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tens
     token = torch.searchsorted(within, (bits.frac() * within[:, -1])[:, None], right=True).clamp(max=side - 1)
     tokens, log_total = block * side + token, total.log().float()
     logprobs = below.gather(1, tokens).squeeze(1) - log_total
-    return tokens.squeeze(1), logprobs, log_total - weight.mul_(below).sum(1) / total.float()
+    return tokens.squeeze(1), logprobs, log_total - below.mul_(weight).sum(1) / total.float()
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -179,10 +182,47 @@ def _read(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, device: tor
             states += [row[m.bool()] for row, m in zip(seen.pop(), attention[:, prefix:], strict=True)]
     rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
     whole = _joined(caches)
+    whole.layers = [_Roomy(layer) if type(layer) is DynamicLayer else layer for layer in whole.layers]
     whole.batch_select_indices(rows)
     _, attention = left_padded(prompts, prefix, pad_id, device)
     parts = [[*shared, states[i]] if states else [] for i in rows.tolist()]
     return _Read(whole, torch.cat(finals)[rows], attention, parts)
+
+
+class _Roomy(DynamicLayer):
+    """A layer of the cache with room behind its keys and values (B, heads, L, D) for the next SPARE tokens.
+
+    DynamicLayer copies all that it has for every token.
+    """
+
+    def __init__(self, layer: DynamicLayer):
+        super().__init__()
+        self.__dict__ |= vars(layer)
+        self._rooms: dict[str, tuple[Tensor, Tensor]] = {}  # keys, values: the whole, and what is in use of it
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        return self._longer("keys", key_states), self._longer("values", value_states)
+
+    def _longer(self, name: str, new: Tensor) -> Tensor:
+        held: Any = getattr(self, name)
+        start = held.shape[-2] if held.numel() else 0
+        end = start + new.shape[-2]
+        room, used = self._rooms.get(name, (held, None))
+        if used is not held or end > room.shape[-2]:
+            room = new.new_empty((*new.shape[:-2], end + SPARE, new.shape[-1]))
+            if start:
+                room[..., :start, :] = held
+        room[..., start:end, :] = new
+        used = room[..., :end, :]
+        self._rooms[name] = room, used
+        setattr(self, name, used)
+        return used
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._rooms.clear()
 
 
 def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:

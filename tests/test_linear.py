@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.config_sections import Lora
+from policies import linear
 from policies.backbone import adapter, load_causal, lora_config
 from policies.linear import FEW_ROWS, Linear, LoraLinear, _AdaptedProduct, in_one_step, product, quick
 
@@ -45,6 +46,19 @@ def test_product_is_torchs(rows: int, dtype: torch.dtype) -> None:
         within(found, exact, size, 2)
     else:
         torch.testing.assert_close(found, nn.functional.linear(x, weight), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("part", [1, 7, OUT - 1, OUT])
+def test_an_output_layer_in_parts_is_the_product(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "PART", part)
+    x, weight = random(8, IN).requires_grad_(), random(OUT, IN, seed=1).requires_grad_()
+    found = product(x, weight)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, nn.functional.linear(x, weight), atol=1e-5, rtol=1e-5)
+    found.square().sum().backward()
+    y = x.detach().double() @ weight.detach().double().T
+    torch.testing.assert_close(x.grad, (2 * y @ weight.detach().double()).float(), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(weight.grad, (2 * y.T @ x.detach().double()).float(), atol=1e-4, rtol=1e-5)
 
 
 def test_few_rows_take_the_quick_product(monkeypatch: pytest.MonkeyPatch) -> None:

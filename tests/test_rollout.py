@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import EOS, PAD, STOP, drawn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, MistralConfig, Qwen3Config
+from transformers.cache_utils import DynamicLayer
 
 from policies import rollout
 from policies.backbone import load_causal
@@ -58,6 +59,67 @@ def test_equal_to_a_plain_loop(model: Any, batch_size: int, temperature: float) 
         model, PROMPTS, NOISES, eos_ids=[EOS, STOP], pad_id=PAD, temperature=temperature, batch_size=batch_size
     )
     agree(found, expected)
+
+
+def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through more tokens than there is room for, rows that leave, a crop and rows in another order: the same bits each time."""
+    monkeypatch.setattr(rollout, "SPARE", 3)
+    generator = torch.Generator().manual_seed(0)
+    plain, begun = DynamicLayer(), DynamicLayer()
+
+    def states(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        keys, values = torch.randn((2, rows, 2, tokens, 4), generator=generator)
+        return keys, values
+
+    first = states(4, 5)
+    plain.update(*first), begun.update(*first)
+    roomy = rollout._Roomy(begun)
+    rows, moved = 4, 0
+    for step in range(16):
+        if step in (4, 5, 11):
+            rows -= 1
+            kept = torch.arange(rows) + (step == 5)
+            plain.batch_select_indices(kept), roomy.batch_select_indices(kept)
+        elif step == 8:
+            plain.crop(-2), roomy.crop(-2)
+        elif step == 13:
+            plain.reorder_cache(torch.tensor([0])), roomy.reorder_cache(torch.tensor([0]))
+        before = roomy.keys
+        new = states(rows, 1 + (step == 2))
+        for found, expected in zip(roomy.update(*new), plain.update(*new), strict=True):
+            assert torch.equal(found, expected)
+        assert torch.equal(roomy.keys, plain.keys) and torch.equal(roomy.values, plain.values)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+        moved += before.data_ptr() != roomy.keys.data_ptr()
+    assert moved < 10  # a DynamicLayer moves every time
+
+
+def test_a_layer_that_had_nothing_begins_with_room() -> None:
+    roomy = rollout._Roomy(DynamicLayer())
+    keys, values = torch.randn((2, 2, 3, 1, 4))
+    assert torch.equal(roomy.update(keys, values)[1], values)
+    assert torch.equal(roomy.update(values, keys)[0], torch.cat([keys, values], dim=2))
+
+
+def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the sampler would copy its whole cache for every token; and where room is taken anew for each, completions are the same."""
+    taken: list[int] = []
+    right = rollout._Roomy._longer
+
+    def spy(layer: Any, name: str, new: torch.Tensor) -> torch.Tensor:
+        before = getattr(layer, name).data_ptr()
+        out = right(layer, name, new)
+        taken.append(out.data_ptr() != before)
+        return out
+
+    def said() -> list[Completion]:
+        return sample(model, PROMPTS, NOISES, eos_ids=[999], pad_id=PAD, temperature=1.0, batch_size=8)
+
+    monkeypatch.setattr(rollout._Roomy, "_longer", spy)
+    found = said()
+    assert sum(taken) * (LIMIT - 1) == len(taken) > 0  # once for each layer's keys and values
+    monkeypatch.setattr(rollout, "SPARE", 0)
+    agree(said(), found)
 
 
 def test_ends_at_every_eos_and_at_the_limit(model: Any) -> None:
