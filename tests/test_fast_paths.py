@@ -406,8 +406,14 @@ def inputs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 0.7, 0.25])
 @pytest.mark.parametrize("count", [0, 1, logprobs.CHUNK, logprobs.CHUNK + 1, 2 * logprobs.CHUNK + 88])
-def test_head_logprobs_are_the_plain_ones(count: int, scale: float) -> None:
+@pytest.mark.parametrize(
+    "block", [64, 20, 16, 1]
+)  # of 40 words: one, two, three of which the last is smaller, each its own
+def test_head_logprobs_are_the_plain_ones(
+    count: int, scale: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values, entropies, and gradients of hidden states and weight of Σ c·log p; entropies take no part in them."""
+    monkeypatch.setattr(logprobs, "BLOCK", block)
     results = []
     for quick in (True, False):
         hidden, weight, tokens = inputs(count, torch.float32)
@@ -422,6 +428,36 @@ def test_head_logprobs_are_the_plain_ones(count: int, scale: float) -> None:
     for name, a, b in zip(("logprobs", "entropy", "hidden", "weight"), *results, strict=True):
         assert a is not None and b is not None
         assert count == 0 or (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item()), name
+
+
+def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block holds all of the probability, so that the others' share is 0; log-probabilities stay finite, gradients right,
+    and none is above 0, wherever the token lies."""
+    monkeypatch.setattr(logprobs, "BLOCK", 8)
+    hidden = torch.ones(40, 16)
+    weight = torch.full((40, 16), -200.0)
+    weight[17] = 200.0
+    found, kept = [], []
+    for quick in (True, False):
+        h = hidden.clone().requires_grad_()
+        if quick:
+            logp, entropy = _HeadLogprobs.apply(h, weight, torch.arange(40), 1.0, True)
+        else:
+            logp, entropy = plain_logprobs(nn.functional.linear(h, weight), torch.arange(40))
+        logp.sum().backward()
+        found.append(torch.stack([logp.detach(), entropy]))
+        kept.append(h.grad)
+    assert found[0][0, 17] == 0.0 and (found[0][0] <= 0).all() and found[0][0, 0] == -6400.0
+    assert torch.equal(*found) and torch.equal(*kept)
+
+
+@pytest.mark.parametrize("token", [-1, 40, 47, 48, 1000])
+def test_a_token_outside_of_the_vocabulary_raises(token: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "BLOCK", 16)  # the last of three blocks has 8 words
+    hidden, weight, tokens = inputs(3, torch.float32)
+    tokens[1] = token
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        _HeadLogprobs.apply(hidden, weight, tokens, 1.0, False)
 
 
 @pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, False), (False, True), (False, False)])
