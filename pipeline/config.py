@@ -76,7 +76,9 @@ class PPO(Training):
         description="tokens of one micro-batch on one device, with the padding of a model that computes it; less needs less memory",
     )
     keep_activations: float = Field(
-        0.5, ge=0, description="GB of activations kept from measuring to the first epoch, which then need not run again"
+        0.5,
+        ge=0,
+        description="GB of the policy's activations kept from measuring to the first epoch, where it has to run for both",
     )
     num_ppo_epochs: int = Field(4, ge=1)
     num_mini_batches: int = Field(1, ge=1, description="optimizer steps an epoch")

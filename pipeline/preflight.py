@@ -59,9 +59,9 @@ def needs(
     number = 4 if section.tuning == "full" else frozen_bytes
     a_token = kept_numbers(text, adapted) * number
     tokens = max(section.micro_batch_tokens, widest + section.response_length)
-    kept = section.keep_activations if section.num_mini_batches == 1 else 0.0
-    if section.value == "shared" and frozen_bytes == 4:
-        kept = 0.0  # nothing is run twice, so nothing is kept
+    kept = section.keep_activations if section.num_mini_batches == 1 and processes == 1 else 0.0
+    if number == 4 and section.engine == "transformers":
+        kept = 0.0  # the rollout's log-probabilities serve: nothing is run twice, so nothing is kept
     if section.gradient_checkpointing:
         a_token = adapted * hidden * number + kept_numbers(text, 1) * number
     completion_share = section.response_length / max(section.response_length + widest, 1)

@@ -18,12 +18,26 @@ class Halt(Exception):
         self.spoiled = spoiled
 
 
+CALLED = {"raw_scores": "score", "logprobs": "log-probabilities", "reference": "reference log-probabilities"}
+
+
 @contextmanager
 def timed(times: dict[str, float], phase: str) -> Iterator[None]:
     """Add the seconds of the block to `times`."""
     started = time.perf_counter()
     yield
     times[f"time/{phase}"] = times.get(f"time/{phase}", 0.0) + time.perf_counter() - started
+
+
+def not_finite(step: int, entry: dict[str, Any], name: str, remedy: str) -> list[str]:
+    """A sentence for each episode of a micro-batch whose `name`, (B,) or (B, T), is not finite at a completion token."""
+    tensor, mask = entry[name], entry["batch"].mask
+    bad = (~torch.isfinite(tensor if tensor.dim() == 2 else tensor[:, None]) & mask).any(dim=1).tolist()
+    return [
+        f"step {step}: {CALLED.get(name, name)} not finite for prompt {prompt}; {remedy}"
+        for prompt, found in zip(entry["prompts"], bad, strict=True)
+        if found
+    ]
 
 
 class Sums:

@@ -1,7 +1,8 @@
-"""What does an iteration need to know before it learns? Step 3: log-probabilities, reference and values, each computed once."""
+"""How likely were these tokens? Step 3: log-probabilities under policy and reference, each computed once."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from policies.engines import truncated_importance_weights
 from policies.episodes import Episode, micro_batches
-from policies.figures import Sums, timed
+from policies.figures import Sums, not_finite, timed
 from policies.logprobs import Batch
 from policies.roles import Roles
 from policies.trunk import padded
@@ -69,6 +70,13 @@ def column(rows: Sequence[Sequence[float]], batch: Batch) -> Tensor:
     return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
 
 
+def policy_forward(roles: Roles, temperature: float, batch: Batch) -> dict[str, Tensor]:
+    """Log-probabilities and entropies (B, T) float32 under the policy, and values where the critic is a head on it."""
+    if roles.value == "shared":
+        return dict(zip(NAMES, roles(batch, temperature), strict=True))
+    return dict(zip(NAMES, roles.policy_logprobs(batch, temperature)[:2], strict=False))
+
+
 def measure(
     roles: Roles,
     episodes: Sequence[Episode],
@@ -80,7 +88,8 @@ def measure(
     kept: Activations,
     times: dict[str, float],
 ) -> list[dict[str, Any]]:
-    """Step 3 for one minibatch: its micro-batches with log-probabilities, reference log-probabilities, values and scores.
+    """Step 3 for one minibatch: its micro-batches with log-probabilities, reference log-probabilities and scores, and with values where
+    the critic is a head on the policy.
 
     Where the rollout's own log-probabilities and states are those of a training pass, the policy is not run again.
     Before the first update the policy is the reference, to the last token; anything else means that the two are not rendered or
@@ -95,59 +104,47 @@ def measure(
             batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))
         with timed(times, "reference"), torch.no_grad():
             reference = roles.reference_logprobs(batch, settings.temperature)
-        live: dict[str, Tensor] = {}
-        importance = None
+        entry: dict[str, Any] = {
+            "batch": batch,
+            "reference": reference,
+            "prompts": [episodes[i].prompt_id for i in indices],
+        }
+        for name in ("score", "raw_score"):
+            entry[f"{name}s"] = torch.tensor([getattr(episodes[i], name) for i in indices], device=device)
+        entry["importance"] = None
         with timed(times, "values"):
-            if (
-                roles.exact
-                and (states := [c.hidden for c in said if c.hidden is not None])
-                and len(states) == len(said)
-            ):
-                logprobs, entropy = (
-                    column(rows, batch) for rows in ([c.logprobs for c in said], [c.entropies for c in said])
-                )
-                if roles.value == "adapter":
-                    live = kept.run(lambda b: {"values": roles.values(b, None)}, batch)
-                    values = live["values"].detach()
-                else:
+            states = [c.hidden for c in said if c.hidden is not None]
+            if roles.exact and states and len(states) == len(said):
+                for name, rows in (("logprobs", [c.logprobs for c in said]), ("entropy", [c.entropies for c in said])):
+                    entry[name] = column(rows, batch)
+                if roles.value == "shared":
                     with torch.no_grad():
-                        values = roles.head_values(padded(states, batch.mask.shape[1]), batch)
+                        entry["values"] = roles.head_values(padded(states, batch.mask.shape[1]), batch)
             else:
-                live = kept.run(lambda b: dict(zip(NAMES, roles(b, settings.temperature), strict=True)), batch)
-                logprobs, entropy, values = (live[name].detach() for name in NAMES)
+                live = kept.run(partial(policy_forward, roles, settings.temperature), batch)
+                entry |= {name: tensor.detach() for name, tensor in live.items()}
+                entry["live"] = live if live["logprobs"].requires_grad else {}
                 sampled = column([c.logprobs for c in said], batch)
-                importance = truncated_importance_weights(logprobs, sampled, batch.mask, settings.importance_cap)
-                sums.add("importance", importance.sum())
-        scores = torch.tensor([episodes[i].score for i in indices], device=device)
-        raw_scores = torch.tensor([episodes[i].raw_score for i in indices], device=device)
-        problems = [
-            f"step {step}: {what} not finite for prompt {episodes[i].prompt_id}; {remedy}"
-            for what, tensor, remedy in (
-                ("score", raw_scores[:, None].expand_as(values), "mend the reward function"),
-                ("log-probabilities", logprobs, "lower learning_rate, or use dtype: float32"),
-                ("reference log-probabilities", reference, "use dtype: float32"),
-                ("values", values, "lower learning_rate or vf_coef"),
+                entry["importance"] = truncated_importance_weights(
+                    entry["logprobs"], sampled, batch.mask, settings.importance_cap
+                )
+                sums.add("importance", entry["importance"].sum())
+        entry["problems"] = [
+            problem
+            for name, remedy in (
+                ("raw_scores", "mend the reward function"),
+                ("logprobs", "lower learning_rate, or use dtype: float32"),
+                ("reference", "use dtype: float32"),
             )
-            for i, bad in zip(indices, (~torch.isfinite(tensor) & batch.mask).any(dim=1).tolist(), strict=True)
-            if bad
+            for problem in not_finite(step, entry, name, remedy)
         ]
-        if step == 0 and not problems and (worst := (logprobs - reference).abs().max().item()) > 1e-3:
+        worst = (entry["logprobs"] - reference).abs().max().item()
+        if step == 0 and not entry["problems"] and worst > 1e-3:
             raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
         sums.add("tokens", batch.mask.sum())
-        sums.add("entropy", entropy.sum())
-        sums.add("kl", (logprobs - reference).sum())
-        entries.append(
-            {
-                "batch": batch,
-                "logprobs": logprobs,
-                "reference": reference,
-                "values": values,
-                "scores": scores,
-                "importance": importance,
-                "problems": problems,
-                "live": live if live and live["values"].requires_grad else {},
-            }
-        )
+        sums.add("entropy", entry["entropy"].sum())
+        sums.add("kl", (entry["logprobs"] - reference).sum())
+        entries.append(entry)
     sums.add("episodes", len(episodes))
     sums.add("score", sum(e.score for e in episodes))
     sums.add("raw_score", sum(e.raw_score for e in episodes))

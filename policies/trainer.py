@@ -3,8 +3,8 @@
     result = train(accelerator, roles, tokenizer, train_prompts, eval_prompts, score, settings, state=folder, seed=0)
 
 The loop is handed nouns: the roles, prompts, and a `score(prompts, completions) -> (B,) float32` of which it knows nothing more.
-`settings` is the `ppo` section of a recipe. Each iteration: 1 rollout, 2 score, 3 log-probabilities and values, 4 rewards and
-advantages, 5 update. Every figure is over all processes; the order of episodes depends on the seed alone, so more processes give
+`settings` is the `ppo` section of a recipe. Each iteration: 1 rollout, 2 score, 3 log-probabilities, 4 rewards, values
+and advantages, 5 update. Every figure is over all processes; the order of episodes depends on the seed alone, so more processes give
 the same result within float tolerance, and a resumed run on CPU the same bits. Figures named time/… are seconds of one process.
 """
 
@@ -19,15 +19,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import Tensor
 from transformers import get_scheduler
 
 from policies import ppo
+from policies.advantages import apart, critic_loss, estimate, shape_rewards, token_count
 from policies.batching import together
 from policies.engines import Engine, make_engine
 from policies.episodes import Episode, Score, prompt_order, rollout
 from policies.figures import Halt, Sums, check_limits, rollout_figures, update_figures
 from policies.logprobs import Batch, pack
-from policies.measure import NAMES, Activations, measure
+from policies.measure import NAMES, Activations, measure, policy_forward
 from policies.roles import Roles
 from policies.state import load_good, load_state, save_good, save_state
 from policies.template import encode_prompt
@@ -131,23 +133,22 @@ def train(
             prompts = [{**encoded[chosen[i]], "sample": chosen[:i].count(chosen[i])} for i in mine]
             episodes = rollout(bare, engine, tokenizer, score, prompts, step, settings, seed, times)
 
-            # 3 log-probabilities under the policy as it was, the reference and the critic, for every minibatch.
+            # 3 log-probabilities under the policy as it was and the reference, for every minibatch.
             sums, kept = Sums(), Activations(bare, settings, world)
             minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
             batches = [
                 measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums, kept, times) for mini in minis
             ]
-            if problems := gather_object([p for mini in batches for entry in mini for p in entry.pop("problems")]):
-                spoiled = any(": score not finite" not in p for p in problems)
-                raise Halt("; ".join(problems[:5]), spoiled)
+            _check_finite([p for mini in batches for entry in mini for p in entry.pop("problems")])
             totals = sums.reduced(accelerator)
             figures = rollout_figures(totals, kl_coef, step, settings)
             check_limits(figures, settings, step)
+
+            # 4 rewards, values and advantages, whitened over all episodes of all processes.
+            shape_rewards(accelerator, batches, settings, kl_coef)
+            _check_finite(estimate(accelerator, bare, batches, settings, step, times))
             if accelerator.is_main_process:
                 save_good(state, parameters)
-
-            # 4 rewards and advantages, whitened over all episodes of all processes.
-            _advantages(accelerator, batches, settings, kl_coef)
 
             # 5 update: epochs over the minibatches, each one optimizer step over its micro-batches on all processes.
             updates, started = Sums(), time.perf_counter()
@@ -163,7 +164,7 @@ def train(
                     optimizer.step()
                     scheduler.step()
                     optimizer.zero_grad(set_to_none=False)
-            times["time/update"] = time.perf_counter() - started
+            times["time/update"] = times.get("time/update", 0.0) + time.perf_counter() - started
             figures |= update_figures(updates.reduced(accelerator)) | {"lr": scheduler.get_last_lr()[0]} | times
             if settings.kl_target is not None:
                 kl_coef = ppo.adaptive_kl_coef(
@@ -206,48 +207,16 @@ def _allocate(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.
         optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
+def _check_finite(problems: list[str]) -> None:
+    """Halt when any process has a problem."""
+    if found := gather_object(problems):
+        raise Halt("; ".join(found[:5]), spoiled=any(": score not finite" not in p for p in found))
+
+
 def _check_scores(episodes: Sequence[Episode], step: int) -> None:
     """Halt when a score of an evaluation is not finite. `episodes` are those of all processes."""
     if bad := [e.prompt_id for e in episodes if not math.isfinite(e.raw_score)]:
         raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function", spoiled=False)
-
-
-def _advantages(accelerator: Accelerator, batches: list[list[dict[str, Any]]], settings: Any, kl_coef: float) -> None:
-    """Step 4: rewards, advantages and returns of every micro-batch; whitened with mean and variance over all processes' tokens."""
-    entries = [entry for mini in batches for entry in mini]
-    for entry in entries:
-        mask = entry["batch"].mask
-        entry["rewards"] = ppo.shape_rewards(entry["scores"], entry["logprobs"], entry["reference"], mask, kl_coef)
-    if settings.whiten_rewards:
-        _whiten_together(accelerator, entries, "rewards", shift_mean=False)
-    for entry in entries:
-        mask = entry["batch"].mask
-        entry["advantages"], entry["returns"] = ppo.gae(
-            entry["rewards"], entry["values"], mask, settings.gamma, settings.lam
-        )
-    if settings.whiten_advantages:
-        _whiten_together(accelerator, entries, "advantages", shift_mean=True)
-
-
-def _whiten_together(accelerator: Accelerator, entries: list[dict[str, Any]], name: str, shift_mean: bool) -> None:
-    """`ppo.whiten` over one long row that holds the valid entries of all micro-batches of all processes."""
-    device = entries[0][name].device
-    local = torch.cat([entry[name][entry["batch"].mask] for entry in entries])
-    sizes = accelerator.gather(torch.tensor([len(local)], device=device)).tolist()
-    padded = torch.zeros(max(sizes), device=device)
-    padded[: len(local)] = local
-    everyone = accelerator.gather(padded).view(len(sizes), -1)
-    mask = torch.arange(max(sizes), device=device)[None, :] < torch.tensor(sizes, device=device)[:, None]
-    # Sorted, so that the sums do not depend on how tokens were dealt to processes and micro-batches.
-    whole, order = everyone[mask].sort()
-    flat = torch.empty_like(whole)
-    flat[order] = ppo.whiten(whole[None], torch.ones_like(whole[None], dtype=torch.bool), shift_mean)[0]
-    begin = sum(sizes[: accelerator.process_index])
-    for entry in entries:
-        valid = entry["batch"].mask
-        count = int(valid.sum())
-        entry[name] = torch.zeros_like(entry[name]).masked_scatter(valid, flat[begin : begin + count])
-        begin += count
 
 
 def _step(
@@ -261,36 +230,33 @@ def _step(
     unchanged: bool,
 ) -> None:
     """Gradients of one minibatch, clipped and checked, ready for the optimizer. The loss is per token of the whole minibatch."""
-    local = torch.stack([entry["batch"].mask.sum() for entry in mini]).sum().float()
-    tokens = accelerator.reduce(local, "sum")
+    tokens = token_count(accelerator, mini)
     ratio_sum = torch.zeros((), device=accelerator.device)
     for number, entry in enumerate(mini):
         batch: Batch = entry["batch"]
         last = number == len(mini) - 1
         with torch.enable_grad() if last else accelerator.no_sync(wrapped):
-            live = entry.pop("live", {})  # forwards of the measuring pass, still good: nothing was updated since
-            # A critic of its own learns first, and its activations are gone when the policy's come.
-            apart = _apart(accelerator, roles) and "logprobs" not in live
-            if apart:
-                values = live["values"] if live else roles.values(batch, None)
-            elif live:
-                logprobs, entropy, values = (live[name] for name in NAMES)
+            forward = entry.pop("live", {})  # the measuring pass's, still good: nothing was updated since
+            value, values = entry.pop("value_loss", None), entry["values"]
+            rest: Tensor | float = 0.0
+            if apart(accelerator, roles):
+                if value is None:  # its gradient is not there yet; its activations are gone when the policy's come
+                    values = roles.values(batch, None)
+                    value = critic_loss(values, entry, settings)
+                    accelerator.backward(settings.vf_coef * value / tokens)
+                forward = forward or policy_forward(roles, settings.temperature, batch)
             else:
-                logprobs, entropy, values = wrapped(batch, settings.temperature)
-            value = ppo.value_loss(
-                values, entry["values"], entry["returns"], batch.mask, settings.cliprange_value
-            ).sum()
-            loss = settings.vf_coef * value
-            if apart:
-                accelerator.backward(loss / tokens)
-                logprobs, entropy, _ = roles.policy_logprobs(batch, settings.temperature)
+                forward = forward or dict(zip(NAMES, wrapped(batch, settings.temperature), strict=True))
+                values = forward["values"]
+                value = critic_loss(values, entry, settings)
+                rest = settings.vf_coef * value
+            logprobs, entropy = forward["logprobs"], forward["entropy"]
             policy = ppo.policy_loss(
                 logprobs, entry["logprobs"], entry["advantages"], batch.mask, settings.cliprange, settings.dual_clip
             )
             policy = (policy if entry["importance"] is None else policy * entry["importance"]).sum()
-            loss = policy if apart else policy + loss
             # DDP averages gradients over processes; the sum over all tokens is wanted.
-            accelerator.backward(loss / tokens * accelerator.num_processes)
+            accelerator.backward((policy + rest) / tokens * accelerator.num_processes)
         with torch.no_grad():
             log_ratio = (logprobs - entry["logprobs"]).masked_fill(~batch.mask, 0.0)
             ratio = torch.exp(log_ratio)
@@ -322,11 +288,6 @@ def _step(
     updates.add("steps", 1.0 / accelerator.num_processes)
 
 
-def _apart(accelerator: Accelerator, roles: Roles) -> bool:
-    """Whether policy and critic can be differentiated one after the other: nothing shared is trained, and no DDP, which wants all in one."""
-    return roles.value == "adapter" and accelerator.num_processes == 1
-
-
 def _ptx(
     accelerator: Accelerator,
     wrapped: Any,
@@ -352,7 +313,7 @@ def _ptx(
         part = [picked[i] for i in group]
         batch = pack([p for p, _ in part], [c for _, c in part], pad_id, accelerator.device)
         with torch.enable_grad() if number == len(groups) - 1 else accelerator.no_sync(wrapped):
-            if _apart(accelerator, roles):
+            if apart(accelerator, roles):
                 logprobs, rest = roles.policy_logprobs(batch, 1.0)[0], 0.0
             else:  # the critic takes part, for DDP, without being moved
                 logprobs, _, values = wrapped(batch, 1.0)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer.testing
+from accelerate import Accelerator
 from comparison import Page
 from PIL import Image
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ from pipeline.data_check_page import visible
 from pipeline.inspect_tokens import shown, tokens, totals
 from pipeline.recipe import load
 from policies import ppo
+from policies.advantages import estimate, shape_rewards
 from policies.engines import make_engine
 from policies.episodes import Episode, rollout
 from policies.figures import Sums
@@ -62,6 +64,8 @@ def test_sums_are_those_of_the_trainer(tiny_folder: Path, tiny_tokenizer: Any, t
     told = episodes(four, tiny_tokenizer, section)
     sums = Sums()
     entries = measure(four, told, section, 1, 0, torch.device("cpu"), sums, Activations(four, section, 1), {})
+    shape_rewards(Accelerator(), [entries], section, BETA)
+    assert estimate(Accelerator(), four, [entries], section, 1, {}) == []
     pages = [tokens(four, tiny_tokenizer, e, section, BETA, critic=True) for e in told]
     assert sum(row["kl"] for rows in pages for row in rows) == pytest.approx(sums.totals["kl"].item(), abs=1e-4)
     assert abs(sums.totals["kl"].item()) > 0.1

@@ -96,16 +96,16 @@ def test_logprobs_that_are_not_numbers_halt(
     good = fresh(tiny_folder, tiny_tokenizer)
     roles = fresh(tiny_folder, tiny_tokenizer)
     monkeypatch.setattr(Roles, "exact", False)  # log-probabilities are those of a pass of their own, as in bfloat16
-    right, done, oh = roles.forward, [0], encode_prompt(tiny_tokenizer, "oh")
+    right, done, oh = roles.policy_logprobs, [0], encode_prompt(tiny_tokenizer, "oh")
 
     def wrong(batch: Any, temperature: float) -> Any:
-        logprobs, entropy, values = right(batch, temperature)
+        logprobs, entropy, hidden = right(batch, temperature)
         if done[0] == 1:
             row = [r[:2] == oh for r in batch.input_ids.tolist()]
             logprobs = logprobs.masked_fill(torch.tensor(row)[:, None] & batch.mask, torch.nan)
-        return logprobs, entropy, values
+        return logprobs, entropy, hidden
 
-    monkeypatch.setattr(roles, "forward", wrong)
+    monkeypatch.setattr(roles, "policy_logprobs", wrong)
     result, _ = run(roles, tiny_tokenizer, section, tmp_path / "s", progress=lambda n: done.__setitem__(0, n))
     assert result.halted is not None
     assert result.halted.startswith("step 1: log-probabilities not finite for prompt p7;") and "p1" not in result.halted

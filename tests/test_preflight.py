@@ -42,9 +42,12 @@ def test_sampling_or_learning_whichever_is_more() -> None:
     assert parts(**few)["cache"] * 1e9 == pytest.approx(cache)
     assert parts(**few, batch_size=128) == parts(**few)  # 64 rows at a time
     assert parts(**few, lora=Lora(layers="last 1"))["merged copy"] * 1e9 == pytest.approx(LAYER * 4)
-    learning = parts(micro_batch_tokens=4000, keep_activations=0.25)
-    assert not {"merged copy", "cache"} & learning.keys() and {"activations", "logits"} <= learning.keys()
-    assert learning["activations"] * 1e9 == pytest.approx(4 * (9 * 100 + 4 * 300) * 4 * 4000 + 0.25e9)
+    kept: Any = {"micro_batch_tokens": 4000, "keep_activations": 0.25}
+    for engine, size, room in (("transformers", 4, 0.0), ("transformers", 2, 0.25e9), ("continuous", 4, 0.25e9)):
+        learning = needs(Config(ppo=PPO(**kept, engine=engine)), SHAPE, True, 20, 5e8, size)
+        assert not {"merged copy", "cache"} & learning.keys() and {"activations", "logits"} <= learning.keys()
+        assert learning["activations"] * 1e9 == pytest.approx(4 * (9 * 100 + 4 * 300) * size * 4000 + room)
+    assert parts(**kept, tuning="full")["activations"] == parts(**kept)["activations"]  # float32 as well
     together = needs(
         Config(ppo=PPO(micro_batch_tokens=4000, keep_activations=0.0)), SHAPE, True, 20, 5e8, 4, processes=2
     )
