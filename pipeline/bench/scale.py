@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import write_json, write_rows
-from pipeline.bench.against_trl import FOLDER, PROMPT, RANK, measured
-from pipeline.bench.machine import SIZES, Shape, ram_gb
+from pipeline.bench.against_trl import FOLDER, PROMPT, measured
+from pipeline.bench.machine import SIZES, ram_gb
 from pipeline.bench.turns import Died, Spec, Turns, take_turns
 
 VOCAB = 49_152
@@ -72,19 +72,38 @@ def points(quick: bool) -> list[Point]:
     ]
 
 
-def shape_of(model: str) -> Shape:
+def model_config(model: str, pad_id: int | None = None) -> Any:
+    """The transformers config of a Llama of this shape, without BOS and EOS."""
+    from transformers import LlamaConfig
+
     hidden, intermediate, layers, heads, kv_heads = SHAPES[model]
-    return Shape(layers, hidden, intermediate, heads, kv_heads, hidden // heads, VOCAB)
+    return LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=True,
+        pad_token_id=pad_id,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
 
 
-def needed_gb(point: Point, size: int) -> float:
-    """A rough estimate of a point's memory, GB: the base, adapters with gradients and Adam's moments, what a backward
-    keeps of at most 2048 tokens, their logits, and 0.7 for the process itself."""
-    shape = shape_of(point.model)
-    weights = size * shape.parameters()
-    adapters = 2 * 16 * shape.layers * shape.lora_weights(RANK)  # policy and reward: weight, gradient, two moments
-    token = shape.layers * (14 * shape.hidden + 5 * shape.intermediate) * 4 + 3 * 4 * shape.vocab
-    return (weights + adapters + token * min(point.tokens, 2048)) / 1e9 + 0.7
+def spec_of(point: Point, model: Path, prompts: Path, dtype: str) -> Spec:
+    how = (dtype, True, None, "head", point.epochs, ITERATIONS, point.response, False, point.batch)
+    return Spec(str(model), str(prompts), *how)
+
+
+def needed_gb(point: Point, spec: Spec) -> float:
+    """About the memory that a point's process takes, GB: what stage ppo counts before it starts, on a process of 0.7 GB."""
+    from pipeline.bench.ours import settings
+    from pipeline.config import Config
+    from pipeline.preflight import needs
+
+    shape = model_config(point.model)
+    return sum(needs(Config(ppo=settings(spec)), shape, True, PROMPT, 0.7e9, SIZES[spec.dtype]).values())
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -109,7 +128,7 @@ def run_point(point: Point, spec: Spec) -> None:
     random."""
     turns = Turns()
     import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
     from pipeline.artifacts import read_rows
     from pipeline.bench.ours import play
@@ -122,19 +141,7 @@ def run_point(point: Point, spec: Spec) -> None:
     if point.model == USUAL:
         base = load_causal(spec.model, tokenizer, kind)
     else:
-        shape = shape_of(point.model)
-        config = LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
+        config = model_config(point.model, tokenizer.pad_token_id)
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_config(config, dtype=kind).eval()
         base.resize_token_embeddings(max(len(tokenizer), VOCAB), mean_resizing=False)
@@ -191,14 +198,13 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
     most = max(point.batch for point in chosen) * ITERATIONS
     rows = fixed_prompts(load_tokenizer(model), most, PROMPT)
     for point in chosen:
-        if (need := needed_gb(point, SIZES[dtype])) > room:
+        spec = spec_of(point, model, prompts, dtype)
+        if (need := needed_gb(point, spec)) > room:
             report["left_out"][point.name] = f"may need {need:.1f} GB, more than half of the memory ({room:.1f} GB)"
             print(f"{point.name}: left out, {report['left_out'][point.name]}", file=sys.stderr)
             continue
         print(point.name, file=sys.stderr, flush=True)
         write_rows(prompts, rows[: point.batch * ITERATIONS])
-        how = (dtype, True, None, "head", point.epochs, ITERATIONS, point.response, False, point.batch)
-        spec = Spec(str(model), str(prompts), *how)
         command = [sys.executable, "-m", "pipeline.bench.scale", "--point", json.dumps([asdict(point), asdict(spec)])]
         player = take_turns({f"scale-{point.name}": command}, ITERATIONS, FOLDER / "logs")[f"scale-{point.name}"]
         last = player.turns[-1]
