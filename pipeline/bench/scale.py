@@ -38,6 +38,7 @@ SHAPES = {
 USUAL = "135M"
 AXES = {"batch": "tokens", "response": "tokens", "model": "parameters", "epochs": "epochs"}
 ITERATIONS = 2
+SHARE = 0.75  # of the memory that a point may need by estimate
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
     from pipeline.bench.ours import fixed_prompts
     from policies.backbone import load_tokenizer
 
-    room = (machine["gpu_gb"] or ram_gb()) / 2
+    room = SHARE * (machine["gpu_gb"] or ram_gb())
     report: dict[str, Any] = {"machine": machine, "dtype": dtype, "points": [], "exponents": {}, "left_out": {}}
     FOLDER.mkdir(parents=True, exist_ok=True)
     prompts = FOLDER / "prompts-scale.jsonl"
@@ -200,7 +201,9 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
     for point in chosen:
         spec = spec_of(point, model, prompts, dtype)
         if (need := needed_gb(point, spec)) > room:
-            report["left_out"][point.name] = f"may need {need:.1f} GB, more than half of the memory ({room:.1f} GB)"
+            report["left_out"][point.name] = (
+                f"may need {need:.1f} GB, more than {SHARE:.0%} of the memory ({room:.1f} GB)"
+            )
             print(f"{point.name}: left out, {report['left_out'][point.name]}", file=sys.stderr)
             continue
         print(point.name, file=sys.stderr, flush=True)
