@@ -38,7 +38,7 @@ def estimate(
     """Values, where `measure` has not given them, and advantages and returns of every micro-batch; then advantages are whitened with
     mean and variance over all processes' tokens. Returns what is not finite.
 
-    What a critic learns from is its own episode's rewards and values, nothing that another micro-batch decides, and until the first
+    What a critic learns from, once rewards are shaped, is its own episode: nothing that another micro-batch decides; and until the first
     optimizer step its weights are those that give the values. So one that is differentiated apart is run once for both: its
     gradient from the first minibatch of the first epoch is here, and its activations are gone with the micro-batch.
     """

@@ -72,8 +72,9 @@ class _HeadLogprobs(torch.autograd.Function):
     In float32 on a CPU the vocabulary is gone through in blocks of BLOCK words, whose logits stay in the processor's cache; elsewhere
     it is one block. Words lie in rows here, (words, n), because W·hᵀ is the quicker product on a CPU. With m the largest logit of
     block b and M that of all, block b's share of the softmax is exp(z - m)·exp(m - M) / Σ. What is kept for the backward pass, if `keep`,
-    is exp(z - m) and, for each block, the factor behind it: with g the gradient of the log-probability, that of the logits is
-    g·(onehot - softmax). The entropies carry no gradient.
+    is exp(z - m) and, for each block, the factor behind it; in one block the softmax and 1, so that in bfloat16 the same rounded g
+    multiplies both sides: with g the gradient of the log-probability, that of the logits is g·(onehot - softmax), whose sum over the
+    words has to vanish. The entropies carry no gradient.
     """
 
     @staticmethod
@@ -98,7 +99,7 @@ class _HeadLogprobs(torch.autograd.Function):
                 p = z.sub_(peaks[number]).exp()
                 totals[number], means[number] = p.sum(0), z.mul_(p).sum(0)
                 if kept is not None:
-                    kept[number * len(blocks[0]) :][: len(block)] = p
+                    kept[number * len(blocks[0]) :][: len(block)] = p if quick else p / totals[number]
             below = peaks - peaks.amax(0)
             factor = below.exp()
             total = (totals * factor).sum(0)
@@ -107,7 +108,7 @@ class _HeadLogprobs(torch.autograd.Function):
             entropies.append(log_total - ((means + totals * below) * factor).sum(0) / total)
             if kept is not None:
                 exps.append(kept)
-                factors.append(factor / total)
+                factors.append(factor / total if quick else factor)
         ctx.save_for_backward(hidden, weight, tokens, *exps, *factors)
         ctx.scale, ctx.block = scale, len(blocks[0])
         entropy = torch.cat(entropies)

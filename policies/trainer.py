@@ -139,14 +139,12 @@ def train(
             batches = [
                 measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums, kept, times) for mini in minis
             ]
-            _check_finite([p for mini in batches for entry in mini for p in entry.pop("problems")])
-            totals = sums.reduced(accelerator)
-            figures = rollout_figures(totals, kl_coef, step, settings)
-            check_limits(figures, settings, step)
-
             # 4 rewards, values and advantages, whitened over all episodes of all processes.
             shape_rewards(accelerator, batches, settings, kl_coef)
-            _check_finite(estimate(accelerator, bare, batches, settings, step, times))
+            problems = [p for mini in batches for entry in mini for p in entry.pop("problems")]
+            _check_finite(problems + estimate(accelerator, bare, batches, settings, step, times))
+            figures = rollout_figures(sums.reduced(accelerator), kl_coef, step, settings)
+            check_limits(figures, settings, step)
             if accelerator.is_main_process:
                 save_good(state, parameters)
 

@@ -289,7 +289,6 @@ def test_points_of_the_sweeps_and_what_they_need() -> None:
         (scale.Point("batch", batch=32), 2.03),
         (scale.Point("batch", batch=128), 2.10),
         (scale.Point("response", response=256), 1.96),
-        (scale.Point("model", model="3M"), 0.67),
         (scale.Point("model", model="360M"), 3.54),
         (scale.Point("model", model="1.7B"), 14.9),
     ],
@@ -297,7 +296,7 @@ def test_points_of_the_sweeps_and_what_they_need() -> None:
 def test_what_a_point_is_said_to_need_is_about_what_it_took(point: Any, taken: float) -> None:
     """Peaks measured in float32 on two cores at 70ff471."""
     spec = scale.spec_of(point, Path("model"), Path("prompts"), "float32")
-    assert scale.needed_gb(point, spec) == pytest.approx(taken, rel=0.1, abs=0.3)
+    assert scale.needed_gb(point, spec) == pytest.approx(taken, rel=0.1)
 
 
 def test_the_plot_and_the_table_of_sweeps(tmp_path: Path) -> None:

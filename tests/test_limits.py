@@ -112,6 +112,33 @@ def test_logprobs_that_are_not_numbers_halt(
     assert same(weights(roles), weights(good))
 
 
+@pytest.mark.parametrize("score_too", [False, True])
+def test_values_that_are_not_numbers_halt(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, score_too: bool
+) -> None:
+    """From step 1 on the critic gives NaN: its gradient is taken before anybody looks, and must not be learned from. It was the
+    update that brought it about, even where the score is NaN as well."""
+    section = settings(lr_scheduler_type="constant", total_episodes=24, batch_size=12, micro_batch_tokens=60)
+    good, roles = fresh(tiny_folder, tiny_tokenizer), fresh(tiny_folder, tiny_tokenizer)
+    right, done = roles.values, [0]
+
+    def wrong(batch: Any, hidden: Any) -> Any:
+        values = right(batch, hidden)
+        return values * torch.nan if done[0] == 1 else values
+
+    def score(prompts: Any, completions: Any) -> Any:
+        scores = vowels(prompts, completions)
+        return scores * torch.nan if done[0] == 1 and score_too else scores
+
+    monkeypatch.setattr(roles, "values", wrong)
+    result, _ = run(
+        roles, tiny_tokenizer, section, tmp_path / "s", score=score, progress=lambda n: done.__setitem__(0, n)
+    )
+    assert result.halted is not None
+    assert result.halted.startswith(f"step 1: {'score' if score_too else 'values'} not finite for prompt p")
+    assert same(weights(roles), weights(good)) and all(p.grad is None for p in roles.parameters())
+
+
 @pytest.mark.parametrize("ptx_coef", [0.0, 1.0])
 def test_a_gradient_that_is_not_finite_halts(
     tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ptx_coef: float
