@@ -17,7 +17,7 @@ from policies import linear
 from policies.backbone import adapter, load_causal, lora_config
 from policies.linear import FEW_ROWS, Linear, LoraLinear, _AdaptedProduct, in_one_step, product, quick
 
-ROWS = [1, 2, 3, 8, 32, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 1 and of FEW_ROWS
+ROWS = [1, 2, 3, 8, 10, 11, 32, 47, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 1, UNEVEN and FEW_ROWS
 IN, OUT, RANK = 24, 20, 4
 UNIT = 2.0**-9  # half the spacing of bfloat16 numbers near 1, the error of one rounding
 
@@ -48,10 +48,11 @@ def test_product_is_torchs(rows: int, dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, nn.functional.linear(x, weight), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [8, 13])
 @pytest.mark.parametrize("part", [1, 7, OUT - 1, OUT])
-def test_an_output_layer_in_parts_is_the_product(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_layer_in_parts_is_the_product(part: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "PART", part)
-    x, weight = random(8, IN).requires_grad_(), random(OUT, IN, seed=1).requires_grad_()
+    x, weight = random(rows, IN).requires_grad_(), random(OUT, IN, seed=1).requires_grad_()
     found = product(x, weight)
     assert found.is_contiguous()
     torch.testing.assert_close(found, nn.functional.linear(x, weight), atol=1e-5, rtol=1e-5)
@@ -74,7 +75,7 @@ def test_few_rows_take_the_quick_product(monkeypatch: pytest.MonkeyPatch) -> Non
     for rows in ROWS:
         product(random(rows, IN), random(OUT, IN))
         product(random(rows, IN).bfloat16(), random(OUT, IN).bfloat16())
-    assert taken == [2, 3, 8, 32, FEW_ROWS]
+    assert taken == [2, 3, 8, 10, 16, 32, 48, FEW_ROWS]
 
 
 @pytest.mark.parametrize("bias", [True, False])
