@@ -139,6 +139,7 @@ def train(
             batches = [
                 measure(bare, mini, settings, step, tokenizer.pad_token_id, device, sums, kept, times) for mini in minis
             ]
+
             # 4 rewards, values and advantages, whitened over all episodes of all processes.
             shape_rewards(accelerator, batches, settings, kl_coef)
             problems = [p for mini in batches for entry in mini for p in entry.pop("problems")]
