@@ -16,7 +16,8 @@ BIN    := .venv/bin
 CALL    = $(BIN)/python -m pipeline
 COMMA  := ,
 SPACE  := $() $()
-ARGS    = $(RECIPE) $(if $(DATA),data.source='$(DATA)') $(SET) --run $(RUN) --nproc $(NPROC)
+quoted  = '$(subst ','\'',$(1))'
+ARGS    = $(RECIPE) $(if $(DATA),data.source=$(call quoted,$(DATA))) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC)
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
@@ -40,8 +41,8 @@ data: .venv/ready ## read, check, clean and split demonstrations, rankings, prom
 	@$(CALL) data $(ARGS)
 
 data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MODEL=); writes runs/data-check.html
-	@test -n '$(DATA)' || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
-	@$(CALL) data-check '$(DATA)' $(if $(FORMAT),format='$(FORMAT)') $(SET) $(if $(MODEL),--model '$(MODEL)') \
+	@test -n $(call quoted,$(DATA)) || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
+	@$(CALL) data-check $(call quoted,$(DATA)) $(if $(FORMAT),format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  --json runs/data-check.json --page runs/data-check.html
 
 sft: .venv/ready ## supervised fine-tuning on demonstrations
@@ -72,7 +73,7 @@ best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt
 	@$(CALL) best-of-n $(ARGS)
 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
-	@$(CALL) inspect $(RECIPE) $(SET) --run $(RUN) --prompt "$$PROMPT" $(if $(MODEL),--model '$(MODEL)') \
+	@$(CALL) inspect $(RECIPE) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION")
 
 all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3)

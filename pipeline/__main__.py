@@ -112,6 +112,12 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
     config, run = settled(stage, config, run, further)
     if not due(stage, config, run):
         return
+    with run.held(stage):
+        if due(stage, config, run):  # another process may have made it meanwhile
+            _make(stage, config, run)
+
+
+def _make(stage: str, config: Config, run: Run) -> None:
     module = importlib.import_module(f"pipeline.{MODULES[stage]}")
     importlib.import_module("pipeline.context").quiet()
     manifest = module.run(config, run)

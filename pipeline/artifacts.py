@@ -4,8 +4,6 @@
 A stage opens its parents with `require()`, which checks every hash, and closes with `publish()`.
 """
 
-import glob
-import hashlib
 import json
 import math
 import os
@@ -13,6 +11,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,16 +20,20 @@ from typing import Any
 
 from pipeline import seeds
 from pipeline.config import Config
+from pipeline.files import digest as digest
+from pipeline.files import read_rows as read_rows
+from pipeline.files import sha256 as sha256
+from pipeline.files import weights_sha256 as weights_sha256
+from pipeline.files import write_json as write_json
+from pipeline.files import write_rows as write_rows
+from pipeline.ownership import MANIFEST, MARK, check_replaceable, check_run_name, clear, held
+from pipeline.ownership import ArtifactError as ArtifactError
 from pipeline.stages import PARENTS as PARENTS
 from pipeline.stages import READS as READS
-from pipeline.stages import command_name, function_files, parents, section_values
+from pipeline.stages import command_name, function_files, local_files, parents, section_values
 
 CONTRACT = 1
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
-
-
-class ArtifactError(Exception):
-    """A parent that is missing, damaged, made for something else, or failed its gate; the message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -100,52 +103,6 @@ class Manifest:
     command: dict[str, Any] | None = None  # what the command line was given (reproduce.given); None: not made by one
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Hex sha256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
-
-
-def weights_sha256(folder: Path) -> str | None:
-    """What tells a model from others, and equal runs from none: sha256 of its weights, as sha256sum prints it, or of the list of
-    their files where there are several; None where the folder has none. The manifest's hashes are of times, too."""
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    found = [[path.name, sha256(path)] for path in files]
-    return digest(found) if len(found) > 1 else found[0][1] if found else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON lines."""
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines that a stage of ours wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -164,17 +121,6 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _local_files(source: str) -> list[Path]:
-    """The files of a data source that lies on this machine: the file itself, all in the folder (before a #split) or beside
-    a dataset_info.json#name, or what the pattern finds."""
-    path, folder = Path(source).expanduser(), Path(source.partition("#")[0]).expanduser()
-    if path.is_file():
-        return [path]
-    folder = folder.parent if folder.is_file() else folder
-    found = folder.rglob("*") if folder.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
-    return sorted(p for p in found if p.is_file())
-
-
 @dataclass(frozen=True)
 class Run:
     """One run's folder, and the rules for what may enter it."""
@@ -186,11 +132,21 @@ class Run:
     command: dict[str, Any] | None = None  # what the command line was given (reproduce.given), for the manifests
     beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.settled)
 
+    def __post_init__(self) -> None:
+        check_run_name(self.name)
+
     def folder(self, stage: str) -> Path:
         return self.root / self.name / self.beside.get(stage, stage)
 
     def partial(self, stage: str) -> Path:
         return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
+
+    def _old(self, stage: str) -> Path:
+        return self.folder(stage).with_name(f"{self.folder(stage).name}.old")
+
+    def _check_room(self, stage: str) -> None:
+        for folder in (self.folder(stage), self._old(stage)):
+            check_replaceable(folder, MANIFEST)
 
     def again(self, stage: str) -> str:
         """What makes a stage once more, for messages."""
@@ -199,7 +155,7 @@ class Run:
 
     def manifest(self, stage: str) -> Manifest | None:
         """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
-        path = self.folder(stage) / "manifest.json"
+        path = self.folder(stage) / MANIFEST
         if not path.is_file():
             return None
         try:
@@ -219,7 +175,8 @@ class Run:
             ) from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
-        """Open a finished stage: every file is there with its hash, its gate did not fail, its tokenizer is the one in use.
+        """Open a finished stage: every file is there with its hash, it was made from the parents that are there now, its gate did
+        not fail, its tokenizer is the one in use.
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
@@ -233,6 +190,7 @@ class Run:
                 raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {again}")
             if sha256(path) != item["sha256"]:
                 raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {again}")
+        self._check_lineage(stage, found)
         if tokenizer is not None and found.tokenizer != tokenizer:
             raise ArtifactError(
                 f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "
@@ -244,6 +202,18 @@ class Run:
             )
             raise ArtifactError(f"{folder}: failed its gate: {failed}; mend {stage} first, or go on with force=true")
         return found
+
+    def _check_lineage(self, stage: str, found: Manifest) -> None:
+        """The parents that a stage was made from are those that lie in the run now: its weights fit no others."""
+        others = []
+        for parent in found.parents:
+            now_there = self.identity(parent["role"])
+            if now_there != parent["sha256"]:
+                others.append(f"{parent['role']} {parent['sha256'][:12]}, and {parent['role']} is now {now_there[:12]}")
+        if others:
+            raise ArtifactError(
+                f"{self.folder(stage)} was made from {'; from '.join(others)}: the two do not belong together; {self.again(stage)}"
+            )
 
     def read(self, stage: str, config: Config) -> tuple[str, ...]:
         """All that `stage` reads of this run: its parents, and what compare takes where it is there: the gold reward model
@@ -258,7 +228,7 @@ class Run:
         """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
         local = []
         for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
-            local += [sha256(path) for path in _local_files(source)]
+            local += [sha256(path) for path in local_files(source)]
         local += [sha256(path) for path in function_files(stage, config)]
         made_of = {parent: self.identity(parent) for parent in self.read(stage, config)}
         return digest(
@@ -289,15 +259,24 @@ class Run:
         )
         return found if present else None
 
+    def held(self, stage: str) -> AbstractContextManager[None]:
+        """Within the block this run makes the stage, and no other process may. Raises ArtifactError that names who does."""
+        return held(self.partial(stage), f"{self.folder(stage)}") if self.main_process else nullcontext()
+
     def start(self, stage: str, config: Config) -> Path:
-        """The partial folder to work in. State of an interrupted attempt stays if it came from the same inputs, else it goes."""
+        """The partial folder to work in. State of an interrupted attempt stays if it came from the same inputs, else it goes.
+
+        Raises ArtifactError where a folder that is not ours stands in the place of this one or of what will be published.
+        """
         partial, inputs = self.partial(stage), self.inputs(stage, config)
         if self.main_process:
-            mark = partial / "inputs.json"
+            mark = partial / MARK
+            check_replaceable(partial, MARK)
+            self._check_room(stage)
             same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == inputs
-            if partial.exists() and not same:
-                shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
+            if not same:
+                clear(partial)
             if not same:
                 write_json(mark, {"inputs": inputs, "started": now()})
         return partial
@@ -327,12 +306,9 @@ class Run:
             raise ArtifactError(
                 f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {self.partial(stage)}"
             )
-        mark = self.partial(stage) / "inputs.json"
+        mark = self.partial(stage) / MARK
         started = json.loads(mark.read_text())["started"] if mark.is_file() else now()
-        own = (
-            made / "manifest.json",
-            made / "manifest.json.tmp",
-        )  # left by an attempt that was killed while publishing
+        own = (made / MANIFEST, made / f"{MANIFEST}.tmp")  # left by an attempt that was killed while publishing
         files = [
             {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
             for path in sorted(made.rglob("*"))
@@ -371,9 +347,9 @@ class Run:
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        write_json(made / "manifest.json", asdict(manifest))
-        folder = self.folder(stage)
-        old = folder.with_name(f"{folder.name}.old")
+        write_json(made / MANIFEST, asdict(manifest))
+        self._check_room(stage)
+        folder, old = self.folder(stage), self._old(stage)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -384,5 +360,7 @@ class Run:
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self.partial(stage), ignore_errors=True)
+        clear(self.partial(stage))
+        with suppress(OSError):  # whoever holds it still removes it
+            self.partial(stage).rmdir()
         return manifest

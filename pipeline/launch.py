@@ -1,11 +1,16 @@
 """How are processes started? One a stage, so that each gives its memory back, and several a stage through accelerate or torchrun."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.stages import SEEDED, command_name
 
@@ -35,8 +40,10 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int,
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
     # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
     ours = {"PIPELINE_RUN": run, "PIPELINE_FURTHER_SEED": str(further)}
-    done = subprocess.run([sys.executable, *launcher, *call], env=_environment(nproc) | ours)
-    sys.exit(_code(done.returncode))
+    started = subprocess.Popen([sys.executable, *launcher, *call], env=_environment(nproc) | ours)
+    with _ending_too(started, started.wait):
+        returned = started.wait()
+    sys.exit(_code(returned))
 
 
 def chain(
@@ -71,12 +78,44 @@ def apart(call: list[str]) -> int:
     forks.set_forkserver_preload(["pipeline.compare", "pipeline.ppo"])
     process = forks.Process(target=_command, args=(call,))
     process.start()
-    process.join()
+    with _ending_too(process, process.join):
+        process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
+@contextmanager
+def _ending_too(process: Any, wait: Callable[[], Any]) -> Iterator[None]:
+    """Within the block SIGTERM ends `process` too, and is waited for, so that nothing works on when this process is gone."""
+
+    def end(number: int, frame: Any) -> None:
+        sys.exit(128 + number)  # raised where the process is waited for: a wait inside of a wait would never end
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit:
+        process.terminate()
+        wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however that went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _command(call: list[str]) -> None:
+    _end_with_parent()
     from pipeline.__main__ import app
 
     app(call, prog_name="python -m pipeline")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import preflight
-from pipeline.artifacts import Gate, Manifest, Run, check, check_gain, parents
+from pipeline.artifacts import Gate, Manifest, Run, check, check_gain, parents, read_rows
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, demonstrations, prompts
+from pipeline.files import keep_rows
 from pipeline.publishing import save_merged, write_card
 from pipeline.statistics import mean_interval
 from policies.backbone import load_tokenizer
@@ -65,8 +66,8 @@ def run(config: Config, run: Run) -> Manifest:
         nonlocal progress
         progress = bar(section.iterations(), "ppo", "iteration", start=step)
         if writes:
-            _keep_until(metrics_file, step)
-            _keep_until(evaluations.path, step)
+            for path in (metrics_file, evaluations.path):
+                keep_rows(path, lambda row: 0 < step >= row["step"])
 
     mixed = []
     if section.ptx_coef:
@@ -159,11 +160,7 @@ class Evaluations:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
-        return (
-            [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-            if self.path.is_file()
-            else []
-        )
+        return read_rows(self.path) if self.path.is_file() else []
 
     def gain(self) -> dict[str, float] | None:
         """Mean score of the last evaluation less the first, prompt by prompt, with its 95% interval."""
@@ -199,20 +196,10 @@ class Evaluations:
         return "\n".join(lines) + "\n"
 
 
-def _keep_until(path: Path, step: int) -> None:
-    if path.is_file():
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if json.loads(line)["step"] <= step and step > 0
-        ]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-
 def _sampled_tokens(metrics_file: Path, batch_size: int) -> float:
     """Tokens of all completions that training sampled, from the mean length of every iteration."""
-    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.is_file() else []
-    return float(round(sum(json.loads(line)["completions/mean_length"] * batch_size for line in lines)))
+    rows = read_rows(metrics_file) if metrics_file.is_file() else []
+    return float(round(sum(row["completions/mean_length"] * batch_size for row in rows)))
 
 
 def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:

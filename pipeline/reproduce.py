@@ -28,7 +28,7 @@ def commands(run: str, made: Mapping[str, tuple[Mapping[str, Any], int]]) -> str
     """
     lines: list[tuple[list[str], str]] = []
     for stage, (told, processes) in made.items():
-        arguments = f"RECIPE={_for_make(told['recipe'])} RUN={_for_make(run)}"
+        arguments = f"RECIPE={_for_make(told['recipe'])} RUN={_word(_dollars(run))}"
         if told["overrides"]:
             arguments += f" SET={_word(_dollars(shlex.join(told['overrides'])))}"
         if told.get("seeds", 1) > 1:

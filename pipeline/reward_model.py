@@ -19,7 +19,7 @@ from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check, check_
 from pipeline.config import Config
 from pipeline.context import accelerator, bar, closing, prompts, rankings
 from pipeline.publishing import save_merged, write_card
-from pipeline.training import Report, batched_order, train, trainer_arguments
+from pipeline.training import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.packing import packs
 from policies.rollout import noise, sample
@@ -44,8 +44,6 @@ STAGES = {
 
 def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     """Make stage reward, or `stage` gold: the same from other rankings."""
-    from transformers import TrainingArguments
-
     place = accelerator()
     section, device = config.reward, place.device
     sft = run.folder("sft")
@@ -79,7 +77,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = RankingTrainer(
         model=model,
-        args=TrainingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
+        args=RankingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
         train_dataset=[groups[i] for i in order],
         data_collator=RankingCollator(tokenizer.pad_token_id),
         loss=section.loss,

@@ -20,11 +20,15 @@ from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check
 from pipeline.config import Config, Supervised
 from pipeline.context import accelerator, base_model, closing, demonstrations
 from pipeline.publishing import save_merged, write_card
-from pipeline.training import Report, batched_order, train, trainer_arguments
+from pipeline.training import OneDevice, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import noise, sample
 from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
+
+
+class LessonArguments(OneDevice, SFTConfig):
+    """trl.SFTConfig for one device a process."""
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -125,7 +129,7 @@ def fine_tune(
         model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))
     order = batched_order([len(lesson.ids) for lesson in lessons], section, seed)
     rows = Dataset.from_list([_labelled(lessons[i]) for i in order])
-    arguments = SFTConfig(
+    arguments = LessonArguments(
         **trainer_arguments(section, folder, place.num_processes, seed),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -1,5 +1,6 @@
 """Which stages read what? The parents and the settings of each: what decides whether a stage is up to date."""
 
+import glob
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,14 @@ def _module_file(module: str) -> Path | None:
             if file.is_file():
                 return file
     return None
+
+
+def local_files(source: str) -> list[Path]:
+    """The files of a data source that lies on this machine: the file itself, all in the folder (before a #split) or beside
+    a dataset_info.json#name, or what the pattern finds."""
+    path, folder = Path(source).expanduser(), Path(source.partition("#")[0]).expanduser()
+    if path.is_file():
+        return [path]
+    folder = folder.parent if folder.is_file() else folder
+    found = folder.rglob("*") if folder.is_dir() else map(Path, glob.iglob(str(path), recursive=True))
+    return sorted(p for p in found if p.is_file())

@@ -8,10 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.config import Stepwise, Supervised
 from pipeline.context import bar
+from pipeline.files import keep_rows
+
+
+class OneDevice:
+    """Goes before transformers.TrainingArguments or a subclass of it: a process trains on one device, however many it sees.
+
+    transformers would wrap the model in DataParallel, which multiplies the batch by the number of GPUs that one process sees.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return 1
+
+
+class RankingArguments(OneDevice, TrainingArguments):
+    """transformers.TrainingArguments for one device a process."""
 
 
 def trainer_arguments(section: Stepwise, folder: Path, world_size: int, seed: int) -> dict[str, Any]:
@@ -102,11 +118,8 @@ class Report(TrainerCallback):
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
         if state.is_world_process_zero:
             self.path.touch()  # a run of fewer steps than logging_steps logs nothing
-            # Lines past the resumed step were written by the interrupted run.
-            kept = [
-                line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= state.global_step
-            ]
-            self.path.write_text("".join(f"{line}\n" for line in kept))
+            # Rows past the resumed step were written by the interrupted run.
+            keep_rows(self.path, lambda row: row["step"] <= state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)

@@ -101,6 +101,7 @@ def load_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
+    _float32_head(model)
     model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
     if model.config.num_labels != 1:
         raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
@@ -117,13 +118,27 @@ def new_classifier(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
-    head = output_head(model)
-    init_head(head, seed)
-    head.float()
+    init_head(output_head(model), seed)
+    _float32_head(model)
     model.config.use_cache = False
     quick(model)
     enable_packing(model)
     return model.eval()
+
+
+def _float32_head(model: nn.Module) -> None:
+    """Keep everything above the encoder or decoder in float32, whatever the dtype of the states that reach it.
+
+    In bfloat16 a head would take no update below half a step of its grid, and give scores in steps of 1/128 from 1 up.
+    """
+    body = decoder(model)
+    for module in model.children():
+        if module is not body:
+            module.float().register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
 
 
 def init_head(head: nn.Linear, seed: int) -> None:

@@ -335,8 +335,8 @@ def test_start_keeps_the_state_of_the_same_inputs_and_wipes_another(run: Run) ->
     assert os.listdir(partial) == ["inputs.json"]
     (partial / "state").write_text("step 6")
     (partial / "inputs.json").unlink()  # of unknown origin
-    run.start("data", Config(seed=1))
-    assert os.listdir(partial) == ["inputs.json"]
+    refused(lambda: run.start("data", Config(seed=1)), str(partial), "neither replaced nor removed", "RUN")
+    assert os.listdir(partial) == ["state"]
 
 
 def test_only_the_main_process_touches_the_partial_folder(run: Run) -> None:

@@ -335,11 +335,17 @@ def test_a_stage_of_a_chain_is_a_process_of_its_own_that_says_what_is_wrong(tmp_
 
 def test_processes_share_the_cores_and_know_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr(
-        launch.subprocess,
-        "run",
-        lambda call, env: started.append((call, env)) or subprocess.CompletedProcess(call, 0),
-    )
+
+    class Ended:
+        """A launcher that has done its work."""
+
+        def __init__(self, call: list[str], env: dict[str, str]):
+            started.append((call, env))
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(launch.subprocess, "Popen", Ended)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(SystemExit) as left:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import pipeline.ppo
 from pipeline.__main__ import run_stage
-from pipeline.artifacts import ArtifactError, sha256
+from pipeline.artifacts import ArtifactError, Run, sha256
 from pipeline.config import STAGES, Config
 from pipeline.context import base_model
 from pipeline.recipe import load
@@ -241,6 +241,79 @@ def test_a_missing_parent_names_its_command(walk: Path) -> None:
     again("alone", "data")
     with pytest.raises(ArtifactError, match=r'no finished sft in runs/alone: run "make sft RUN=alone"'):
         run_stage("reward", settings(), "alone")
+
+
+def changed(*more: str) -> Config:
+    return load(ROOT / "recipes" / "smoke.yaml", [*SHRUNK, *more])
+
+
+@pytest.mark.parametrize(
+    ("remade", "then", "names"),
+    [
+        (("sft",), "ppo", ("reward", "sft", "make reward RUN=")),
+        (("sft",), "compare", ("reward", "sft", "make reward RUN=")),
+        (("data",), "reward", ("sft", "data", "make sft RUN=")),
+        (("data",), "ppo", ("sft", "data", "make sft RUN=")),
+        (("sft", "reward"), "compare", ("ppo", "sft", "reward", "make ppo RUN=")),
+        (("reward",), "compare", ("ppo", "reward", "make ppo RUN=")),
+    ],
+)
+def test_stages_that_do_not_belong_together_are_refused(
+    walk: Path, remade: tuple[str, ...], then: str, names: tuple[str, ...]
+) -> None:
+    """The chain is named, and the remedy; also where a stage of another run was put in place of this one's."""
+    name = f"strange-{'-'.join(remade)}-{then}"
+    run = again(name, "data", "sft", "reward", *(["ppo"] if then == "compare" else []))
+    before = {stage: Run(name).identity(stage) for stage in remade}
+    for stage in remade:
+        run_stage(stage, changed("sft.learning_rate=2e-2", "reward.learning_rate=4e-3", "seed=5"), name)
+    config = settings() if remade == ("reward",) else changed("sft.learning_rate=2e-2", "seed=5")
+    with pytest.raises(ArtifactError) as caught:
+        run_stage(then, config, name)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(f"{run / names[0]} was made from "), message
+    assert all(part in message for part in names) and f"{names[-1]}{name}" in message
+    now = Run(name).identity(remade[0])
+    assert before[remade[0]][:12] in message and now[:12] in message
+    assert not (run / f"{then}.partial").exists()
+    with pytest.raises(ArtifactError, match="was made from"):
+        run_stage(then, config.model_copy(update={"force": True}), name)  # force is for gates
+
+
+def test_a_foreign_ppo_is_not_compared(walk: Path) -> None:
+    """From a run whose sft was trained otherwise: its KL to this sft would be a number of nothing."""
+    run = again("foreign", "data")
+    for stage in ("sft", "reward"):
+        run_stage(stage, changed("sft.learning_rate=2e-2"), "foreign")
+    shutil.copytree(walk / "ppo", run / "ppo")
+    with pytest.raises(ArtifactError, match=r"foreign/ppo was made from sft \w{12}, .*; from reward .*make ppo RUN=foreign"):
+        run_stage("compare", changed("sft.learning_rate=2e-2"), "foreign")
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
+def test_a_torn_log_is_cut_back_and_the_stage_goes_on(
+    walk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    """A disk that was full when step 3 was logged; the same command ends with the same bits."""
+    run = again(f"torn-{stage}", *STAGES[: STAGES.index(stage)])
+    log = run / f"{stage}.partial" / "metrics.jsonl"
+    write = Path.open
+
+    def full(path: Path, mode: str = "r", *more: Any, **kw: Any) -> Any:
+        if path == log and mode == "a" and log.is_file() and log.read_bytes().count(b"\n") == 2:
+            with write(path, "ab") as file:
+                file.write(b'{"step": 3, "lo')
+            raise OSError(28, "No space left on device")
+        return write(path, mode, *more, **kw)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(Path, "open", full)
+        run_stage(stage, settings(), run.name)
+    assert not log.read_bytes().endswith(b"\n")
+    capsys.readouterr()
+    run_stage(stage, settings(), run.name)
+    assert capsys.readouterr().err.count(f"{log}: its last row was torn off") == 1
+    same_artifact(stage, run)
 
 
 @pytest.mark.parametrize(("tuning", "value"), [("full", "adapter"), ("full", "shared"), ("lora", "shared")])

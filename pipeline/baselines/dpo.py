@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from trl import DPOConfig
 
 from data.schema import Ranking
 from pipeline.artifacts import ArtifactError, Gate, Manifest, Run, check
 from pipeline.baselines.common import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
-from pipeline.baselines.trl_trainers import PairTrainer
+from pipeline.baselines.trl_trainers import PairArguments, PairTrainer
 from pipeline.config import Config
 from pipeline.context import accelerator, closing, rankings
 from pipeline.training import Report, batched_order, train, trainer_arguments
@@ -60,7 +59,7 @@ def run(config: Config, run: Run) -> Manifest:
     order = batched_order([max(len(g.prompt) + len(c) for c in g.completions) for g in groups], section, config.seed)
     chosen = drawn_pairs(groups, order, config.seed)
     model = load_sft(config, run, tokenizer, section.tuning, place.device)
-    arguments = DPOConfig(
+    arguments = PairArguments(
         **trainer_arguments(section, folder, place.num_processes, config.seed),
         beta=config.dpo_beta(),
         max_length=None,

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from trl import RLOOConfig
 
 from pipeline.artifacts import Gate, Manifest, Run
 from pipeline.baselines.common import gains, hear, load_sft, open_parents, publish_policy
-from pipeline.baselines.trl_trainers import PromptTrainer
+from pipeline.baselines.trl_trainers import PromptArguments, PromptTrainer
 from pipeline.config import Config
 from pipeline.context import accelerator, closing, prompts
 from pipeline.roles import scores
@@ -37,7 +36,7 @@ def run(config: Config, run: Run) -> Manifest:
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
     rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
-    arguments = RLOOConfig(
+    arguments = PromptArguments(
         **trainer_arguments(section, folder, place.num_processes, config.seed),
         num_generations=section.num_generations,
         max_completion_length=config.ppo.response_length,

@@ -12,6 +12,7 @@ from typing import Any
 
 from data.schema import Prompt
 from pipeline.config_sections import Settled
+from pipeline.files import recovered_rows
 from policies.backbone import eos_ids
 from policies.decoding import decode
 from policies.episodes import Score, after_eos_rule
@@ -36,18 +37,8 @@ Samples = dict[str, list[Sample]]
 
 
 def read(path: Path) -> Samples:
-    """Samples by prompt id. A last line that a killed process left unfinished is cut off the file."""
-    found: Samples = {}
-    good = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.is_file() else []:
-        if not line.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(good)
-            break
-        row = json.loads(line)
-        found[row["prompt_id"]] = [Sample(**one) for one in row["samples"]]
-        good += len(line)
-    return found
+    """Samples by prompt id. A last row that a fault tore off is cut off the file."""
+    return {row["prompt_id"]: [Sample(**one) for one in row["samples"]] for row in recovered_rows(path)}
 
 
 def sample_scored(

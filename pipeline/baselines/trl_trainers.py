@@ -8,13 +8,22 @@ tokenizes. Both can go when trl takes token ids.
 import json
 from typing import Any
 
-from trl import DPOTrainer, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, RLOOConfig, RLOOTrainer
 
+from pipeline.training import OneDevice
 from policies.template import encode_prompt
 
 for _trainer, _method in ((DPOTrainer, "_prepare_dataset"), (RLOOTrainer, "_tokenize_prompts")):
     if not hasattr(_trainer, _method):  # ours would never be called, and the tokens would be others without a word
         raise ImportError(f"this trl has no {_trainer.__name__}.{_method}; install the version in constraints.txt")
+
+
+class PairArguments(OneDevice, DPOConfig):
+    """trl.DPOConfig for one device a process."""
+
+
+class PromptArguments(OneDevice, RLOOConfig):
+    """trl.RLOOConfig for one device a process."""
 
 
 class PairTrainer(DPOTrainer):

@@ -1,0 +1,129 @@
+"""What may a stage touch? A run's own name, folders that this project made, and those only while no other process works there.
+
+A run name is one path component below `runs/`, so no name leads out of it. A folder is replaced or removed only where it says
+itself that it is ours. One process at a time makes a stage; the kernel lets go of its lock when it dies.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .partial and _seed_12
+LOCK = "lock"  # the file in a stage's partial folder that its maker holds
+MARK = "inputs.json"  # the file in it that says from what it was begun
+MANIFEST = "manifest.json"  # the file in a published folder
+
+
+class ArtifactError(Exception):
+    """A parent that is missing, damaged, made for something else, or failed its gate; the message names the remedy."""
+
+
+def check_run_name(name: str) -> str:
+    """`name`, if it is one path component: letters and digits of any script, '.', '_', '-' and single spaces, not first '.' or '-'.
+
+    Raises ArtifactError, with the name in ASCII, as it may hold anything.
+    """
+    allowed = all(c in " ._-" or unicodedata.category(c)[0] in "LNM" for c in name)
+    tidy = name == " ".join(name.split()) and name[:1] not in ("", ".", "-")
+    if not (allowed and tidy and len(name.encode("utf-8", "replace")) <= LONGEST_NAME):
+        shown = ascii(name if len(name) <= 60 else f"{name[:60]}...")
+        raise ArtifactError(
+            f"run name {shown}: a run is one folder below runs/, named with letters, digits, '.', '_', '-' and spaces, "
+            f"beginning with a letter or digit, at most {LONGEST_NAME} bytes; write for instance RUN=demo (--run demo)"
+        )
+    return name
+
+
+def check_replaceable(folder: Path, mark: str) -> None:
+    """Raise ArtifactError unless `folder` is absent, empty, or a real folder of ours: one that holds a file `mark` of our making."""
+    if not folder.is_symlink() and not folder.exists():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        what = "a link" if folder.is_symlink() else "no folder"
+        raise ArtifactError(
+            f"{folder}: {what}, and a stage's folder belongs there; move it away, or choose another RUN"
+        )
+    inside = {path.name for path in folder.iterdir()} - {LOCK, f"{mark}.tmp"}
+    if inside and not _says_so(folder / mark):
+        raise ArtifactError(
+            f"{folder}: holds files and no {mark} of ours, so it is neither replaced nor removed; move it away, or choose another RUN"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Remove what lies in a partial folder, its mark last, so that what a kill leaves of it is known for ours; but for the lock,
+    which its holder removes."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK) if folder.is_dir() else ():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _says_so(path: Path) -> bool:
+    """Whether a file is a JSON object with the hash that our manifests and marks have."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "inputs" in found
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Within the block this process alone works in `folder`, a stage's partial folder, which is made where it is missing.
+
+    A file in it, locked by the kernel, names the holder; the lock of a process that died is free. `what` names the work in
+    messages. Raises ArtifactError where another process holds it.
+    """
+    file = _locked(folder / LOCK, what)
+    try:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):  # gone with the folder when the stage was published
+            if os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):
+                (folder / LOCK).unlink()
+                folder.rmdir()  # fails, as it should, where state of an unfinished attempt lies in it
+        os.close(file)
+
+
+def _locked(path: Path, what: str) -> int:
+    """A descriptor of the lock file, locked. The file may be removed by its holder between opening and locking: then once more."""
+    while True:
+        with suppress(FileNotFoundError):  # the folder went between making and opening
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file), os.stat(path)):
+                    return file
+                os.close(file)
+            except BlockingIOError:
+                holder = _holder(os.pread(file, 4096, 0))
+                os.close(file)
+                raise ArtifactError(
+                    f"{what} is being made by {holder}; wait until it is done, or stop that process first"
+                ) from None
+            except BaseException:
+                os.close(file)
+                raise
+
+
+def _holder(text: bytes) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        found: dict[str, Any] = json.loads(text)
+        return f"process {found['pid']} on {found['host']} since {found['since']}"
+    return "another process, which has just begun"
