@@ -17,9 +17,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from data.ranks import ranked
+from data.forms.ranks import ranked
+from data.refining.split import split_by
 from data.schema import Completion, DataError, Demonstration, Problem, Prompt, Ranking
-from data.split import split_by
 
 INNER_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 TEXTS = "movieReviewSnippets_GroundTruth.txt"

@@ -10,17 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.artifacts import ArtifactError, Run, command_name, parents
-from pipeline.config import BASELINES, STAGES, Config, ConfigError
-from pipeline.recipe import fields, load
-from pipeline.reproduce import given
-from pipeline.seeds import settled
-from pipeline.stages import SEEDED
+from pipeline.artifacts.freshness import finished, parents
+from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.reproduce import given
+from pipeline.artifacts.run import Run
+from pipeline.artifacts.seeds import settled
+from pipeline.graph import BASELINES, STAGES, WALK, Stage, command_name
+from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.recipe import fields, load
 
-MODULES = {"data": "prepare", "sft": "sft", "reward": "reward_model", "ppo": "ppo", "compare": "compare"}
-MODULES |= {"gold": "gold"}
-MODULES |= {name: f"baselines.{name}" for name in BASELINES}
-SINGLE = ("data", "compare", "rloo", "best_of_n")  # stages that one process does
 app = typer.Typer(
     help="RLHF in stages: data, sft, reward, ppo, compare. Each takes a recipe and key=value settings, and hands its result to the next through runs/NAME/.",
     no_args_is_help=True,
@@ -48,7 +46,7 @@ def user_errors() -> tuple[type[Exception], ...]:
     found: list[type[Exception]] = [ArtifactError, ConfigError]
     for module, name in (
         ("data.schema", "DataError"),
-        ("pipeline.embedded", "FetchError"),
+        ("pipeline.artifacts.embedded", "FetchError"),
         ("pipeline.judges.judge", "JudgeError"),
         ("policies.backbone", "BackboneError"),
         ("reward.functions", "RewardError"),
@@ -76,11 +74,11 @@ def guarded(work: Any) -> None:
 
 def due(stage: str, config: Config, run: Run) -> bool:
     """Whether the stage is to be made: it is not up to date. What is missing is told before anything heavy is imported or started."""
-    if (done := run.finished(stage, config)) is not None:
+    if (done := finished(run, stage, config)) is not None:
         if run.main_process:
             print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
         return False
-    if stage not in SINGLE:
+    if not STAGES[stage].one_process:
         config.check_stage(stage, run.world_size)
     for parent in parents(stage, config):
         run.identity(parent)
@@ -89,7 +87,7 @@ def due(stage: str, config: Config, run: Run) -> bool:
 
 def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
     """Whether the stage is to be made with the seed `further` after the recipe's."""
-    return due(stage, *settled(stage, config, Run(name, world_size=1 if stage in SINGLE else nproc), further))
+    return due(stage, *settled(stage, config, Run(name, world_size=1 if STAGES[stage].one_process else nproc), further))
 
 
 def missing_baselines(config: Config, name: str) -> list[str]:
@@ -106,7 +104,7 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
         raise ConfigError(
             f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings"
         )
-    if world > 1 and stage in SINGLE:
+    if world > 1 and STAGES[stage].one_process:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, command=command)
     config, run = settled(stage, config, run, further)
@@ -118,14 +116,17 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
 
 
 def _make(stage: str, config: Config, run: Run) -> None:
-    module = importlib.import_module(f"pipeline.{MODULES[stage]}")
-    importlib.import_module("pipeline.context").quiet()
+    module = importlib.import_module(f"pipeline.stages.{stage}")
+    importlib.import_module("pipeline.training.context").quiet()
     manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)
 
 
-def command(stage: str, text: str) -> None:
+def command(record: Stage) -> None:
+    """Put a stage on the command line."""
+    stage = record.name
+
     def start(
         recipe: Path, overrides: list[str] | None, run: str | None, nproc: int, seeds: int = 1, further: int = 0
     ) -> None:
@@ -137,12 +138,12 @@ def command(stage: str, text: str) -> None:
             if first:
                 print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
             if first or seeds > 1:
-                from pipeline.launch import chain
+                from pipeline.running import chain
 
                 due_with = partial(due_seed, config, run or recipe.stem, nproc)
                 chain([*first, stage], recipe, overrides or [], run or recipe.stem, nproc, seeds, due_with)
-            elif nproc > 1 and stage not in SINGLE:
-                from pipeline.launch import launch
+            elif nproc > 1 and not STAGES[stage].one_process:
+                from pipeline.running import launch
 
                 if due_seed(config, run or recipe.stem, nproc, stage, further):
                     launch(stage, recipe, overrides or [], run or recipe.stem, nproc, further)
@@ -165,19 +166,11 @@ def command(stage: str, text: str) -> None:
         start(recipe, overrides, run, nproc, seeds, further)
 
     # a short help that is given is not cut
-    app.command(command_name(stage), help=text, short_help=text)(seeded if stage in SEEDED else entry)
+    app.command(command_name(stage), help=record.help, short_help=record.help)(seeded if record.seeded else entry)
 
 
-command("data", "Read, check, clean and split demonstrations, rankings and prompts.")
-command("sft", "Supervised fine-tuning on demonstrations.")
-command("reward", "Train a reward model from rankings.")
-command("ppo", "Align the sft model with PPO against the reward model.")
-command("compare", "Compare base, sft, ppo and others on held-out prompts; writes report.html.")
-command("gold", "A second reward model, from rankings set aside (data.gold_fraction), as a judge.")
-command("dpo", "Baseline: DPO from the sft model on pairs of the rankings.")
-command("rloo", "Baseline: RLOO from the sft model on the score that ppo maximises.")
-command("rft", "Baseline: fine-tune the sft model on the best of its own completions.")
-command("best_of_n", "Baseline: sample many completions of each held-out prompt for best-of-n.")
+for record in STAGES.values():
+    command(record)
 
 
 ALL = "All stages, one after another; those up to date are passed over."
@@ -188,10 +181,10 @@ def everything(
     recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, seeds: Seeds = 1
 ) -> None:
     def work() -> None:
-        from pipeline.launch import chain
+        from pipeline.running import chain
 
         config = load(recipe, overrides or [])
-        stages = [stage for stage in STAGES if stage != "reward" or "reward" in parents("ppo", config)]
+        stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
         if config.data.gold_fraction and config.compare.gold is None:
             stages.insert(stages.index("compare"), "gold")
         due_with = partial(due_seed, config, run or recipe.stem, nproc)
@@ -217,7 +210,7 @@ def data_check(
     page: Annotated[Path | None, typer.Option(help="write a page to this file")] = None,
 ) -> None:
     def work() -> None:
-        from pipeline import data_check
+        from pipeline.data_check import check as data_check
 
         if not data_check.run(source, overrides or [], model, to, page):
             sys.exit(2)
@@ -240,8 +233,8 @@ def look_inside(
 ) -> None:
     def work() -> None:
         config = load(recipe, overrides or [])
-        from pipeline import inspect
-        from pipeline.context import quiet
+        from pipeline.inspect import look as inspect
+        from pipeline.training.context import quiet
 
         quiet()
         print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed)}")

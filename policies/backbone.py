@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from policies.linear import in_one_step, quick
-from policies.packing import enable_packing
+from policies.quick.linear import in_one_step, quick
+from policies.quick.packing import enable_packing
 from policies.template import plain_chat
 
 

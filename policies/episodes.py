@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from policies.backbone import eos_ids
-from policies.batching import together
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
+from policies.quick.batching import together
+from policies.quick.trunk import padded
 from policies.roles import Roles
 from policies.rollout import Completion, Record, noise
 from policies.template import PromptText, decode_completion
-from policies.trunk import padded
 
 ROLLOUT_BATCH = 64  # prompts decoded together
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]

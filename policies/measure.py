@@ -12,8 +12,8 @@ from policies.engines import truncated_importance_weights
 from policies.episodes import Episode, micro_batches
 from policies.figures import Sums, not_finite, timed
 from policies.logprobs import Batch
+from policies.quick.trunk import padded
 from policies.roles import Roles
-from policies.trunk import padded
 
 NAMES = ("logprobs", "entropy", "values")  # what the roles give in one forward
 

@@ -11,10 +11,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from policies.backbone import adapter, checkpointed, decoder
-from policies.linear import LoraLinear
 from policies.logprobs import Batch, token_logprobs
-from policies.packing import packs
-from policies.trunk import Trunk, find_trunk, first_adapted
+from policies.quick.linear import LoraLinear
+from policies.quick.packing import packs
+from policies.quick.trunk import Trunk, find_trunk, first_adapted
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
 

@@ -20,8 +20,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from policies.backbone import decoder
-from policies.batching import together
 from policies.logprobs import logits
+from policies.quick.batching import together
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
 SPARE = 32  # places for tokens to come that a layer of the cache takes at a time

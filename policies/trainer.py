@@ -24,12 +24,12 @@ from transformers import get_scheduler
 
 from policies import ppo
 from policies.advantages import apart, critic_loss, estimate, shape_rewards, token_count
-from policies.batching import together
 from policies.engines import Engine, make_engine
 from policies.episodes import Episode, Score, prompt_order, rollout
 from policies.figures import Halt, Sums, check_limits, rollout_figures, update_figures
 from policies.logprobs import Batch, pack
 from policies.measure import NAMES, Activations, measure, policy_forward
+from policies.quick.batching import together
 from policies.roles import Roles
 from policies.state import load_good, load_state, save_good, save_state
 from policies.template import encode_prompt

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from policies.backbone import load_classifier, load_tokenizer
-from policies.batching import together
-from policies.packing import packs
+from policies.quick.batching import together
+from policies.quick.packing import packs
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
 
 CONTRACT_FILE = "scoring.json"

@@ -14,9 +14,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Trainer
 
-from policies.batching import together
-from policies.packing import packs
-from policies.trunk import Trunk
+from policies.quick.batching import together
+from policies.quick.packing import packs
+from policies.quick.trunk import Trunk
 from reward.losses import k_wise, plackett_luce
 
 

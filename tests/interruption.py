@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-import pipeline.training
+import pipeline.training.trainers
 from pipeline.__main__ import run_stage
 
 
@@ -15,7 +15,7 @@ class Stop(Exception):
 
 def stopped_and_started(stage: str, config: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage of 6 steps with a checkpoint of step 2 is stopped after step 3; then the same command again."""
-    right, steps = pipeline.training.Report.on_step_end, list[int]()
+    right, steps = pipeline.training.trainers.Report.on_step_end, list[int]()
 
     def stopping(self: Any, args: Any, state: Any, control: Any, **kw: Any) -> None:
         right(self, args, state, control, **kw)
@@ -23,7 +23,7 @@ def stopped_and_started(stage: str, config: Any, run: Path, monkeypatch: pytest.
         if steps == [1, 2, 3]:
             raise Stop
 
-    monkeypatch.setattr(pipeline.training.Report, "on_step_end", stopping)
+    monkeypatch.setattr(pipeline.training.trainers.Report, "on_step_end", stopping)
     with pytest.raises(Stop):
         run_stage(stage, config, run.name)
     assert not (run / stage).exists() and (run / f"{stage}.partial" / "state" / "checkpoint-2").is_dir()

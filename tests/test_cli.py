@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 
 import pipeline.__main__ as cli
-from pipeline import launch
-from pipeline.artifacts import ArtifactError, Gate, Run, command_name, parents
-from pipeline.config import BASELINES, STAGES, Config, ConfigError
+from pipeline import running as launch
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.gate import Gate
+from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.publish import publish, working_folder
+from pipeline.artifacts.run import Run
+from pipeline.graph import BASELINES, STAGES, WALK, command_name
+from pipeline.settings.config import Config, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC")
@@ -48,7 +53,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     commands = done.stdout.partition("Commands:")[2]
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert listed == [*STAGES, "gold", "dpo", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
+    assert listed == [*WALK, "gold", "dpo", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
     assert "…" not in commands and "..." not in commands  # no description is cut
 
 
@@ -87,7 +92,7 @@ def test_a_wrong_call_shows_the_usage(recipe: Path, arguments: list[str]) -> Non
 def test_missing_parents_are_told_before_anything_heavy_is_imported(recipe: Path) -> None:
     """A wrong order of stages should not cost the seconds that torch takes."""
     code = (
-        "import sys\nfrom pipeline.__main__ import run_stage\nfrom pipeline.recipe import load\n"
+        "import sys\nfrom pipeline.__main__ import run_stage\nfrom pipeline.settings.recipe import load\n"
         "try: run_stage('ppo', load('try.yaml'), 'try')\nexcept Exception as e: print(type(e).__name__, 'torch' in sys.modules)"
     )
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER} | {"PYTHONPATH": str(ROOT)}
@@ -141,8 +146,8 @@ def test_a_traceback_leaves_with_1(recipe: Path) -> None:
     code = (
         "import sys, types\n"
         "def run(config, run): raise ZeroDivisionError('ours')\n"
-        "sys.modules['pipeline.prepare'] = types.SimpleNamespace(run=run)\n"
-        "sys.modules['pipeline.context'] = types.SimpleNamespace(quiet=lambda: None)\n"
+        "sys.modules['pipeline.stages.data'] = types.SimpleNamespace(run=run)\n"
+        "sys.modules['pipeline.training.context'] = types.SimpleNamespace(quiet=lambda: None)\n"
         "from pipeline.__main__ import app\napp(['data', 'try.yaml'])"
     )
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER} | {"PYTHONPATH": str(ROOT)}
@@ -158,7 +163,7 @@ def test_a_world_of_another_size_is_refused(recipe: Path) -> None:
     mistake(call(recipe.parent, "sft", "try.yaml", PIPELINE_NPROC="1", WORLD_SIZE="4"), "1 processes", "4 started")
 
 
-@pytest.mark.parametrize("stage", cli.SINGLE)
+@pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.one_process])
 def test_a_stage_of_one_process_refuses_a_launcher(recipe: Path, stage: str) -> None:
     started = call(recipe.parent, command_name(stage), "try.yaml", WORLD_SIZE="2", RANK="0")
     mistake(started, f"{stage} is the work of one process")
@@ -181,7 +186,7 @@ def guarded(error: BaseException) -> int | str | None:
 def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     """Each class of an error that our modules define for users leaves with 2; a missing name would be a traceback."""
     named = {
-        "data.schema": "DataError", "pipeline.embedded": "FetchError", "pipeline.judges.judge": "JudgeError",
+        "data.schema": "DataError", "pipeline.artifacts.embedded": "FetchError", "pipeline.judges.judge": "JudgeError",
         "policies.backbone": "BackboneError", "reward.functions": "RewardError", "reward.model": "ScoringError",
     }  # fmt: skip
     found = {getattr(importlib.import_module(module), name) for module, name in named.items()}
@@ -226,19 +231,18 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
         def run(self, config: Config, run: Run) -> Any:
             ran.append(self.name)
-            made = run.start(self.name, config) / "made"
+            made = working_folder(run, self.name, config) / "made"
             made.mkdir()
             (made / "x").write_text(f"{self.name} {config.seed}")
-            return run.publish(
-                self.name, config, made, tokenizer="", model={}, dtype="", metrics={}, gate=Gate([])
+            return publish(run, self.name, config, made, tokenizer="", model={}, dtype="", metrics={}, gate=Gate([])
             )  # fmt: skip
 
         def summary(self, manifest: Any, run: Run) -> str:
             return f"{manifest.stage} made"
 
-    for stage, module in cli.MODULES.items():
-        monkeypatch.setitem(sys.modules, f"pipeline.{module}", Stage(stage))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "pipeline.context", SimpleNamespace(quiet=lambda: None))  # type: ignore[arg-type]
+    for stage in STAGES:
+        monkeypatch.setitem(sys.modules, f"pipeline.stages.{stage}", Stage(stage))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "pipeline.training.context", SimpleNamespace(quiet=lambda: None))  # type: ignore[arg-type]
     monkeypatch.chdir(tmp_path)
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
@@ -246,19 +250,19 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def test_a_stage_runs_once_and_is_then_up_to_date(stages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in STAGES:
+    for stage in WALK:
         cli.run_stage(stage, Config(), "r")
-    assert stages == list(STAGES)
-    assert capsys.readouterr().out.splitlines() == [f"{stage} made" for stage in STAGES]
-    for stage in STAGES:
+    assert stages == list(WALK)
+    assert capsys.readouterr().out.splitlines() == [f"{stage} made" for stage in WALK]
+    for stage in WALK:
         cli.run_stage(stage, Config(), "r")
-    assert stages == list(STAGES)
+    assert stages == list(WALK)
     assert capsys.readouterr().out.splitlines()[3] == "ppo: runs/r/ppo is up to date (gate pass)"
     cli.run_stage("data", Config(seed=1), "r")
     assert stages[-1] == "data"
 
 
-@pytest.mark.parametrize("stage", [*STAGES, *BASELINES])
+@pytest.mark.parametrize("stage", [*WALK, *BASELINES])
 def test_every_parent_is_asked_for(stages: list[str], stage: str) -> None:
     for other in parents(stage, Config()):
         cli.run_stage(other, Config(), "r")
@@ -314,7 +318,7 @@ def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
 APART = """
 import os, sys
 from pathlib import Path
-from pipeline import launch
+from pipeline import running as launch
 if __name__ == "__main__":
     codes = [launch.apart(["sft", "nothing.yaml"]), launch.apart(["settings"])]
     sys.exit(f"{codes} {os.environ.get('OMP_NUM_THREADS')}")
@@ -325,7 +329,7 @@ def test_a_stage_of_a_chain_is_a_process_of_its_own_that_says_what_is_wrong(tmp_
     script = tmp_path / "apart.py"
     script.write_text(APART)
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment["PYTHONPATH"] = str(Path(launch.__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=environment)
     # a number of threads set here would be every process's when the stage starts several
     assert done.stderr.splitlines()[-1] == "[2, 0] None"

@@ -8,12 +8,11 @@ from unittest.mock import patch
 import pytest
 from test_readme import problems
 
-from data import detection
-from data.formats import FORMATS
-from data.options import Options
-from data.reading import to_rows
-from data.shapes import signature
-from pipeline.recipe import load
+from data.forms import FORMATS, detection
+from data.forms.shapes import signature
+from data.loading import to_rows
+from data.reading.options import Options
+from pipeline.settings.recipe import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DOC = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

@@ -42,7 +42,7 @@ def rooms_imported(source: str, room: str) -> set[str]:
 def test_the_rooms_are_found() -> None:
     """A pattern that matches nothing would let every other test here pass."""
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(MAY_IMPORT)
-    assert ROOT / "data/formats/trl.py" in FILES and ROOT / "tests/formats/test_trl.py" in TESTS
+    assert ROOT / "data/forms/trl.py" in FILES and ROOT / "tests/data/forms/test_trl.py" in TESTS
     assert ROOT / "pipeline/__main__.py" in FILES and ROOT / "pipeline/report/numbers.py" in FILES
     assert ROOT / "policies/trainer.py" in FILES
 
@@ -50,11 +50,11 @@ def test_the_rooms_are_found() -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("import os, pipeline.config as c", {"pipeline"}),
+        ("import os, pipeline.settings.config as c", {"pipeline"}),
         ("def f():\n    from reward.model import load", {"reward"}),
         ("if 1:\n    import data", {"data"}),
         ("from . import other", {"policies"}),
-        ("import importlib\nimportlib.import_module('data.clean')", {"data"}),
+        ("import importlib\nimportlib.import_module('data.refining.clean')", {"data"}),
         ("import importlib\nimportlib.import_module(f'pipeline.{x}')", {"pipeline"}),
         ("import datasets, rewarding", set()),
     ],
@@ -103,6 +103,6 @@ def test_no_module_asks_whether_it_is_tested(path: Path) -> None:
 def test_the_command_line_starts_without_heavy_libraries() -> None:
     """A wrong recipe is told before torch is loaded; so neither settings, artifacts nor the command line may import it."""
     heavy = ["torch", "transformers", "datasets", "peft", "trl", "accelerate", "matplotlib"]
-    code = f"import sys, pipeline.__main__, pipeline.artifacts, pipeline.config; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, pipeline.__main__, pipeline.artifacts.run, pipeline.settings.config; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,9 +13,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.config import PPO
+from pipeline.settings.config import PPO
 from policies.backbone import decoder, init_head, load_causal
-from policies.packing import packs
+from policies.quick.packing import packs
 from policies.roles import POLICY, Roles, lora_roles
 from policies.trainer import Result, train
 

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import now, write_json, write_rows
+from pipeline.artifacts.files import write_json, write_rows
+from pipeline.artifacts.manifest import now
 from pipeline.bench.machine import SIZES, Shape, Work, decode_bytes, iteration_flops
 from pipeline.bench.turns import BASELINE, Died, Player, Spec, take_turns
 
@@ -251,7 +252,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure what is asked for; report.json is written after every group. Raises BenchError and Died."""
-    from pipeline.embedded import embedded_model
+    from pipeline.artifacts.embedded import embedded_model
 
     baseline()
     models = {"fixed": embedded_model()}
@@ -287,7 +288,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    from pipeline.embedded import FetchError
+    from pipeline.artifacts.embedded import FetchError
 
     try:
         print(table(run(arguments(None))))

@@ -19,12 +19,12 @@ import torch
 from peft import get_peft_model
 from torch import Tensor, nn
 
-import pipeline.roles
-from pipeline.artifacts import read_rows
+import pipeline.training.roles
+from pipeline.artifacts.files import read_rows
 from pipeline.bench.turns import Spec, Turns
-from pipeline.config import PPO
-from pipeline.config_sections import Lora
-from pipeline.context import accelerator, quiet
+from pipeline.settings.config import PPO
+from pipeline.settings.sections import Lora
+from pipeline.training.context import accelerator, quiet
 from policies.backbone import decoder, init_head, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.episodes import prompt_order
 from policies.roles import POLICY, REWARD, Roles, lora_roles
@@ -92,7 +92,7 @@ def unending(tokenizer: Any, model: Any, rows: Prompts) -> Any:
 
 
 def _last_score(roles: Roles, head: nn.Linear, ids: Tensor, mask: Tensor) -> Tensor:
-    return pipeline.roles._last_score(roles, head, ids, mask)  # what stage ppo scores by
+    return pipeline.training.roles._last_score(roles, head, ids, mask)  # what stage ppo scores by
 
 
 def with_lora(base: Any, spec: Spec, device: torch.device) -> tuple[Roles, Callable[[Tensor, Tensor], Tensor]]:

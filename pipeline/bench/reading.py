@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import now, write_json
+from pipeline.artifacts.files import write_json
+from pipeline.artifacts.manifest import now
 
 FOLDER = Path("runs/bench")
 SIZES = {"10 MB": 10**7, "100 MB": 10**8, "1 GB": 10**9}
@@ -90,8 +91,8 @@ def write(kind: str, size: int, path: Path) -> None:
 
 def measure(path: Path) -> dict[str, Any]:
     """What this process needs to read the file; peak memory is that of the process, its libraries included."""
-    from data.options import Options
-    from data.reading import scan
+    from data.loading import scan
+    from data.reading.options import Options
 
     before = peak_mb()
     wall, busy = time.perf_counter(), time.process_time()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import write_json, write_rows
+from pipeline.artifacts.files import write_json, write_rows
 from pipeline.bench.against_trl import FOLDER, PROMPT, measured
 from pipeline.bench.machine import SIZES, ram_gb
 from pipeline.bench.turns import Died, Spec, Turns, take_turns
@@ -100,8 +100,8 @@ def spec_of(point: Point, model: Path, prompts: Path, dtype: str) -> Spec:
 def needed_gb(point: Point, spec: Spec) -> float:
     """About the memory that a point's process takes, GB: what stage ppo counts before it starts, on a process of 0.7 GB."""
     from pipeline.bench.ours import settings
-    from pipeline.config import Config
-    from pipeline.preflight import needs
+    from pipeline.settings.config import Config
+    from pipeline.training.preflight import needs
 
     shape = model_config(point.model)
     return sum(needs(Config(ppo=settings(spec)), shape, True, PROMPT, 0.7e9, SIZES[spec.dtype]).values())
@@ -131,9 +131,9 @@ def run_point(point: Point, spec: Spec) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.artifacts import read_rows
+    from pipeline.artifacts.files import read_rows
     from pipeline.bench.ours import play
-    from pipeline.context import quiet
+    from pipeline.training.context import quiet
     from policies.backbone import load_causal, load_tokenizer
 
     quiet()
@@ -230,7 +230,7 @@ def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, A
 
 
 def main() -> None:
-    from pipeline.embedded import FetchError, embedded_model
+    from pipeline.artifacts.embedded import FetchError, embedded_model
 
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench.scale", description="How time and memory grow.")
     parser.add_argument("--quick", action="store_true", help="fewer points")

@@ -25,8 +25,8 @@ from huggingface_hub import InferenceClient
 # HTTPError is the root of every transport error, of httpx2 or httpx as the installed huggingface_hub has it
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
-from pipeline.context import bar
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
+from pipeline.training.context import bar
 from policies.template import PromptText, show_prompt
 
 TEMPLATE = """\

@@ -12,11 +12,15 @@ import numpy as np
 import torch
 
 from data.schema import DataError, Prompt
-from pipeline.artifacts import ArtifactError, Manifest, Run, parents, read_rows
-from pipeline.config import Config
+from pipeline.artifacts.files import read_rows
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.run import Run
 from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
 from pipeline.report.numbers import Opinion, paired, pairs_of
+from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from policies.backbone import BackboneError
 from reward.functions import RewardFunction

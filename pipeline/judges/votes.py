@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data import sources
-from data.parsing import SourceRow, stop
+from data.reading import sources
+from data.reading.flaws import SourceRow, stop
 from data.schema import DataError, Problem
-from pipeline.artifacts import digest, write_json
+from pipeline.artifacts.files import digest, write_json
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from policies.template import PromptText, show_prompt
 

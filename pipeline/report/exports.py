@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from pipeline.pages import require_finite, to_json
+from pipeline.pages.common import require_finite, to_json
 from pipeline.report import page, seed_spread
 from pipeline.report.numbers import Opinion, judged, paired, reference_of
 from pipeline.report.sentences import counted, ends, reading

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from pipeline import statistics
-from pipeline.judges.agreement import agreement
-from pipeline.pages import require_finite
+from pipeline.pages.common import require_finite
 from pipeline.report import ranking_models, seed_spread
+from pipeline.report.agreement import agreement
 from pipeline.report.side_effects import length_drift, side_effects
 from pipeline.report.slices import SLICINGS, slice_win_rates
 from pipeline.report.verdict import signs, verdict, warnings

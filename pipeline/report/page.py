@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.pages import page_template, to_json
+from pipeline.pages.common import page_template, to_json
 from pipeline.report.numbers import Opinion, Rows, judged, paired, pairs_of, reference_of
 from pipeline.report.plots import LABELS, figures
 from pipeline.report.sentences import ends, reading

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
+from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
 from pipeline.report.ranking_models import elo
 from pipeline.report.sentences import ends, reading
 

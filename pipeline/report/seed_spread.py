@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import seeds, statistics
-from pipeline.artifacts import Run, parents, weights_sha256
-from pipeline.config import Config
+from pipeline import statistics
+from pipeline.artifacts import seeds
+from pipeline.artifacts.files import weights_sha256
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.run import Run
 from pipeline.report.sentences import ends, reading, seeds_sentence
+from pipeline.settings.config import Config
 
 Rows = Sequence[Mapping[str, Any]]
 

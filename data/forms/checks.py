@@ -1,0 +1,381 @@
+"""Is one field of a row what its format asks for?
+
+The helpers of `formats.py`: each takes a field out of a row, or reports every mistake in it and gives None.
+"""
+
+import difflib
+import os.path
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+from data.reading.flaws import called
+from data.schema import Completion, Problem, PromptText
+
+ROLES = ("system", "user", "assistant")
+OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+SPEAKING = ("tool_calls", "function_call", "reasoning_content")
+"""Keys of a message that say something we would lose."""
+
+# A text may be cut before white space, or after a character of a script that writes no spaces.
+BOUNDARY = re.compile(r"\s+|(?<=[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef])")
+LONGEST_KEY = 40
+MANY = 100
+"""Keys of a row in which a misspelt one is looked for, each no longer than LONGEST_KEY."""
+REPEATED = 8
+"""Characters from which a prompt at the start of an answer is no greeting returned but a prompt repeated."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Where a row stands, the list that takes its problems, and what the user chose about such rows: the judgement to
+    take of several (`axis`) and the rating difference below which completions are tied. `prefix` is what stands before
+    the names of fields inside another."""
+
+    file: str
+    line: int
+    problems: list[Problem]
+    axis: str | None = None
+    tie_gap: float = 0.0
+    left_out: list[str] = field(default_factory=list)
+    prefix: str = ""
+
+    @property
+    def source(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    def report(self, field: str, problem: str, fix: str) -> None:
+        self.problems.append(Problem(self.file, self.line, self.prefix + field, problem, fix))
+
+    def within(self, field: str) -> "Place":
+        """The same place, for the fields of the object that stands under `field`."""
+        return replace(self, prefix=f"{self.prefix}{field}.")
+
+    def leave_out(self, reason: str) -> None:
+        """Leave the row out by design, not as a mistake: a tie, a deleted message. It is counted under `reason`."""
+        self.left_out.append(reason)
+
+
+def near(key: str, names: Iterable[str]) -> str | None:
+    """The name that `key` seems to misspell. `prompt_id` does not misspell `prompt`, `propmt` does."""
+    key = key.strip().lower()
+    return None if len(key) > LONGEST_KEY else _near(key, tuple(sorted(names)))
+
+
+# The same few keys are asked for in every row of a file.
+@lru_cache(maxsize=4096)
+def _near(key: str, names: tuple[str, ...]) -> str | None:
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.82)
+    return close[0] if close else None
+
+
+def text(row: dict[str, Any], key: str, at: Place) -> str | None:
+    """The text under `key`: there, a text, and not blank."""
+    value = row.get(key)
+    if isinstance(value, str) and value.strip():
+        return value
+    return _text(value, key, at) if present(row, key, at) else None
+
+
+def texts(row: dict[str, Any], *keys: str) -> list[str] | None:
+    """The texts under `keys`; None, and nothing told, where one of them is not there, no text, or blank."""
+    found = [value for value in map(row.get, keys) if type(value) is str and value.strip()]
+    return found if len(found) == len(keys) else None
+
+
+def present(row: dict[str, Any], key: str, at: Place) -> bool:
+    """Whether the key is there; reports it, with a key that may have been meant for it, where it is not."""
+    if key in row:
+        return True
+    alike = [name for name in islice(row, MANY) if near(name, [key])]
+    at.report(key, "the key is missing", f'did you write "{alike[0]}" for it?' if alike else "give every row this key")
+    return False
+
+
+def _text(value: object, field: str, at: Place) -> str | None:
+    if isinstance(value, str) and value.strip():
+        return value
+    if value is None or isinstance(value, str):
+        at.report(field, "it is null" if value is None else "it is blank", "write a text or take the row out")
+    else:
+        at.report(field, f"it is {called(value)}, not a text", "write a text")
+    return None
+
+
+def name(row: dict[str, Any], at: Place) -> str | None:
+    """The row's id; without one, the file and line."""
+    value = row.get("id")
+    if value is None:
+        return at.source
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, "id", at)
+
+
+def optional_name(row: dict[str, Any], key: str, at: Place) -> str | None:
+    """A text or whole number under `key`, None where there is none."""
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, key, at)
+
+
+def prompt(row: dict[str, Any], at: Place, key: str) -> PromptText | None:
+    """A text, or messages that end with the user's turn."""
+    value = row.get(key)
+    return _turns(value, key, at, last="user") if isinstance(value, list) else text(row, key, at)
+
+
+def conversation(row: dict[str, Any], key: str, at: Place) -> tuple[PromptText, str] | None:
+    """(messages before, text) of a conversation whose last turn is the assistant's."""
+    if not present(row, key, at):
+        return None
+    if not isinstance(row[key], list):
+        at.report(key, f"it is {called(row[key])}, not a list of messages", 'write [{"role": …, "content": …}]')
+        return None
+    return _split(_turns(row[key], key, at, last="assistant"), key, at)
+
+
+def _split(turns: list[dict[str, str]] | None, key: str, at: Place) -> tuple[PromptText, str] | None:
+    if turns is None:
+        return None
+    if len(turns) < 2:
+        at.report(key, "no message stands before the answer", "begin with the user's turn")
+        return None
+    return turns[:-1], turns[-1]["content"]
+
+
+def answer(row: dict[str, Any], key: str, prompt: PromptText | None, at: Place) -> tuple[PromptText, str] | None:
+    """(prompt, completion) of the answer under `key`: a text, or messages that carry the prompt's messages on.
+
+    None, with nothing more reported than the answer's own mistakes, where the prompt is already known to be wrong.
+    """
+    value = row.get(key)
+    if not isinstance(value, list):
+        said = text(row, key, at)
+        return None if said is None or prompt is None else (prompt, said)
+    if prompt is None:
+        return None
+    turns = [(turn.get("role"), turn.get("content")) for turn in value if isinstance(turn, dict)]
+    begin = [("user", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+    if turns[: len(begin)] == begin:
+        at.report(key, "it repeats the prompt", "leave only the answer here, or take the prompt column out")
+        return None
+    if isinstance(prompt, str):
+        at.report(key, "it is a list of messages, the prompt a text", "make both lists, or both texts")
+        return None
+    return _split(_turns([*prompt, *value], key, at, last="assistant", skip=len(prompt)), key, at)
+
+
+def _turns(value: list[Any], field: str, at: Place, last: str, skip: int = 0) -> list[dict[str, str]] | None:
+    """The messages with nothing but role and content. The first `skip` of them were checked before."""
+    before = len(at.problems)
+    if len(value) == skip:
+        at.report(field, "the list of messages is empty", "write a message")
+    turns = [_turn(turn, f"{field}[{place - skip}]", at) for place, turn in enumerate(value)]
+    if len(at.problems) > before:
+        return None
+    sound = [turn for turn in turns if turn is not None]
+    speaker = ""
+    for place, turn in enumerate(sound):
+        where, role = f"{field}[{place - skip}]", turn["role"]
+        if role == "system" and place > 0:
+            at.report(where, "the system message is not the first", "put it first")
+        elif role != "system" and role == speaker:
+            at.report(where, f"two turns of the {role} in a row", "join them, or let the two alternate")
+        elif role == "assistant" and speaker == "":
+            at.report(where, "the assistant speaks before the user", "begin with the user's turn")
+        speaker = speaker if role == "system" else role
+    if len(at.problems) == before and speaker != last:
+        fix = "end with the assistant's answer" if last == "assistant" else "end with the user's turn"
+        at.report(field, f"the last turn is not the {last}'s", fix)
+    return sound if len(at.problems) == before else None
+
+
+def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
+    if not isinstance(value, dict):
+        at.report(field, f"the message is {called(value)}, not an object", 'write {"role": …, "content": …}')
+        return None
+    if "role" not in value and "from" in value:
+        at.report(field, "the message has from and value", "rename them to role and content")
+        return None
+    for key in SPEAKING:
+        if value.get(key):
+            at.report(f"{field}.{key}", "such messages are not supported", "take the row out or the key away")
+            return None
+    inner: list[Problem] = []
+    role = text(value, "role", Place(at.file, at.line, inner))
+    content = text(value, "content", Place(at.file, at.line, inner))
+    for problem in inner:
+        at.report(f"{field}.{problem.field}", problem.problem, problem.fix)
+    if role is not None and role not in ROLES:
+        better = OTHER_ROLES.get(role.lower()) or near(role, ROLES)
+        fix = f'did you mean "{better}"?' if better else "use " + ", ".join(ROLES)
+        at.report(f"{field}.role", f'"{role}" is no role', fix)
+        return None
+    return None if role is None or content is None else {"role": role, "content": content}
+
+
+def repeats(prompt: str, chosen: str) -> bool:
+    """Whether `chosen` begins with the prompt, and the prompt is too long for that to be a greeting returned."""
+    begin = prompt.strip()
+    return len(begin) >= REPEATED and chosen.lstrip().startswith(begin)
+
+
+def common_prompt(
+    chosen: str, rejected: str, at: Place
+) -> tuple[tuple[PromptText, str], tuple[PromptText, str]] | None:
+    """((prompt, completion), (prompt, completion)) of two texts with one beginning."""
+    common = os.path.commonprefix([chosen, rejected])
+    end = max((found.start() for found in BOUNDARY.finditer(common)), default=0)
+    begin = common[:end]
+    answers = chosen[end:], rejected[end:]
+    if not begin.strip():
+        at.report("rejected", "chosen and rejected have no common beginning", "give a prompt column")
+        return None
+    for key, said in zip(("chosen", "rejected"), answers, strict=True):
+        if not said.strip():
+            at.report(key, "nothing is left of it after the common beginning", "write an answer")
+            return None
+    return (begin, answers[0]), (begin, answers[1])
+
+
+def completions(row: dict[str, Any], at: Place) -> tuple[Completion, ...] | None:
+    """Two or more completions, given as texts or as objects with `text` and, if wanted, `id`, `model`, `ratings`."""
+    if not present(row, "completions", at):
+        return None
+    value = row["completions"]
+    if not isinstance(value, list):
+        at.report("completions", f"it is {called(value)}, not a list", "write a list of texts")
+        return None
+    if len(value) < 2:
+        at.report("completions", "there are fewer than two", "give at least two, or take the row out")
+        return None
+    if all([type(one) is str and one.strip() for one in value]):
+        return tuple(map(Completion, _names(len(value)), value))
+    before = len(at.problems)
+    made = [_completion(one, place, at) for place, one in enumerate(value)]
+    for one, count in Counter(one.id for one in made if one is not None).items():
+        if count > 1:
+            at.report("completions", f'the id "{one}" stands twice', "give each completion its own id")
+    return None if len(at.problems) > before else tuple(one for one in made if one is not None)
+
+
+@lru_cache(maxsize=64)
+def _names(many: int) -> tuple[str, ...]:
+    return tuple(f"c{place}" for place in range(many))
+
+
+def _completion(value: object, place: int, at: Place) -> Completion | None:
+    field = f"completions[{place}]"
+    if not isinstance(value, dict):
+        said = _text(value, field, at)
+        return None if said is None else Completion(f"c{place}", said)
+    inner: list[Problem] = []
+    here = Place(at.file, at.line, inner)
+    said = text(value, "text", here)
+    name = f"c{place}" if value.get("id") is None else _text(value["id"], "id", here)
+    model = None if value.get("model") is None else _text(value["model"], "model", here)
+    ratings = _ratings(value.get("ratings"), here)
+    for problem in inner:
+        at.report(f"{field}.{problem.field}", problem.problem, problem.fix)
+    return None if inner or said is None or name is None else Completion(name, said, model, ratings)
+
+
+def _ratings(value: object, at: Place) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(_is_number(one) for one in value):
+        at.report("ratings", "it is no list of numbers", "write [3, 2.5, …] or leave it out")
+        return None
+    return tuple(float(one) for one in value)
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300
+
+
+NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)
+
+
+def number(row: dict[str, Any], key: str, at: Place, low: float = -1e300, high: float = 1e300) -> float | None:
+    """The number under `key`, from `low` to `high`; a CSV cell, which is always text, may hold it in digits."""
+    if not present(row, key, at):
+        return None
+    value = row[key]
+    if isinstance(value, str) and NUMERAL.fullmatch(value):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        blank = isinstance(value, str) and not value.strip()
+        shown = f'"{value}"' if isinstance(value, str) and len(value) <= 20 else called(value)
+        at.report(key, "it is blank" if blank else f"it is {shown}, not a number", "write a number")
+        return None
+    if not low <= value <= high:
+        shown = f"{value:g}" if abs(value) < 1e300 else "it"
+        at.report(key, f"{shown} is not from {low:g} to {high:g}", "correct it or take the row out")
+        return None
+    return float(value)
+
+
+def choice(row: dict[str, Any], key: str, options: tuple[int, ...], at: Place) -> int | None:
+    """The one of `options` that stands under `key`, written as a number."""
+    value = number(row, key, at)
+    if value is None or value in options:
+        return None if value is None else int(value)
+    at.report(key, f"{value:g} is none of {', '.join(map(str, options))}", "correct it or take the row out")
+    return None
+
+
+def record(row: dict[str, Any], key: str, at: Place) -> dict[str, Any] | None:
+    """The object under `key`."""
+    if not present(row, key, at):
+        return None
+    if not isinstance(row[key], dict):
+        at.report(key, f"it is {called(row[key])}, not an object", "write {…} with its fields")
+        return None
+    return dict(row[key])
+
+
+def records(row: dict[str, Any], key: str, at: Place, least: int = 2) -> list[dict[str, Any]] | None:
+    """The objects in the list under `key`, at least so many."""
+    if not present(row, key, at):
+        return None
+    value = row[key]
+    if not isinstance(value, list):
+        at.report(key, f"it is {called(value)}, not a list", "write a list of objects")
+        return None
+    if len(value) < least:
+        at.report(key, f"there are fewer than {least}", "add some, or take the row out")
+        return None
+    found = [one for one in value if isinstance(one, dict)]
+    for place, one in enumerate(value):
+        if not isinstance(one, dict):
+            at.report(f"{key}[{place}]", f"it is {called(one)}, not an object", "write {…} with its fields")
+    return found if len(found) == len(value) else None
+
+
+def optional_text(row: dict[str, Any], key: str, at: Place) -> str | None:
+    """The text under `key`; None where there is none, or it is null or blank."""
+    value = row.get(key)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return _text(value, key, at)
+
+
+def truth(row: dict[str, Any], key: str, at: Place) -> bool:
+    """Whether `key` is true. A missing or empty one is not; a CSV cell may say it in words."""
+    value = row.get(key)
+    said = value.strip().lower() if isinstance(value, str) else value
+    if said in ("true", "false", ""):
+        return said == "true"
+    if value is not None and not isinstance(value, bool):
+        at.report(key, f"it is {called(value)}, not true or false", "write true or false")
+    return value is True

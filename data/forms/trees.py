@@ -1,0 +1,207 @@
+"""How do OpenAssistant's trees of messages become rankings?
+
+People wrote several replies to one message and others ranked these siblings, 0 the best. They come as flat rows that
+name their parent, or as one row a tree. Either way a ranking is made at every message of a prompter with two or more
+ranked replies; its prompt is the path of messages from the root.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data.forms import checks
+from data.forms.checks import Place
+from data.schema import Completion, Problem, Ranking
+
+ROLES = {"prompter": "user", "assistant": "assistant"}
+
+
+@dataclass
+class Message:
+    """One message; `field` stands before the names of its fields where a row holds more than one message.
+
+    `reason` says why nothing is made of it, None as long as something may be.
+    """
+
+    id: str
+    parent: str | None
+    role: str
+    text: str
+    rank: int | None
+    deleted: bool
+    at: Place
+    field: str = ""
+    reason: str | None = None
+    used: bool = False
+
+    def report(self, key: str, problem: str, fix: str) -> None:
+        self.at.report(self.field + key, problem, fix)
+        self.reason = "refused"
+
+
+def openassistant(row: dict[str, Any], at: Place) -> Message | None:
+    """One message of a tree as a row of its own: `message_id, parent_id, text, role, rank, deleted`."""
+    parent = checks.optional_text(row, "parent_id", at)
+    message = _message(row, at, "")
+    if message is not None:
+        message.parent = parent
+    return message
+
+
+def _message(row: dict[str, Any], at: Place, field: str) -> Message | None:
+    inner: list[Problem] = []
+    here = Place(at.file, at.line, inner)
+    name = checks.text(row, "message_id", here)
+    role = checks.text(row, "role", here)
+    if role is not None and role not in ROLES:
+        near = checks.near(role, ROLES)
+        here.report("role", f'"{role}" is no role', f'did you mean "{near}"?' if near else "use " + ", ".join(ROLES))
+    deleted = checks.truth(row, "deleted", here)
+    # What is left of a deleted message is nobody's reply, and may be nothing.
+    said = "" if deleted else checks.text(row, "text", here)
+    rank = None if row.get("rank") in (None, "") else checks.number(row, "rank", here, low=0)
+    if rank is not None and rank != int(rank):
+        here.report("rank", f"{rank:g} is a score, not a rank", "write the places: 0 for the best, 1 for the next")
+    for problem in inner:
+        at.report(field + problem.field, problem.problem, problem.fix)
+    if inner or name is None or role is None or said is None:
+        return None
+    return Message(name, None, ROLES[role], said, None if rank is None else int(rank), deleted, at, field)
+
+
+def by_parent(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
+    """The rankings of all messages that `openassistant` gave; the others are left out, and say why."""
+    messages: dict[str, Message] = {}
+    for part in parts:
+        first = messages.setdefault(part.value.id, part.value)
+        if first is not part.value:
+            where = f"line {first.at.line}" + (f" of {first.at.file}" if first.at.file != part.at.file else "")
+            part.value.report("message_id", f"the id is also that of {where}", "give every message its own id")
+    made = {ranking.id: ranking for ranking in _rankings(messages)}
+    for part in parts:
+        if messages[part.value.id] is not part.value:
+            continue
+        if part.value.id in made:
+            yield part, made[part.value.id]
+        elif not part.value.used and not part.at.problems:
+            part.at.leave_out(part.value.reason or "no ranked replies")
+
+
+def openassistant_tree(row: dict[str, Any], at: Place) -> list[Ranking] | None:
+    """One tree a row: a `prompt` with `replies`, which have replies in their turn."""
+    root = checks.record(row, "prompt", at)
+    if root is None:
+        return None
+    before = len(at.problems)
+    messages: dict[str, Message] = {}
+    waiting: list[tuple[dict[str, Any], str, str | None]] = [(root, "prompt.", None)]
+    while waiting:
+        node, field, parent = waiting.pop()
+        message = _message(node, at, field)
+        if message is not None:
+            message.parent = parent
+            if messages.setdefault(message.id, message) is not message:
+                message.report(
+                    "message_id", f'"{message.id}" stands twice in the tree', "give every message its own id"
+                )
+        if node.get("replies") is None:
+            continue
+        key = f"{field}replies"
+        replies = checks.records({key: node["replies"]}, key, at, least=0) or []
+        below = None if message is None else message.id
+        waiting += [(reply, f"{key}[{place}].", below) for place, reply in reversed(list(enumerate(replies)))]
+    if len(at.problems) > before:
+        return None
+    made = list(_rankings(messages))
+    if len(at.problems) > before:
+        return None
+    if not made:
+        reasons = {message.reason for message in messages.values()}
+        told = ("tie", "only one ranked reply", "not ranked", "deleted")
+        at.leave_out(next((reason for reason in told if reason in reasons), "no ranked replies"))
+    return made or None
+
+
+def _rankings(messages: dict[str, Message]) -> Iterator[Ranking]:
+    """A ranking for each message that has two ranked replies, in the order of the messages."""
+    _refuse(messages)
+    replies: dict[str, list[Message]] = {}
+    for message in messages.values():
+        if message.parent is not None and message.role == "assistant" and message.reason is None:
+            if message.rank is None:
+                message.reason = "not ranked"
+            else:
+                replies.setdefault(message.parent, []).append(message)
+    for message in messages.values():
+        ranked = _distinct(sorted(replies.get(message.id, []), key=lambda reply: reply.rank or 0))
+        tiers: dict[int, list[str]] = {}
+        for reply in ranked:
+            tiers.setdefault(reply.rank or 0, []).append(reply.id)
+        if len(tiers) < 2:
+            for reply in ranked:
+                reply.reason = "tie" if len(ranked) > 1 else "only one ranked reply"
+            continue
+        path = _path(message, messages)
+        for used in (*ranked, *path):
+            used.used = True
+        yield Ranking(
+            message.id,
+            [{"role": one.role, "content": one.text} for one in path],
+            tuple(Completion(reply.id, reply.text) for reply in ranked),
+            tuple(tuple(tier) for tier in tiers.values()),
+            message.at.source,
+        )
+
+
+def _distinct(replies: list[Message]) -> list[Message]:
+    """The replies without those that say what a better one says."""
+    kept: dict[str, Message] = {}
+    for reply in replies:
+        if kept.setdefault(reply.text.strip(), reply) is not reply:
+            reply.reason = "same text as another reply"
+    return list(kept.values())
+
+
+def _path(message: Message, messages: dict[str, Message]) -> list[Message]:
+    path = [message]
+    while path[-1].parent is not None:
+        path.append(messages[path[-1].parent])
+    return path[::-1]
+
+
+def _refuse(messages: dict[str, Message]) -> None:
+    """Tell what is wrong between messages, and give every one that can be in no ranking the reason for it."""
+    settled: set[str] = set()
+    for message in messages.values():
+        # Up to a root or to what is known already, then down again: no path is walked twice.
+        path: list[Message] = []
+        on_path: dict[str, int] = {}
+        here: Message | None = message
+        while here is not None and here.id not in settled and here.id not in on_path:
+            on_path[here.id] = len(path)
+            path.append(here)
+            here = None if here.parent is None else messages.get(here.parent)
+        if here is not None and here.id in on_path:
+            for one in path[on_path[here.id] :]:
+                one.report("parent_id", "the message answers itself, by way of others", "mend the ids of the parents")
+        for one in reversed(path):
+            settled.add(one.id)
+            _settle(one, messages)
+
+
+def _settle(message: Message, messages: dict[str, Message]) -> None:
+    """Judge a message whose parent has been judged."""
+    parent = None if message.parent is None else messages.get(message.parent)
+    if message.reason is not None:
+        return
+    if message.parent is not None and parent is None:
+        message.report("parent_id", "no sound message has this id", "add the parent or take the message out")
+    elif parent is None and message.role != "user":
+        message.report("role", "a tree does not begin with the assistant", "begin with a prompter's message")
+    elif parent is not None and parent.role == message.role:
+        message.report("role", "it answers a message of the same role", "let prompter and assistant alternate")
+    elif message.deleted:
+        message.reason = "deleted"
+    elif parent is not None and parent.reason is not None:
+        below = "deleted" if parent.reason in ("deleted", "below a deleted message") else "refused"
+        message.reason = f"below a {below} message"

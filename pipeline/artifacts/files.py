@@ -1,0 +1,102 @@
+"""How are files hashed, written whole, and read again after a fault? JSON, JSON lines and sha256."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.ownership import ArtifactError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """What tells a model from others, and equal runs from none: sha256 of its weights, as sha256sum prints it, or of the list of
+    their files where there are several; None where the folder has none. The manifest's hashes are of times, too."""
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    found = [[path.name, sha256(path)] for path in files]
+    return digest(found) if len(found) > 1 else found[0][1] if found else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines that a stage of ours wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def recovered_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the JSON lines of a log that a stage adds to as it goes; none where there is no file.
+
+    What a full disk or a power cut leaves of the last row is cut off the file, and that is said. Raises ArtifactError where a row
+    that is not whole has whole ones behind it: that is damage of another kind, and no rows are thrown away for it.
+    """
+    raw = path.read_bytes() if path.is_file() else b""
+    rows: list[dict[str, Any]] = []
+    good, torn = 0, None
+    for number, line in enumerate(raw.splitlines(keepends=True), 1):
+        row = _row(line)
+        if row is None:
+            torn = torn or number
+        elif torn is not None:
+            raise ArtifactError(f"{path}:{torn}: not a whole row, with whole rows behind it; take that line out")
+        else:
+            rows.append(row)
+            good += len(line)
+    if torn is not None:
+        os.truncate(path, good)
+        print(
+            f"{path}: its last row was torn off by a fault; cut back to the {len(rows)} whole rows before it",
+            file=sys.stderr,
+        )
+    return rows
+
+
+def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Take the rows that `keep` does not want out of a log, which is replaced whole; a log that is not there stays away."""
+    if path.is_file():
+        rows = [row for row in recovered_rows(path) if keep(row)]
+        temporary = path.with_name(path.name + ".tmp")
+        write_rows(temporary, rows)
+        temporary.replace(path)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The object on a line; None where the line has no end or is something else."""
+    try:
+        found = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:  # UnicodeDecodeError too
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,72 @@
+"""What does a published folder say of itself? Its manifest.json, written last, so that a folder that has one is complete."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+CONTRACT = 1
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a published folder says of itself (manifest.json)."""
+
+    contract: int
+    stage: str
+    run: str
+    inputs: str
+    parents: list[dict[str, str]]
+    files: list[dict[str, Any]]
+    config: dict[str, Any]
+    tokenizer: str
+    model: dict[str, Any]
+    seed: int
+    dtype: str
+    world_size: int
+    libraries: dict[str, str]
+    machine: str
+    git_commit: str | None
+    data: dict[str, Any]
+    metrics: dict[str, float]
+    gate: dict[str, Any]
+    started: str
+    finished: str
+    forced: bool = False
+    notes: dict[str, Any] = field(default_factory=dict)
+    command: dict[str, Any] | None = None  # what the command line was given (reproduce.given); None: not made by one
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with -dirty where files differ from it; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the libraries that a result hangs on."""
+    return {name: metadata.version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+
+
+def machine() -> str:
+    """What this machine is, without its name."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

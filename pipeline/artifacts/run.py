@@ -1,0 +1,120 @@
+"""What lies in a run, and may it be used? Its folders, their manifests, and what is checked before a stage opens a parent.
+
+`runs/<name>/<stage>/` is published by one rename (publish.py); while a stage works, its resume state lies in
+`runs/<name>/<stage>.partial/`. A stage opens its parents with `require()`, which checks every hash.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.files import digest, sha256
+from pipeline.artifacts.manifest import CONTRACT, Manifest
+from pipeline.artifacts.ownership import MANIFEST, ArtifactError, check_run_name, held
+from pipeline.graph import command_name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder, and the rules for what may enter it."""
+
+    name: str
+    root: Path = Path("runs")
+    main_process: bool = True
+    world_size: int = 1
+    command: dict[str, Any] | None = None  # what the command line was given (reproduce.given), for the manifests
+    beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.settled)
+
+    def __post_init__(self) -> None:
+        check_run_name(self.name)
+
+    def folder(self, stage: str) -> Path:
+        return self.root / self.name / self.beside.get(stage, stage)
+
+    def partial(self, stage: str) -> Path:
+        return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
+
+    def old(self, stage: str) -> Path:
+        """Where the older result of a stage stands while a new one takes its place."""
+        return self.folder(stage).with_name(f"{self.folder(stage).name}.old")
+
+    def again(self, stage: str) -> str:
+        """What makes a stage once more, for messages."""
+        seeds_too = " with SEEDS as before" if "_seed_" in self.folder(stage).name else ""
+        return f'run "make {command_name(stage)} RUN={self.name}"{seeds_too}'
+
+    def manifest(self, stage: str) -> Manifest | None:
+        """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
+        path = self.folder(stage) / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw["contract"] != CONTRACT:
+                raise ArtifactError(
+                    f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
+                    f"remove {self.folder(stage)} and {self.again(stage)}"
+                )
+            found = Manifest(**raw)
+            if not isinstance(found.files, list) or "result" not in found.gate:
+                raise ValueError("files or gate are not what publish writes")
+            return found
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path}: not a manifest ({error}); remove {self.folder(stage)} and {self.again(stage)}"
+            ) from None
+
+    def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
+        """Open a finished stage: every file is there with its hash, it was made from the parents that are there now, its gate did
+        not fail, its tokenizer is the one in use.
+
+        `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
+        """
+        folder, again = self.folder(stage), self.again(stage)
+        found = self.manifest(stage)
+        if found is None:
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {again}")
+        for item in found.files:
+            path = folder / item["path"]
+            if not path.is_file():
+                raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {again}")
+            if sha256(path) != item["sha256"]:
+                raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {again}")
+        self._check_lineage(stage, found)
+        if tokenizer is not None and found.tokenizer != tokenizer:
+            raise ArtifactError(
+                f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "
+                f"use the model it was made with, or remove {folder} and {again}"
+            )
+        if found.gate["result"] == "fail" and not force:
+            failed = "; ".join(
+                f"{c['name']} {c['figure']} ({c['threshold']})" for c in found.gate["checks"] if c["result"] == "fail"
+            )
+            raise ArtifactError(f"{folder}: failed its gate: {failed}; mend {stage} first, or go on with force=true")
+        return found
+
+    def _check_lineage(self, stage: str, found: Manifest) -> None:
+        """The parents that a stage was made from are those that lie in the run now: its weights fit no others."""
+        others = []
+        for parent in found.parents:
+            now_there = self.identity(parent["role"])
+            if now_there != parent["sha256"]:
+                others.append(f"{parent['role']} {parent['sha256'][:12]}, and {parent['role']} is now {now_there[:12]}")
+        if others:
+            raise ArtifactError(
+                f"{self.folder(stage)} was made from {'; from '.join(others)}: the two do not belong together; {self.again(stage)}"
+            )
+
+    def identity(self, stage: str) -> str:
+        """One hash over the contents of a finished stage."""
+        found = self.manifest(stage)
+        if found is None:
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {self.again(stage)}")
+        return digest([[item["path"], item["sha256"]] for item in found.files])
+
+    def held(self, stage: str) -> AbstractContextManager[None]:
+        """Within the block this run makes the stage, and no other process may. Raises ArtifactError that names who does."""
+        return held(self.partial(stage), f"{self.folder(stage)}") if self.main_process else nullcontext()

@@ -1,0 +1,249 @@
+"""What was understood of somebody's data, before anything trains?
+
+    python -m pipeline data-check mine.jsonl [format=… columns={…} reverse=true axis=… max_length=… demonstrations=…]
+
+Reads the source once, as stage data would, and tells what is wrong with it and what is in it: no training and no model
+but its tokenizer. `check` gives the figures, `run` prints and writes them.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+from data.forms.account import KEPT, Account
+from data.loading import scan
+from data.reading.options import Options
+from data.refining.agreement import agreement
+from data.schema import Problem, Ranking
+from pipeline.artifacts.embedded import CACHE
+from pipeline.data_check import figures, page
+from pipeline.data_check.tally import Row, Tally
+from pipeline.pages.common import require_finite, to_json
+from pipeline.rows.gather import EVAL, Portion, options
+from pipeline.settings.config import EMBEDDED_MODEL, EMBEDDED_REVIEWS, TINY_MODEL, Config, ConfigError, Data, Part
+from pipeline.settings.recipe import load
+from pipeline.training.context import bar, base_model
+
+BESIDE = ("demonstrations", "prompts", "eval_prompts")
+"""Settings of the data section that name rows beside the source."""
+
+
+def run(source: str, settings: Sequence[str], model: str | None, to: Path | None, html: Path | None) -> bool:
+    """Check `source`, print what was found, write it as JSON to `to` and as a page to `html`; whether all is sound."""
+    result = check(configured(source, settings), model)
+    text = page.text(result)
+    # A terminal that knows few characters still gets all of it.
+    print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
+    written = {to: to_json(result, indent=2) + "\n" if to else "", html: page.html(result) if html else ""}
+    for path, content in written.items():
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode("utf-8", "backslashreplace" if path is to else "replace"))
+            print(f"written: {path}")
+    return result["sound"]
+
+
+def configured(source: str, settings: Sequence[str]) -> Config:
+    """The settings of a run whose recipe says nothing but these; names of the data section need no `data.` before them.
+    Raises ConfigError."""
+    if source == EMBEDDED_REVIEWS:
+        raise ConfigError(f"{source} is the embedded data set, and checked; name data of your own")
+    named = [one if one.split("=")[0].split(".")[0] not in Data.model_fields else f"data.{one}" for one in settings]
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = Path(folder, "data-check.yaml")
+        recipe.write_text("{}")
+        return load(recipe, [f"data.source={json.dumps(source, ensure_ascii=False)}", *named])
+
+
+def check(config: Config, model: str | None = None) -> dict[str, Any]:
+    """Everything that is known of `config.data`, as JSON has it; `sound` says whether nothing is wrong.
+
+    Figures of all rows are exact. Those that need texts at hand are of `sample`, all rows up to 10,000, else as many
+    drawn with equal chances. Raises nothing for bad data.
+    """
+    data = config.data
+    parts = {"source": data.parts()[0]}
+    parts |= {name: Part(source=named) for name in BESIDE if (named := getattr(data, name)) is not None}
+    accounts: dict[str, Account] = {}
+    tallies: dict[str, Tally] = {}
+    try:
+        for name, part in parts.items():
+            tallies[name] = Tally(seed=config.seed)
+            accounts[name] = _scanned(part.source, options(part, data), tallies[name])
+        result = _account(accounts)
+        tally = tallies["source"]
+        drawn = [
+            Portion(name, name, accounts[name].kind, own.sample(), EVAL if name == "eval_prompts" else None)
+            for name, own in tallies.items()
+        ]
+        result |= _exact(tally, accounts["source"].kind)
+        result |= _of_texts(drawn, tally.first(), config, model)
+        if unusable := _unusable(result["lengths"], accounts["source"].source):
+            result["errors"] = [*result["errors"], dataclasses.asdict(unusable)][-KEPT:]
+            result["problems"] = {**result["problems"], unusable.kind: 1}
+        result["contradictions"] = {
+            "rejected": tally.contradictions,
+            "between_annotators": result["agreement"]["opposite"] if result["agreement"] else 0,
+        }
+        result["sample"] = {"rows": len(drawn[0].rows), "of": tally.kept, "seed": config.seed}
+    finally:
+        for tally in tallies.values():
+            tally.close()
+    result["sound"] = not result["problems"] and not result["tokenizer"]["problem"]
+    require_finite(result, "data-check")
+    return result
+
+
+def _scanned(source: str, options: Options, tally: Tally) -> Account:
+    def drop(number: int, problem: Problem) -> None:
+        tally.drop(number, contradiction=problem.field == "ranking")
+
+    with closing(_Progress()) as progress:
+
+        def take(number: int, row: Row) -> None:
+            tally.take(number, row)
+            progress.tick()
+
+        return scan(source, options, take, drop, lambda reject: progress.tick(), progress.opened)
+
+
+class _Progress:
+    """How much of the files has been read, on a terminal."""
+
+    def __init__(self) -> None:
+        self.bar = bar(0, "reading", "B")
+        self.bar.unit_scale = True
+        self.stream: IO[bytes] | None = None
+        self.before = self.size = self.ticks = 0
+
+    def opened(self, stream: IO[bytes], size: int) -> None:
+        self.before += self.size
+        self.stream, self.size = stream, size
+        self.bar.total = self.before + size
+
+    def tick(self) -> None:
+        self.ticks += 1
+        if self.ticks % 256 or self.bar.disable or self.stream is None:
+            return
+        here = self.size if self.stream.closed else self.stream.tell()
+        self.bar.update(self.before + here - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _account(accounts: dict[str, Account]) -> dict[str, Any]:
+    """What became of the rows, and all that is wrong with them."""
+    problems = [problem for account in accounts.values() for problem in account.problems]
+    kinds: Counter[str] = sum((account.kinds for account in accounts.values()), Counter())
+    for name, account in accounts.items():
+        expected = name.removeprefix("eval_")
+        if name != "source" and account.kind and account.kind != expected:
+            fix = f"give {expected}, or leave the setting out"
+            problems.append(Problem(account.source, None, f"data.{name}", f"it holds {account.kind}", fix))
+            kinds[problems[-1].kind] += 1
+        if account.read and not account.kept and not account.problems:
+            why = ", ".join(f"{count:,} × {reason}" for reason, count in account.left_out.most_common(3))
+            what, fix = f"none is left of {account.read:,} ({why})", "add rows of which something can be learnt"
+            problems.append(Problem(account.source, None, "rows", what, fix))
+            kinds[problems[-1].kind] += 1
+    problems.sort(key=lambda problem: (problem.file, problem.line or 0))
+    first = accounts["source"]
+    return _told(first) | {
+        "errors": [dataclasses.asdict(problem) for problem in problems[:KEPT]],
+        "problems": dict(kinds.most_common()),
+        "beside": {name: _told(account) for name, account in accounts.items() if account is not first},
+    }
+
+
+def _told(account: Account) -> dict[str, Any]:
+    return {
+        "source": account.source,
+        "format": account.format,
+        "kind": account.kind,
+        "polarity": account.polarity,
+        "read": account.read,
+        "used": account.used,
+        "kept": account.kept,
+        "left_out": dict(account.left_out.most_common()),
+        "rejected": dict(account.rejected.most_common()),
+        "stopped": account.fatal,
+    }
+
+
+def _exact(tally: Tally, kind: str) -> dict[str, Any]:
+    """Figures of all rows; those of rankings are empty for other kinds."""
+    ranked = kind == "rankings" and tally.kept > 0
+    judged, complete = tally.judged()
+    copies, prompts = tally.repeated("said"), tally.repeated("prompt")
+    return {
+        "k": {str(k): count for k, count in tally.completions().items()} if ranked else {},
+        "ties": tally.ties() if ranked else None,
+        "annotators": tally.annotators() if ranked else None,
+        "agreement": agreement(judged) | {"of_rankings": len(judged), "complete": complete} if ranked else None,
+        "duplicates": {"rows": copies, "of": tally.kept, "prompts": tally.kept - prompts, "prompts_again": prompts},
+    }
+
+
+def _of_texts(drawn: list[Portion], first: list[Row], config: Config, model: str | None) -> dict[str, Any]:
+    """Figures of what was drawn, the source's first; None, or nothing, where there are no rows or no tokenizer."""
+    own, data = drawn[0].rows, config.data
+    result: dict[str, Any] = dict.fromkeys(("lengths", "longer_wins", "near_duplicates", "overlap", "languages"))
+    result |= {"samples": [], "tokenizer": {"name": "", "problem": ""}}
+    if not own:
+        return result
+    tokenizer, result["tokenizer"] = _tokenizer(config, model)
+    if tokenizer is not None:
+        found, refused = figures.measured(own, tokenizer, data.max_length)
+        result["lengths"] = figures.lengths(found, data.max_length, data.min_completion_tokens)
+        result["lengths"] |= {"max_length": data.max_length, "refusal": next(iter(refused), "")}
+        if any(isinstance(row, Ranking) for row in own):
+            result["longer_wins"] = figures.longer_wins(own, found)
+        result["samples"] = figures.samples(first, tokenizer)
+    result["near_duplicates"] = figures.near_duplicates(own)
+    result["overlap"] = figures.overlap(drawn, data, config.seed)
+    result["languages"] = figures.languages(own)
+    return result
+
+
+def _unusable(lengths: dict[str, Any] | None, source: str) -> Problem | None:
+    """What is wrong where no prompt that was looked at can be answered, as the model will see it."""
+    if lengths is None or lengths["no_room"] < lengths["prompts"]:
+        return None
+    if not lengths["prompts"]:
+        what = f"the chat template refuses each of them: {lengths['refusal']}"
+        return Problem(source, None, "prompts", what, "mend the rows, or set another model")
+    what = f"none of {lengths['prompts']:,} leaves room within max_length {lengths['max_length']:,}"
+    return Problem(source, None, "prompts", what, "shorten them, or raise data.max_length")
+
+
+def _tokenizer(config: Config, model: str | None) -> tuple[Any, dict[str, str]]:
+    """The tokenizer that counts, its name, and what is wrong with it.
+
+    By default that of the embedded model if it was made before: to fetch 98 MB is no part of a check.
+    """
+    # Both import torch, as transformers does for any tokenizer; bad data is told without that wait.
+    import transformers
+
+    from policies.backbone import BackboneError, load_tokenizer
+
+    transformers.logging.set_verbosity_error()
+    name = model or config.model
+    folder = CACHE / EMBEDDED_MODEL.partition("@")[0]
+    if name != EMBEDDED_MODEL:
+        path = base_model(config.model_copy(update={"model": name}))
+    elif (folder / "tokenizer.json").is_file():
+        path = str(folder)
+    else:
+        path = base_model(config.model_copy(update={"model": TINY_MODEL}))
+        name = f"{TINY_MODEL} (about twice the tokens of a real one), as {EMBEDDED_MODEL} is not in {CACHE}"
+    try:
+        return load_tokenizer(path, config.revision), {"name": name, "problem": ""}
+    except BackboneError as error:
+        return None, {"name": name, "problem": str(error)}

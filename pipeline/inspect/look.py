@@ -1,0 +1,288 @@
+"""What does the aligned model do with one prompt? A page that looks inside: token by token, attention, alternatives, hidden states.
+
+    python -m pipeline inspect recipes/film_reviews.yaml --prompt "A funny" --run demo
+
+The prompt is a text or the id of a held-out prompt. The completion is sampled, with the noise of the trainer's own evaluations, so
+that a held-out prompt gets the completion that its last evaluation saw; or decoded as inspect.generation says; or it is given.
+"""
+
+import gc
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.run import Run
+from pipeline.data_check.page import visible
+from pipeline.inspect import maps as inspect_maps
+from pipeline.inspect.tokens import tokens, totals
+from pipeline.pages.common import page_template, require_finite
+from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
+from pipeline.settings.config import PPO, Config
+from pipeline.settings.sections import Settled
+from pipeline.training import roles
+from pipeline.training.context import accelerator, base_model, prompts, rankings
+from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
+from policies.decoding import decode
+from policies.engines import Engine
+from policies.episodes import Episode, Score, rollout
+from policies.roles import Roles
+from policies.rollout import Completion
+from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.trainer import EVAL_STEP
+from reward.model import read_contract
+
+LONGEST = 512  # tokens of a completion on a page
+ALIGNED = "ppo"
+COUNT = ["tuning", "lora", "value", "reward_funcs", "reward_weights", "temperature", "response_length"]
+COUNT += ["missing_eos_score", "missing_eos_penalty", "kl_coef", "gamma", "lam"]
+
+
+def run(
+    config: Config, run: Run, prompt: str, completion: str | None = None, model: str = ALIGNED, seed: int | None = None
+) -> Path:
+    """Write runs/<name>/inspect/<slug>.html and return its path. Raises ArtifactError for what a user can mend.
+
+    `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
+    speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
+    """
+    run.identity("sft")  # that it is there, before its tokenizer is looked for
+    tokenizer = load_tokenizer(run.folder("sft"))
+    kl_coef = config.ppo.kl_coef
+    if model == ALIGNED:
+        made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
+        config = settings_of(made, config)
+        kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
+    for parent in parents("ppo", config):
+        run.require(parent, force=True)
+    section, device = config.ppo, accelerator().device
+    how = config.inspect.generation.settled(section.temperature, section.response_length)
+    name, asked = find_prompt(run, prompt)
+    place = _place(config, run, model)
+    played, score = _roles(config, run, model, place, tokenizer, device)
+    seed = config.seed if seed is None else seed
+    episode = speak(played, tokenizer, score, name, asked, completion, section, seed, how)
+    if len(episode.completion.tokens) > LONGEST:
+        raise ArtifactError(
+            f"the completion has {len(episode.completion.tokens)} tokens, and a page holds {LONGEST}; give a shorter one"
+        )
+    rows = tokens(played, tokenizer, episode, section, kl_coef, critic=model == ALIGNED)
+    numbers = {"tokens": rows, "totals": totals(rows, episode.score)}
+    require_finite(numbers, "inspect")
+    del played, score
+    gc.collect()
+    ids = [*episode.prompt_ids, *episode.completion.tokens]
+    speaker: Any = load_causal(place, tokenizer, pick_dtype(config.dtype, device))
+    speaker.to(device)
+    attention = inspect_maps.attention(speaker, ids, len(episode.prompt_ids))
+    layers = speaker.config.get_text_config().num_hidden_layers
+    del speaker
+    gc.collect()
+    page = page_template("inspect.html.j2").render(
+        model=model,
+        prompt=visible(show_prompt(asked)),
+        text=visible(episode.text),
+        given=completion is not None,
+        decoding=how.words(),
+        finished=episode.completion.finished,
+        settings={
+            "kl_coef": kl_coef,
+            "gamma": section.gamma,
+            "lam": section.lam,
+            "temperature": section.temperature,
+            "seed": seed,
+        },
+        numbers=numbers,
+        figures=_figures(rows, model),
+        attention=attention,
+        layers=layers,
+        pixels=inspect_maps.SIDE,
+        length=len(ids),
+        states=_states(config, run, asked, episode, device, seed),
+        raw=episode.raw_score,
+    )
+    path = run.root / run.name / "inspect" / f"{slug(prompt, completion, model, seed, how.words())}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(page.encode("utf-8", "replace"))
+    return path
+
+
+def settings_of(made: Manifest, config: Config) -> Config:
+    """The recipe, with the seed, the dtype and those settings of ppo that count here as the ppo stage was made with."""
+    settings = made.config["settings"]
+    try:
+        section = PPO(**{name: settings["ppo"][name] for name in COUNT})
+    except (KeyError, ValidationError) as error:
+        raise ArtifactError(
+            f'ppo of run {made.run} was made by another version ({error}); run "make ppo RUN={made.run}" again'
+        ) from None
+    return config.model_copy(update={"ppo": section, "seed": settings["seed"], "dtype": settings["dtype"]})
+
+
+def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
+    """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations."""
+    if not prompt.strip():
+        raise ArtifactError('the prompt is empty; give a text or the id of a held-out prompt: make inspect PROMPT="…"')
+    held_out = prompts(run, "eval")
+    for known in held_out:
+        if known.id == prompt:
+            return known.id, known.prompt
+    if held_out and not isinstance(held_out[0].prompt, str):
+        return prompt, [{"role": "user", "content": prompt}]
+    return prompt, prompt
+
+
+def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: str) -> str:
+    """A file name that is readable, and another one for every other question."""
+    words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "prompt"
+    key = hashlib.sha256(repr((prompt, completion, model, seed, decoding)).encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{words}-{key}"
+
+
+def _place(config: Config, run: Run, model: str) -> str:
+    """Folder or Hub id of the model that is looked into."""
+    if model == "base":
+        return base_model(config)
+    return str(run.folder(model)) if (run.folder(model) / "config.json").is_file() else model
+
+
+def _roles(
+    config: Config, run: Run, model: str, place: str, tokenizer: Any, device: torch.device
+) -> tuple[Roles, Score]:
+    if model == ALIGNED:
+        return roles.trained(config, run, tokenizer, device)
+    dtype = pick_dtype(config.dtype, device)
+    if model not in ("sft", "base") and load_tokenizer(place).get_vocab() != tokenizer.get_vocab():
+        raise ArtifactError(
+            f"{place}: has another vocabulary than the sft model of run {run.name}; look into one made from it"
+        )
+    policy, reference = (load_causal(path, tokenizer, dtype) for path in (place, run.folder("sft")))
+    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+    played = Roles(policy, head, "shared", reference=reference).to(device)
+    return played.eval(), roles.scores(config, run, device)
+
+
+def speak(
+    played: Roles,
+    tokenizer: Any,
+    score: Score,
+    name: str,
+    asked: PromptText,
+    completion: str | None,
+    section: PPO,
+    seed: int,
+    how: Settled,
+) -> Episode:
+    """The episode: decoded as `how` says and scored as the trainer does, or the completion that is given, EOS at its end, scored."""
+    try:
+        ids = encode_prompt(tokenizer, asked)
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    if completion is None:
+        asked_for = [{"id": name, "prompt": asked, "ids": ids, "sample": 0}]
+        section = section.model_copy(update={"response_length": how.max_new_tokens})
+        engine = Engine(partial(_decoded, played, how), played.exact)
+        return rollout(played, engine, tokenizer, score, asked_for, EVAL_STEP, section, seed, {})[0]
+    said = encode_completion(tokenizer, completion)
+    with torch.no_grad():
+        worth = score([asked], [completion]).item()
+    return Episode(name, asked, ids, completion, Completion(said, [0.0] * len(said), True), worth, worth)
+
+
+def _decoded(
+    played: Roles,
+    how: Settled,
+    asked: Sequence[Sequence[int]],
+    noises: Sequence[Any],
+    *,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    **_: Any,
+) -> list[Completion]:
+    """What `Engine` runs: the policy as the trainer samples from it, the tokens taken as `how` says."""
+    with played.sampling() as model:
+        return decode(model, asked, noises, how, eos_ids=eos_ids, pad_id=pad_id, batch_size=batch_size)
+
+
+def _states(
+    config: Config, run: Run, asked: PromptText, episode: Episode, device: torch.device, seed: int
+) -> list[Figure]:
+    """The map of the reward model's states, or nothing where the run has no reward model or no rankings."""
+    folder = run.folder("reward")
+    shown = inspect_maps.chosen_and_rejected(rankings(run, "eval")) if "reward" in parents("ppo", config) else []
+    if not shown:
+        return []
+    tokenizer = load_tokenizer(folder, need_eos=False)
+    model: Any = load_classifier(folder, tokenizer, pick_dtype(config.dtype, device))
+    model.to(device)
+    texts = [(ranking.prompt, text) for ranking, _, text in shown] + [(asked, episode.text)]
+    states = inspect_maps.last_states(model, tokenizer, texts, read_contract(folder)["max_length"])
+    names = [ranking.id for ranking, _, _ in shown] + ["this one"]
+    return inspect_maps.states_figures(states, names, [kind for _, kind, _ in shown] + ["this one"], seed)
+
+
+def _figures(rows: list[dict[str, Any]], model: str) -> list[Figure]:
+    """Probability, KL and credit over the completion's tokens, each with its numbers."""
+    places = range(1, len(rows) + 1)
+
+    def table(*names: str) -> list[list[Any]]:
+        return [[i, row["text"], *(row[name] for name in names)] for i, row in zip(places, rows, strict=True)]
+
+    def column(name: str) -> list[float]:
+        return [row[name] for row in rows]
+
+    def probability(axes: Any) -> None:
+        axes.plot(places, column("reference"), color=EVEN, marker=".", linestyle="--", label="sft")
+        axes.plot(places, column("logprob"), color=ACCENT, marker=".", label=model)
+        axes.set(xlabel="token", ylabel="log-probability, nats")
+        axes.legend()
+
+    def kl(axes: Any) -> None:
+        axes.bar(places, column("kl"), color=[ACCENT if k > 0 else EVEN for k in column("kl")])
+        axes.plot(places, column("kl_whole"), color=SOFT, marker=".", linewidth=1, label="of the whole distribution")
+        axes.set(xlabel="token", ylabel="nats")
+        axes.legend()
+
+    def credit(axes: Any) -> None:
+        axes.bar(places, column("reward"), color=[GOOD if r > 0 else BAD for r in column("reward")], alpha=0.6)
+        axes.axhline(0, color=SOFT, linewidth=1)
+        if rows[0]["value"] is not None:
+            axes.plot(places, column("value"), color=EVEN, linestyle="--", label="value")
+            axes.plot(places, column("advantage"), color=ACCENT, label="advantage")
+            axes.legend()
+        axes.set(xlabel="token", ylabel="reward")
+
+    said = f"{model} and sft"
+    return [
+        Figure(
+            "Log-probability",
+            f"Of each token under {said}.",
+            draw("probability", f"log-probability of each token under {said}", probability),
+            ("token", "text", model, "sft", "entropy"),
+            table("logprob", "reference", "entropy"),
+        ),
+        Figure(
+            "KL",
+            "Bars: log p less log p by sft of the token said (k1, may be negative), which the reward pays for. Line: KL of the whole distribution at that step, never negative.",
+            draw("kl", f"KL from {said} at each token", kl),
+            ("token", "text", "k1", "whole"),
+            table("kl", "kl_whole"),
+        ),
+        Figure(
+            "Credit",
+            "Bars: the reward of each token, −kl_coef times the KL of the token said, with the score on the last. Lines: what the critic expected, and the advantage (GAE), before whitening.",
+            draw("credit", "reward, value and advantage of each token", credit),
+            ("token", "text", "reward", "value", "advantage", "return"),
+            table("reward", "value", "advantage", "return"),
+        ),
+    ]

@@ -1,0 +1,154 @@
+"""Where does a model look, and what does a reward model see? Attention by layer and head as small images, hidden states as a map."""
+
+import base64
+import importlib.util
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.schema import Ranking
+from pipeline.pages.drawing import ACCENT, BAD, GOOD, SOFT, Figure, draw
+from policies.backbone import decoder
+from policies.template import PromptText
+from reward.model import render
+
+MAPS = 400  # heads on a page at most; with more, layers are left out evenly
+SIDE = 48  # pixels of a map at most; longer texts are drawn with several tokens a pixel, the strongest of them
+SHADES = 16
+RANKINGS = 100  # held-out rankings on the map of hidden states
+BLUE = (74, 127, 196)  # is seen on white and on black
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One attention head. Shares are means over the tokens that chose the completion's tokens."""
+
+    image: str  # data: URI of a PNG; row: the token that looks, column: the token looked at; darkness √weight
+    first: float  # share on the first token of all
+    before: float  # share on the token itself and the one before
+    prompt: float  # share on the rest of the prompt
+
+
+@torch.no_grad()
+def attention(model: Any, ids: Sequence[int], prompt: int) -> dict[int, list[Head]]:
+    """Layer (from 1) -> its heads, for the tokens `ids`, of which the first `prompt` are the prompt; {} for a model without attention maps.
+
+    Switches `model`, a causal LM, to eager attention, which alone gives the weights.
+    """
+    model.set_attn_implementation("eager")
+    given = torch.tensor([list(ids)], device=next(model.parameters()).device)
+    layers = model(input_ids=given, output_attentions=True, use_cache=False).attentions or ()
+    layers = [layer for layer in layers if layer is not None]
+    if not layers:
+        return {}
+    count = max(1, min(len(layers), MAPS // layers[0].shape[1]))
+    picked = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int)).tolist()
+    return {i + 1: [_head(weights, prompt) for weights in layers[i][0].float().cpu().numpy()] for i in picked}
+
+
+def _head(weights: Array, prompt: int) -> Head:
+    rows = weights[prompt - 1 : -1]
+    at = np.arange(len(rows)) + prompt - 1
+    first = rows[:, 0]
+    near = sum(np.where(at - back > 0, rows[np.arange(len(rows)), np.maximum(at - back, 0)], 0.0) for back in (0, 1))
+    # what is left of the prompt: neither its first token, nor the token itself or the one before
+    rest = np.array([row[1 : min(prompt, place - 1)].sum() for row, place in zip(rows, at, strict=True)])
+    return Head(picture(weights), float(first.mean()), float(np.mean(near)), float(rest.mean()))
+
+
+def picture(weights: Array, side: int = SIDE) -> str:
+    """Weights (L, L) in [0, 1] as a data: URI of a PNG of at most `side` by `side` pixels, transparent where 0."""
+    edges = np.linspace(0, len(weights), min(side, len(weights)) + 1).round().astype(int)[:-1]
+    pooled = np.maximum.reduceat(np.maximum.reduceat(weights, edges, axis=0), edges, axis=1)
+    shades = np.round(np.sqrt(np.clip(pooled, 0, 1)) * (SHADES - 1)).astype(np.uint8)
+    image = Image.frombytes("P", shades.shape[::-1], shades.tobytes())
+    image.putpalette([*BLUE] * SHADES)
+    out = io.BytesIO()
+    image.save(
+        out, format="PNG", bits=4, optimize=True, transparency=bytes(255 * n // (SHADES - 1) for n in range(SHADES))
+    )
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def chosen_and_rejected(rankings: Sequence[Ranking]) -> list[tuple[Ranking, str, str]]:
+    """(ranking, "chosen" or "rejected", text): the first completion of the best and of the worst tier, where there are two tiers."""
+    out = []
+    for ranking in [r for r in rankings if len(r.ranking) > 1][:RANKINGS]:
+        texts = {c.id: c.text for c in ranking.completions}
+        out += [(ranking, "chosen", texts[ranking.ranking[0][0]]), (ranking, "rejected", texts[ranking.ranking[-1][0]])]
+    return out
+
+
+@torch.no_grad()
+def last_states(
+    model: Any, tokenizer: Any, texts: Sequence[tuple[PromptText, str]], max_length: int
+) -> NDArray[np.float64]:
+    """Final hidden states (N, H) at the token from which `model`, a classifier, scores prompt and completion: the last, an encoder's first."""
+    states = []
+    for prompt, completion in texts:
+        ids = torch.tensor([render(tokenizer, prompt, completion, max_length)], device=next(model.parameters()).device)
+        hidden = decoder(model)(input_ids=ids).last_hidden_state[0]
+        states.append(hidden[0 if tokenizer.eos_token_id is None else -1].double().cpu().numpy())
+    return np.stack(states)
+
+
+def principal(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:
+    """Coordinates (N, 2) on the two directions of most variance, and the share of the variance that each has (PCA by SVD).
+
+    The sign of a direction, which is arbitrary, makes its largest loading positive.
+    """
+    centred = points - points.mean(0)
+    _, sizes, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = directions[:2]
+    signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])
+    variance = sizes**2
+    shares = (variance[:2] / max(variance.sum(), 1e-300)).tolist()
+    return centred @ (directions * signs[:, None]).T, shares
+
+
+def states_figures(states: NDArray[np.float64], names: Sequence[str], kinds: Sequence[str], seed: int) -> list[Figure]:
+    """The map by PCA, and by t-SNE where scikit-learn can be imported; kinds are chosen, rejected or "this one"."""
+    places, shares = principal(states)
+    told = " and ".join(f"{share:.0%}" for share in shares)
+    note = (
+        "The reward model's final state at the last token of held-out completions, on its two principal components "
+        f"(PCA, linear), which hold {told} of the variance."
+    )
+    drawn = [_scatter("pca", "Hidden states, PCA", note, places, names, kinds)]
+    if importlib.util.find_spec("sklearn") is not None and len(states) > 4:
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(states) - 1) / 3)
+        near = np.asarray(TSNE(n_components=2, perplexity=perplexity, random_state=seed).fit_transform(states))
+        note = f"The same states by scikit-learn's t-SNE; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f})."
+        drawn.append(_scatter("tsne", "Hidden states, t-SNE", note, near, names, kinds))
+    return drawn
+
+
+def _scatter(
+    name: str, title: str, note: str, places: NDArray[Any], names: Sequence[str], kinds: Sequence[str]
+) -> Figure:
+    def paint(axes: Any) -> None:
+        for kind, colour, marker, size in (
+            ("chosen", GOOD, "o", 16),
+            ("rejected", BAD, "x", 18),
+            ("this one", ACCENT, "*", 110),
+        ):
+            own = places[[k == kind for k in kinds]]
+            if len(own):
+                axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, marker=marker, label=kind, linewidths=1)
+        axes.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
+        axes.xaxis.label.set_color(SOFT)
+        axes.legend()
+
+    rows = [[label, kind, float(x), float(y)] for label, kind, (x, y) in zip(names, kinds, places, strict=True)]
+    svg = draw(name, f"{title}: chosen and rejected completions", paint)
+    return Figure(title, note, svg, ("completion", "kind", "first", "second"), rows)

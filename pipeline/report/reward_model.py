@@ -1,0 +1,311 @@
+"""How good is the reward model, where, and where not? Its page, report.html, from what it scored on held-out rankings.
+
+The stage calls `write` with the rankings and with `detail`, which holds a score and a length for each of their completions; the
+numbers of the page come back, for evaluation.json. A pair is two completions of a ranking that people put in order.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.schema import Ranking
+from pipeline.artifacts.files import read_rows
+from pipeline.data_check.page import visible
+from pipeline.pages.common import page_template, require_finite
+from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
+from pipeline.report.slices import source_of
+from policies.template import show_prompt
+from reward import metrics
+
+MISTAKES = 20
+SOURCES = 12  # slices by tag or source; the rest are one
+SHOWN_CHARACTERS = 800
+GAPS, LENGTHS = 5, 3  # slices of about equally many pairs
+
+
+def write(
+    folder: Path, held_out: Sequence[Ranking], detail: dict[str, Any], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """Write report.html into `folder`, where metrics.jsonl of the training lies, and return the numbers that `detail` lacks.
+
+    detail: "held_out" [{"scores" (K,) raw floats, "lengths" (K,) tokens} a ranking], "calibration" as `calibration_error` gives it.
+    The same input gives the same bytes. Raises ValueError where a number is not finite.
+    """
+    numbers = summarise(held_out, detail["held_out"], read_rows(folder / "metrics.jsonl"))
+    require_finite(numbers, "evaluation")
+    (folder / "report.html").write_bytes(page(numbers, detail["calibration"], provenance).encode("utf-8", "replace"))
+    return numbers
+
+
+def summarise(
+    held_out: Sequence[Ranking], scored: Sequence[dict[str, Any]], training: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """{"overall", "slices", "brier", "scores", "margins", "mistakes", "training"}, ready for JSON.
+
+    "overall" and every slice of "slices" {cut: {name: …}} are {"mean" accuracy, "low", "high", "pairs", "groups", "length_only",
+    "human"}: the accuracy of the better one of "longer wins" and "shorter wins" over all pairs, and of one random rater a
+    completion (None where completions have fewer than two raters).
+    """
+    scores = [row["scores"] for row in scored]
+    ranks = [ranking.ranks() for ranking in held_out]
+    pairs = metrics.find_pairs(ranks)
+    right, gap = metrics.outcomes(scores, ranks, pairs), metrics.margins(scores, ranks, pairs)
+    longer = metrics.outcomes([row["lengths"] for row in scored], ranks, pairs)
+    length_only = longer if longer.mean() >= 0.5 else 1 - longer
+    raters = [[list(c.ratings or ()) for c in ranking.completions] for ranking in held_out]
+    people = None
+    if all(len(ratings) > 1 for group in raters for ratings in group):
+        people = metrics.rater_agreement(raters, pairs)
+
+    def described(which: NDArray[np.bool_]) -> dict[str, Any]:
+        return metrics.mean_of_pairs(right[which], pairs.only(which)) | {
+            "length_only": float(length_only[which].mean()),
+            "human": None if people is None else float(people[which].mean()),
+        }
+
+    flat = np.array([score for group in scores for score in group])
+    return {
+        "overall": described(np.ones(len(right), dtype=bool)),
+        "slices": {
+            cut: {name: described(which) for name, which in found.items()}
+            for cut, found in cuts(held_out, scored, pairs).items()
+        },
+        "brier": metrics.brier_score(scores, ranks),
+        "scores": _score_histogram(scores, ranks),
+        "margins": _margin_histogram(gap),
+        "mistakes": _mistakes(held_out, flat, gap, pairs),
+        "training": [
+            {key: row[key] for key in ("step", "loss", "accuracy") if key in row} for row in training if "loss" in row
+        ],
+    }
+
+
+Slices = dict[str, NDArray[np.bool_]]
+
+
+def cuts(held_out: Sequence[Ranking], scored: Sequence[dict[str, Any]], pairs: metrics.Pairs) -> dict[str, Slices]:
+    """cut -> slice -> the pairs in it, (P,) bool. Every pair is in one slice of a cut."""
+    completions = [c for ranking in held_out for c in ranking.completions]
+    rank = np.array([r for ranking in held_out for r in ranking.ranks()])
+    length = np.array([n for row in scored for n in row["lengths"]])
+    found: dict[str, Slices] = {}
+    if all(c.rating is not None for c in completions):
+        rating = np.array([c.rating for c in completions], dtype=float)
+        apart = rating[pairs.better] - rating[pairs.worse]
+        found["rating gap"] = by_quantile(np.round(apart, 6), GAPS, "{:.2f}")
+    else:
+        found["places apart"] = by_quantile(rank[pairs.worse] - rank[pairs.better], GAPS, "{:.0f}")
+    both = length[[pairs.better, pairs.worse]]
+    found["mean length of the two, tokens"] = by_quantile(both.mean(0), LENGTHS, "{:.1f}")
+    found["which is longer"] = {
+        "the better one": both[0] > both[1],
+        "neither": both[0] == both[1],
+        "the worse one": both[0] < both[1],
+    }
+    names = [ranking.tag or source_of(ranking.source) for ranking in held_out]
+    common = [name for name, _ in Counter(names).most_common(SOURCES)]
+    named = np.array([common.index(name) if name in common else SOURCES for name in names])[pairs.group]
+    found["tag or source"] = {name: named == place for place, name in enumerate([*common, "all others"])}
+    return {cut: {name: which for name, which in slices.items() if which.any()} for cut, slices in found.items()}
+
+
+def by_quantile(values: NDArray[Any], parts: int, form: str) -> Slices:
+    """Up to `parts` slices of about equally many values, named by their ends; equal values are never parted."""
+    edges = np.unique(np.quantile(values, np.arange(1, parts) / parts))
+    place = np.searchsorted(edges, values)  # a value on an edge is below it
+    slices: Slices = {}
+    for part in np.unique(place):
+        ends = [form.format(end) for end in (values[place == part].min(), values[place == part].max())]
+        name = " to ".join(dict.fromkeys(ends))
+        slices[name] = slices.get(name, np.zeros(len(values), dtype=bool)) | (place == part)
+    return slices
+
+
+def _histogram(values: NDArray[Any], series: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    edges = np.histogram_bin_edges(values, bins=int(np.clip(np.sqrt(len(values)), 8, 30)))
+    return {"edges": edges.tolist()} | {name: np.histogram(own, edges)[0].tolist() for name, own in series.items()}
+
+
+def _margin_histogram(gap: NDArray[Any]) -> dict[str, Any]:
+    """Counts of margins in bins that end at 0, where right and wrong part; a margin of 0 is in the bin above."""
+    width = max(float(np.ptp(gap)), 1e-6) / np.clip(np.sqrt(len(gap)), 8, 30)
+    edges = width * np.arange(np.floor(gap.min() / width - 1e-9), np.floor(gap.max() / width + 1e-9) + 2)
+    return {"edges": edges.tolist(), "pairs": np.histogram(gap, edges)[0].tolist()}
+
+
+def _score_histogram(scores: Sequence[Sequence[float]], ranks: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Counts of scores in the best and in the worst tier of each ranking that has two or more."""
+    chosen, rejected = [], []
+    for group, rank in zip(scores, ranks, strict=True):
+        if max(rank) > min(rank):
+            chosen += [s for s, r in zip(group, rank, strict=True) if r == min(rank)]
+            rejected += [s for s, r in zip(group, rank, strict=True) if r == max(rank)]
+    both = {"chosen": np.array(chosen), "rejected": np.array(rejected)}
+    means = {f"{name}_mean": float(own.mean()) for name, own in both.items()}
+    return _histogram(np.array(chosen + rejected), both) | means
+
+
+def _mistakes(
+    held_out: Sequence[Ranking], scores: NDArray[Any], gap: NDArray[Any], pairs: metrics.Pairs
+) -> list[dict[str, Any]]:
+    """The pairs that the model orders the other way, surest first."""
+    texts = [c for ranking in held_out for c in ranking.completions]
+
+    def side(place: int) -> dict[str, Any]:
+        completion = texts[place]
+        return {"text": completion.text, "score": float(scores[place]), "rating": completion.rating}
+
+    return [
+        {
+            "ranking": held_out[pairs.group[i]].id,
+            "prompt": show_prompt(held_out[pairs.group[i]].prompt),
+            "better": side(pairs.better[i]),
+            "worse": side(pairs.worse[i]),
+            "confidence": float(1 / (1 + np.exp(gap[i]))),
+        }
+        for i in np.argsort(gap, kind="stable")[:MISTAKES]
+        if gap[i] < 0
+    ]
+
+
+def verdict(overall: dict[str, Any]) -> str:
+    """One sentence on the accuracy, which claims no more than its interval allows."""
+    said = f"On {overall['pairs']:,} held-out pairs of {overall['groups']:,} rankings the reward model orders {overall['mean']:.1%} as people do"
+    if overall["low"] is None:
+        said += ", all alike or of too few rankings for an interval, so nothing can be concluded"
+    else:
+        said += f" (95% interval {100 * overall['low']:.1f} to {overall['high']:.1%})"
+        said += "" if overall["low"] > 0.5 else ", which is not shown to be more than a coin does"
+    said += f"; length alone orders {overall['length_only']:.1%} so"
+    return said + ("." if overall["human"] is None else f", and one person {overall['human']:.1%}.")
+
+
+def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[str, Any]) -> str:
+    """The page as HTML. Texts come from strangers and are text, whatever they hold."""
+    return page_template("reward.html.j2").render(
+        verdict=verdict(numbers["overall"]),
+        numbers=numbers,
+        figures=figures(numbers, calibration),
+        provenance=provenance,
+        shown=_shown,
+        level=metrics.LEVEL,
+        few=metrics.MIN_GROUPS,
+    )
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … (cut here)"
+    return visible(cut)
+
+
+def figures(numbers: dict[str, Any], calibration: dict[str, Any]) -> list[Figure]:
+    """Reliability, scores, margins and training, each with its numbers."""
+    drawn = [_reliability(numbers, calibration), _scores(numbers["scores"]), _margins(numbers["margins"])]
+    return drawn + ([_training(numbers["training"])] if numbers["training"] else [])
+
+
+def _reliability(numbers: dict[str, Any], calibration: dict[str, Any]) -> Figure:
+    bins = [b for b in calibration["bins"] if b["count"]]
+    most = max(b["count"] for b in bins)
+
+    def paint(axes: Any) -> None:
+        axes.plot([0.5, 1], [0.5, 1], color=SOFT, linestyle="--", linewidth=1, label="as sure as right")
+        axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=ACCENT)
+        sizes = [12 + 90 * b["count"] / most for b in bins]
+        axes.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=ACCENT)
+        axes.set(xlabel="confidence of the model", ylabel="accuracy", ylim=(-0.03, 1.03))
+        axes.legend(loc="lower right")
+
+    note = (
+        f"Mean gap between confidence and accuracy (ECE) {calibration['ece']:.3f}, Brier score {numbers['brier']:.3f} (a coin: 0.250). "
+        "Below the line the model is too sure; large dots are many pairs."
+    )
+    rows = [
+        [f"{b['low']:.2f} to {b['high']:.2f}", b["confidence"], b["accuracy"], b["count"]] for b in calibration["bins"]
+    ]
+    return Figure(
+        "Reliability",
+        note,
+        draw("reliability", "accuracy against confidence", paint),
+        ("confidence", "mean confidence", "accuracy", "pairs"),
+        rows,
+    )
+
+
+def _scores(found: dict[str, Any]) -> Figure:
+    def paint(axes: Any) -> None:
+        for name, colour in (("chosen", GOOD), ("rejected", BAD)):
+            counts = np.array(found[name]) / max(sum(found[name]), 1)
+            axes.stairs(counts, found["edges"], fill=True, alpha=0.25, color=colour)
+            axes.stairs(counts, found["edges"], color=colour, label=name, linewidth=1.6)
+        axes.set(xlabel="raw score", ylabel="share of completions")
+        axes.legend()
+
+    note = f"Completions of the best and of the worst tier of their ranking; means {found['chosen_mean']:.2f} and {found['rejected_mean']:.2f}.".replace(
+        "-", "−"
+    )
+    rows = [
+        [_range(a, b), c, r]
+        for a, b, c, r in zip(found["edges"], found["edges"][1:], found["chosen"], found["rejected"], strict=False)
+    ]
+    return Figure(
+        "Scores of chosen and rejected",
+        note,
+        draw("scores", "histogram of scores of chosen and rejected completions", paint),
+        ("raw score", "chosen", "rejected"),
+        rows,
+    )
+
+
+def _margins(found: dict[str, Any]) -> Figure:
+    def paint(axes: Any) -> None:
+        middle = (np.array(found["edges"][1:]) + found["edges"][:-1]) / 2
+        axes.bar(
+            middle,
+            found["pairs"],
+            width=np.diff(found["edges"]),
+            color=[GOOD if m > 0 else BAD for m in middle],
+            edgecolor=LINE,
+            linewidth=0.5,
+        )
+        axes.axvline(0, color=SOFT, linestyle="--", linewidth=1)
+        axes.set(xlabel="score of the better less the worse one", ylabel="pairs")
+
+    rows = [[_range(a, b), n] for a, b, n in zip(found["edges"], found["edges"][1:], found["pairs"], strict=False)]
+    return Figure(
+        "Margins",
+        "Left of 0 the model contradicts people.",
+        draw("margins", "histogram of score margins", paint),
+        ("margin", "pairs"),
+        rows,
+    )
+
+
+def _training(rows: Sequence[dict[str, Any]]) -> Figure:
+    told = [row for row in rows if "accuracy" in row]
+    name = "accuracy" if told else "loss"
+
+    def paint(axes: Any) -> None:
+        axes.plot([row["step"] for row in told or rows], [row[name] for row in told or rows], color=ACCENT, marker=".")
+        if told:
+            axes.axhline(0.5, color=SOFT, linestyle="--", linewidth=1)
+            axes.set_ylim(min(0.4, *(row[name] for row in told)) if len(told) > 1 else 0, 1.02)
+        axes.set(xlabel="optimizer step", ylabel=name)
+
+    note = (
+        "Share of training pairs since the point before that the model ordered as people do, before it learned from them."
+        if told
+        else "The loss: this run's metrics.jsonl has no accuracy."
+    )
+    table = [[row["step"], row.get("accuracy"), row["loss"]] for row in rows]
+    return Figure(
+        "Over training", note, draw("training", f"{name} over training", paint), ("step", "accuracy", "loss"), table
+    )
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.2f} to {high:.2f}".replace("-", "−")

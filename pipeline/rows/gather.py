@@ -1,0 +1,174 @@
+"""What rows do the sources of a recipe give? Each source's as a portion, its mistakes beside all the others'."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from data import reviews
+from data.loading import Loaded, to_rows
+from data.reading.options import Options
+from data.schema import SHOWN, DataError, Problem
+from pipeline.artifacts.embedded import reviews_archive
+from pipeline.settings.config import EMBEDDED_REVIEWS, Config, Data, Part
+
+KINDS = ("demonstrations", "rankings", "prompts")
+TRAIN, EVAL = "train", "eval"
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Rows of one kind from one source.
+
+    `name` tells the source from others, `task` is the tag of its rows in a mixture. `side` is TRAIN or EVAL, None where
+    the rows are still to be split. `weight` is what the recipe wants of it in a mixture, None where it is taken whole.
+    """
+
+    name: str
+    task: str
+    kind: str
+    rows: list[Any]
+    side: str | None = None
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The portions, what is to be said of every source, rows set aside (as JSON), and counts by name."""
+
+    portions: list[Portion]
+    sources: list[dict[str, Any]]
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class _Wanted(NamedTuple):
+    """A source under the setting that names it, and the one kind of rows that setting takes, if it takes one alone."""
+
+    setting: str
+    part: Part
+    kind: str | None
+
+
+def film_reviews(config: Config) -> Gathered:
+    """The embedded data set, which comes split by review."""
+    settings = config.data.reviews
+    built = reviews.build(
+        reviews.load(reviews_archive()),
+        k=settings.k,
+        tie_gap=settings.tie_gap,
+        opening_words=settings.opening_words,
+        prompt_words=settings.prompt_words,
+        max_words=settings.max_words,
+        eval_fraction=config.data.eval_fraction,
+        seed=config.seed,
+    )
+    portions = [
+        Portion(EMBEDDED_REVIEWS, EMBEDDED_REVIEWS, kind, getattr(built, f"{kind}_{side}"), side)
+        for kind in KINDS
+        for side in (TRAIN, EVAL)
+    ]
+    said = {"source": EMBEDDED_REVIEWS, "format": EMBEDDED_REVIEWS, "kind": ", ".join(KINDS)}
+    return Gathered(portions, [said | {"polarity": "a higher mean rating is better"}], counts=dict(built.counts))
+
+
+def own(settings: Data) -> Gathered:
+    """Everything that the recipe names. Raises DataError with the mistakes of all sources together."""
+    wanted = _wanted(settings)
+    loaded: list[Loaded] = []
+    errors: list[DataError] = []
+    for one in wanted:
+        try:
+            loaded.append(_loaded(one, settings))
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return Gathered(
+        with_own_ids([_portion(one, found, settings) for one, found in zip(wanted, loaded, strict=True)]),
+        [_account(one, found) for one, found in zip(wanted, loaded, strict=True)],
+        [reject.to_json() for found in loaded for reject in found.rejects],
+        _counts(loaded),
+    )
+
+
+def options(part: Part, data: Data) -> Options:
+    """How one source is read."""
+    return Options(**part.model_dump(exclude={"source", "tag", "weight"}), skip_bad=data.skip_bad)
+
+
+def together(errors: Sequence[DataError]) -> DataError:
+    """One error of many; of each as many mistakes are shown as leave room for the others', the rest is counted."""
+    if len(errors) == 1:
+        return errors[0]
+    each = max(1, SHOWN // len(errors))
+    if sum(len(error.problems) for error in errors) <= SHOWN:
+        each = SHOWN
+    rest: Counter[str] = Counter()
+    for error in errors:
+        rest += error.uncounted + Counter(problem.kind for problem in error.problems[each:])
+    return DataError([problem for error in errors for problem in error.problems[:each]], rest)
+
+
+def with_own_ids(portions: Sequence[Portion]) -> list[Portion]:
+    """The portions; an id that stands in several sources of one kind gets its source's name before it in each."""
+    sources: dict[tuple[str, str], set[str]] = {}
+    for portion in portions:
+        for row in portion.rows:
+            sources.setdefault((portion.kind, row.id), set()).add(portion.name)
+
+    def named(portion: Portion, row: Any) -> Any:
+        alone = len(sources[portion.kind, row.id]) == 1
+        return row if alone else replace(row, id=f"{portion.name}: {row.id}")
+
+    return [replace(portion, rows=[named(portion, row) for row in portion.rows]) for portion in portions]
+
+
+def _wanted(settings: Data) -> list[_Wanted]:
+    """The evaluation's prompts first: of equal rows the first stays, and it must not be the one for training."""
+    wanted = [_Wanted("mixture" if settings.mixture else "source", part, None) for part in settings.parts()]
+    if settings.demonstrations is not None:
+        wanted.append(_Wanted("demonstrations", Part(source=settings.demonstrations), "demonstrations"))
+    if settings.prompts is not None:
+        wanted.append(_Wanted("prompts", Part(source=settings.prompts), "prompts"))
+    if settings.eval_prompts is not None:
+        wanted.insert(0, _Wanted("eval_prompts", Part(source=settings.eval_prompts), "prompts"))
+    return wanted
+
+
+def _loaded(one: _Wanted, settings: Data) -> Loaded:
+    found = to_rows(one.part.source, options(one.part, settings))
+    if one.kind is not None and found.kind != one.kind:
+        fix = f"give {one.kind}, or leave the setting out"
+        raise DataError([Problem(one.part.source, None, f"data.{one.setting}", f"it holds {found.kind}", fix)])
+    return found
+
+
+def _portion(one: _Wanted, found: Loaded, settings: Data) -> Portion:
+    rows = found.rows
+    if settings.mixture:
+        rows = [row if row.tag is not None else replace(row, tag=one.part.task) for row in rows]
+    name = one.part.name if one.setting in ("source", "mixture") else f"data.{one.setting}"
+    side = EVAL if one.setting == "eval_prompts" else None
+    return Portion(name, one.part.task, found.kind, rows, side, one.part.weight)
+
+
+def _account(one: _Wanted, found: Loaded) -> dict[str, Any]:
+    """What the manifest and samples.md say of a source."""
+    account = found.account
+    said: dict[str, Any] = {"setting": f"data.{one.setting}", "source": one.part.source}
+    if one.part.tag is not None:
+        said["tag"] = one.part.tag
+    said |= {"format": account.format, "kind": account.kind, "polarity": account.polarity}
+    said |= {"read": account.read, "kept": account.kept}
+    return said | {"rejected": dict(account.rejected), "left_out": dict(+account.left_out)}
+
+
+def _counts(loaded: Iterable[Loaded]) -> dict[str, int]:
+    counts = Counter({"read": 0, "rejected": 0})
+    for found in loaded:
+        counts["read"] += found.account.read
+        counts["rejected"] += len(found.rejects)
+        for reason, count in found.account.left_out.items():
+            counts[f"left_out ({reason})"] += count
+    return {name: count for name, count in counts.items() if count or name in ("read", "rejected")}

@@ -1,0 +1,295 @@
+"""What can be set? Every setting of every stage, as a documented field with its default; no torch import.
+
+A Config is one run; recipe.py makes it from a YAML file with a section a stage.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.graph import COMPARED
+from pipeline.settings.baselines import DPO, RFT, RLOO, BestOfN, best_of, known_models
+from pipeline.settings.data import EMBEDDED_REVIEWS as EMBEDDED_REVIEWS
+from pipeline.settings.data import Clean as Clean
+from pipeline.settings.data import Data
+from pipeline.settings.data import Part as Part
+from pipeline.settings.data import Reviews as Reviews
+from pipeline.settings.sections import ConfigError, Decoding, Section, Stepwise, Supervised, Training
+from pipeline.settings.sections import is_section as is_section
+
+EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
+TINY_MODEL = "tiny-random"
+
+
+class SFT(Supervised):
+    """Stage sft: the base model learns the format and when to stop."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    batch_size: int = Field(16, ge=1)
+    per_device_train_batch_size: int = Field(8, ge=1)
+    eval_rows: int = Field(256, ge=1, description="held-out demonstrations used for the loss before and after")
+    assistant_turns: Literal["all", "last"] = Field(
+        "all", description="turns of the assistant in a conversation that are learned: all of them, or the last alone"
+    )
+    max_new_tokens: int = Field(32, ge=1, description="length limit when EOS is checked")
+
+
+class Reward(Supervised):
+    """Stage reward: a scalar model of what people prefer, from rankings."""
+
+    model: str | None = Field(None, description="another base: a path or Hub id; default: the sft stage's model")
+    learning_rate: float = Field(3e-4, gt=0)
+    batch_size: int = Field(8, ge=1, description="rankings of one optimizer step")
+    per_device_train_batch_size: int = Field(4, ge=1, description="rankings of one micro-batch on one device")
+    loss: Literal["k_wise", "plackett_luce"] = Field("k_wise", description="all pairs (InstructGPT) or the whole order")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (k_wise only)")
+    margin: float = Field(0.0, ge=0, description="margin a unit of rating difference, where rated (k_wise only)")
+    eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
+    keep_states: float = Field(
+        2.0, ge=0, description="GB for states of the layers below lora.layers, computed once and kept over the epochs"
+    )
+    normalise_samples: int = Field(64, ge=2, description="samples of the sft model that fix mean 0 and std 1")
+    max_new_tokens: int = Field(32, ge=1, description="length limit of those samples")
+
+    @model_validator(mode="after")
+    def _only_k_wise(self) -> "Reward":
+        if self.loss == "plackett_luce" and (self.label_smoothing or self.margin):
+            raise ValueError("label_smoothing and margin belong to loss k_wise; set them to 0 or choose loss: k_wise")
+        return self
+
+
+class PPO(Training):
+    """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
+
+    reward_funcs: list[str] = Field(
+        ["reward"], min_length=1, description="reward (the stage), path, Hub id, module:function"
+    )
+    reward_weights: list[float] | None = Field(None, description="one a function; default: all 1")
+    total_episodes: int = Field(2048, ge=1, description="completions sampled in the whole run")
+    learning_rate: float = Field(1e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    batch_size: int = Field(64, ge=1, description="episodes of one iteration, over all processes")
+    micro_batch_tokens: int = Field(
+        384,
+        ge=1,
+        description="tokens of one micro-batch on one device, with the padding of a model that computes it; less needs less memory",
+    )
+    keep_activations: float = Field(
+        0.5,
+        ge=0,
+        description="GB of the policy's activations kept from measuring to the first epoch, where it has to run for both",
+    )
+    num_ppo_epochs: int = Field(4, ge=1)
+    num_mini_batches: int = Field(1, ge=1, description="optimizer steps an epoch")
+    response_length: int = Field(32, ge=1, description="most new tokens of a completion")
+    temperature: float = Field(1.0, gt=0)
+    kl_coef: float = Field(0.05, ge=0)
+    kl_target: float | None = Field(None, gt=0, description="nats a sequence, for an adaptive kl_coef; default: fixed")
+    kl_horizon: int = Field(10_000, ge=1, description="episodes over which the controller acts")
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    cliprange: float = Field(0.2, gt=0)
+    cliprange_value: float = Field(0.2, gt=0)
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss at negative advantages; often 3")
+    vf_coef: float = Field(0.1, ge=0)
+    engine: Literal["transformers", "continuous", "vllm"] = Field(
+        "transformers", description="what samples: transformers, its continuous batching (CUDA), or vLLM (CUDA, extra)"
+    )
+    importance_cap: float = Field(
+        2.0, gt=0, description="bound of the weights that correct for a sampler whose log-probabilities differ"
+    )
+    vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="share of GPU memory that vLLM takes")
+    value: Literal["adapter", "shared"] = Field(
+        "adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy"
+    )
+    whiten_rewards: bool = Field(False, description="scale rewards to unit variance, their mean kept")
+    whiten_advantages: bool = True
+    missing_eos_score: float | None = Field(-1.0, description="score of a completion without EOS; null: keep its own")
+    missing_eos_penalty: float | None = Field(
+        None, ge=0, description="subtracted from the score of a completion without EOS (TRL's rule)"
+    )
+    ptx_coef: float = Field(0.0, ge=0, description="weight of the sft loss on demonstrations (InstructGPT's PPO-ptx)")
+    adam_epsilon: float = Field(1e-5, gt=0)
+    eval_steps: int = Field(10, ge=1, description="iterations between evaluations on held-out prompts")
+    eval_prompts: int = Field(32, ge=1)
+    save_steps: int = Field(5, ge=1, description="iterations between resume states")
+    max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
+    max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
+    min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
+    min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, tokens")
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="trackers, through Accelerate")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PPO":
+        wrong = []
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.reward_funcs):
+            wrong.append(f"reward_weights: {len(self.reward_weights)} for {len(self.reward_funcs)} reward_funcs")
+        if len(set(self.reward_funcs)) < len(self.reward_funcs):
+            wrong.append(f"reward_funcs: {self.reward_funcs} names one twice; use reward_weights to weigh it")
+        if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
+            wrong.append("missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null")
+        if self.batch_size % self.num_mini_batches:
+            wrong.append(f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}")
+        if self.total_episodes % self.batch_size:
+            wrong.append(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def iterations(self) -> int:
+        """Rollout batches in the whole run."""
+        return self.total_episodes // self.batch_size
+
+    def share(self, world_size: int) -> int:
+        """Episodes of a minibatch that fall to each process; how many micro-batches they make depends on their tokens."""
+        mini = self.batch_size // self.num_mini_batches
+        if mini % world_size:
+            raise ConfigError(
+                f"ppo.batch_size: a minibatch of {mini} episodes cannot be shared by {world_size} processes; make it a multiple of {world_size}"
+            )
+        return mini // world_size
+
+
+class LLMJudge(Section):
+    """A language model behind an OpenAI-compatible endpoint, asked which completion is better."""
+
+    base_url: str = Field(description="such as http://127.0.0.1:8000/v1")
+    model: str
+    # no pattern here: a key written in its place by mistake would be shown in the error
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key; null: none")
+    max_calls: int = Field(2000, ge=1, description="requests of one run at most, repeated ones included")
+
+
+class Compare(Section):
+    """Stage compare: is the aligned model better than what it came from?"""
+
+    models: list[str] = Field(
+        ["base", "few_shot", "sft", "ppo"],
+        min_length=1,
+        description="base, few_shot, sft, ppo, dpo, rloo, rft, best_of_16 and the like, a folder or a Hub id",
+    )
+    judges: list[str] | None = Field(
+        None, description="vader or module:function, beside the reward model; default: vader for film reviews"
+    )
+    prompts: int = Field(256, ge=2, description="held-out prompts")
+    samples_per_prompt: int = Field(1, ge=1)
+    generation: Decoding = Decoding()
+    few_shot: int = Field(4, ge=1, description="demonstrations shown to the few-shot prompted base")
+    perplexity_rows: int = Field(128, ge=1, description="held-out demonstrations for perplexity")
+    plain_text: str | None = Field(
+        None, description="a text file whose perplexity shows what was unlearned; default: Python's documentation"
+    )
+    per_device_eval_batch_size: int = Field(64, ge=1)
+    gold: str | None = Field(
+        None,
+        description="folder or Hub id of a reward model that training never saw, as a judge; default: stage gold, where it is made",
+    )
+    llm: LLMJudge | None = Field(None, description="a language model as a judge: {base_url: …, model: …}; null: none")
+    votes: list[str] = Field([], description="files of people's votes, or filled ballots, as a judge")
+
+    @field_validator("models")
+    @classmethod
+    def _known_models(cls, models: list[str]) -> list[str]:
+        return known_models(models)
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "Compare":
+        if self.generation.do_sample:
+            return self
+        wrong = []
+        if self.samples_per_prompt > 1:
+            wrong.append(
+                f"samples_per_prompt: {self.samples_per_prompt} samples are the same where generation.do_sample is false; set it to 1"
+            )
+        if picked := [name for name in self.models if best_of(name) is not None]:
+            wrong.append(
+                f"models: {', '.join(picked)} picks among samples that differ, and generation.do_sample is false; leave it out, or draw"
+            )
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def foreign(self) -> list[str]:
+        """The folders and Hub ids among the models."""
+        return [name for name in self.models if name not in COMPARED and best_of(name) is None]
+
+    def files(self) -> list[str]:
+        """Everything outside the run that the comparison reads, as it is named."""
+        return self.foreign() + [name for name in (self.gold, self.plain_text) if name is not None] + self.votes
+
+
+class Inspect(Section):
+    """Command inspect: one completion from the inside."""
+
+    generation: Decoding = Decoding()
+
+
+class Config(Section):
+    """One run."""
+
+    model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
+    revision: str | None = Field(None, description="revision of a Hub model")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU"
+    )
+    seed: int = 0
+    force: bool = Field(False, description="go on from a parent whose gate failed")
+    data: Data = Data()
+    sft: SFT = SFT()
+    reward: Reward = Reward()
+    ppo: PPO = PPO()
+    compare: Compare = Compare()
+    dpo: DPO = DPO()
+    rloo: RLOO = RLOO()
+    rft: RFT = RFT()
+    best_of_n: BestOfN = BestOfN()
+    inspect: Inspect = Inspect()
+
+    @model_validator(mode="after")
+    def _judges_apart(self) -> "Config":
+        if both := sorted(set(self.judges()) & set(self.ppo.reward_funcs)):
+            raise ValueError(
+                f"compare.judges: {', '.join(both)} is what ppo.reward_funcs maximises, so it cannot judge; name another judge"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "Config":
+        self.best_of_n.check(self.compare.models, self.compare.samples_per_prompt)
+        return self
+
+    def check_stage(self, stage: str, world_size: int) -> None:
+        """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
+        if stage == "ppo":
+            self.ppo.share(world_size)
+            return
+        if stage == "gold" and not self.data.gold_fraction:
+            raise ConfigError(
+                "data.gold_fraction: it is 0, so no rankings are set aside for a gold model; set it, such as "
+                "data.gold_fraction=0.5, and make data and reward again with it"
+            )
+        section: Stepwise = self.reward if stage == "gold" else getattr(self, stage)
+        section.accumulation(world_size)
+        if stage == "dpo":
+            self.dpo_beta()
+        if stage == "rloo" and self.ppo.total_episodes % self.rloo.batch_size:
+            raise ConfigError(
+                f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; choose one that divides it"
+            )
+
+    def dpo_beta(self) -> float:
+        """Weight of the KL in DPO: its own, or PPO's."""
+        beta = self.ppo.kl_coef if self.dpo.beta is None else self.dpo.beta
+        if beta == 0:
+            raise ConfigError("dpo.beta: ppo.kl_coef is 0, and DPO has no meaning without a KL; set dpo.beta")
+        return beta
+
+    def rft_prompts(self) -> int:
+        """Training prompts that rft samples for, so that it samples as many completions as ppo unless told otherwise."""
+        return self.rft.prompts or max(1, self.ppo.total_episodes // self.rft.n)
+
+    def judges(self) -> list[str]:
+        """Names of the judges beside the reward model."""
+        if self.compare.judges is not None:
+            return self.compare.judges
+        return ["vader"] if self.data.embedded() else []

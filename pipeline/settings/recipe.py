@@ -1,0 +1,189 @@
+"""What does a recipe say? One YAML file with a section a stage, and `key=value` overrides, to a Config.
+
+    config = load("recipes/film_reviews.yaml", ["ppo.kl_coef=0.1"])
+
+Everything wrong with it is reported at once, each with its file and line.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.settings.config import Config, ConfigError, is_section
+from pipeline.settings.sections import CUTS
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading that refuses a key given twice and reads 1e-4 as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$|^[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+
+
+def _lines(
+    node: yaml.Node | None, path: tuple[str, ...], found: dict[tuple[str, ...], int], errors: list[str], file: str
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            if inner in found:
+                errors.append(f"{file}:{key.start_mark.line + 1}: {'.'.join(inner)}: given twice; keep one")
+            found[inner] = key.start_mark.line + 1
+            _lines(value, inner, found, errors, file)
+    elif isinstance(node, yaml.SequenceNode):
+        for place, value in enumerate(node.value):
+            inner = (*path, str(place))
+            found[inner] = value.start_mark.line + 1
+            _lines(value, inner, found, errors, file)
+
+
+def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every setting by its dotted name, with pydantic's FieldInfo (annotation, default, description)."""
+    out: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if is_section(kind := info.annotation):
+            out |= fields(kind, (*path, name))
+        else:
+            out[".".join((*path, name))] = info
+    return out
+
+
+def _all() -> list[str]:
+    """The names of all settings, those within a section that may be null (compare.llm) too, which `fields` knows as one setting."""
+    names = []
+    for name, info in fields().items():
+        kinds = get_args(info.annotation) if get_origin(info.annotation) is UnionType else ()
+        names += [
+            name,
+            *(inner for kind in kinds if is_section(kind) for inner in fields(kind, tuple(name.split(".")))),
+        ]
+    return names
+
+
+def _nearest(name: str) -> str:
+    known = _all()
+    section, leaf = name.split(".")[0], name.split(".")[-1]
+    if section in ("ppo", "rloo") and leaf in ("generation", "do_sample", "num_beams", *CUTS):
+        return (
+            f"{section} learns from draws of the whole distribution at ppo.temperature, whose log-probabilities its loss compares; "
+            f"what a comparison says is set by compare.generation{'' if leaf == 'generation' else f'.{leaf}'}"
+        )
+    place = "compare" if section == "best_of_n" else section
+    if (meant := f"{place}.generation.{leaf}") in known:
+        return f"did you mean {meant}?"
+    close = (
+        # near by more than the section that they share
+        difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        or [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+    )
+    if not close:
+        leaves = {k.split(".")[-1]: k for k in known}
+        close = [leaves[m] for m in difflib.get_close_matches(name.split(".")[-1], list(leaves), n=1)]
+    return f"did you mean {close[0]}?" if close else "python -m pipeline settings lists all"
+
+
+def _read(file: Path, errors: list[str]) -> tuple[dict[Any, Any], dict[tuple[str, ...], str]]:
+    """A recipe's settings, and the `file:line` of each. Raises ConfigError for what is no recipe at all."""
+    lines: dict[tuple[str, ...], int] = {}
+    text = ""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        _lines(yaml.compose(text, Loader=_Loader), (), lines, errors, str(file))
+        raw = yaml.load(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{file}:{line + 1}: not valid YAML: {problem}; mend the syntax") from None
+    except ValueError as error:  # a date such as 2024-13-45
+        raise ConfigError(
+            f"{file}: a value reads as a date or number and is none ({error}); put it in quotes"
+        ) from None
+    if not isinstance(raw, dict | None):
+        raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
+    return raw or {}, {path: f"{file}:{line}" for path, line in lines.items()}
+
+
+def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], str], errors: list[str]) -> None:
+    """Put one `key=value` into the recipe's settings; a section given whole replaces the recipe's."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
+        return
+    if not any(name == key or name.startswith(f"{key}.") for name in _all()):
+        errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
+        return
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except (yaml.YAMLError, ValueError):
+        parsed = value
+    path = tuple(key.split("."))
+    target = raw
+    for part in path[:-1]:
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict):
+            return  # the recipe has a value where a section belongs: told when it is validated
+    target[path[-1]] = parsed
+    for inner in [p for p in where if p[: len(path)] == path]:
+        del where[inner]
+    where[path] = override
+
+
+def _place(
+    path: tuple[str, ...], message: str, where: dict[tuple[str, ...], str], overrides: Sequence[str]
+) -> str | None:
+    """Where a mistake was made: at a setting below `path` that the message names (an override before the recipe), else at `path`
+    or what holds it; None for a default."""
+    words = set(re.findall(r"[\w.]+", message))
+    named = [place for p, place in where.items() if p[: len(path)] == path and ".".join(p[len(path) :]) in words]
+    around = [where[path[:n]] for n in range(len(path), 0, -1) if path[:n] in where]
+    return next((place for place in named if place in overrides), next(iter([*named, *around]), None))
+
+
+def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe and apply `key=value` overrides (values as YAML). Raises ConfigError with every mistake, each by file and line."""
+    file = Path(recipe)
+    if not file.is_file():
+        known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml"))) or "none here"
+        raise ConfigError(f"{file}: no such recipe; shipped: {known}")
+    errors: list[str] = []
+    raw, where = _read(file, errors)
+    for override in overrides:
+        _override(override, raw, where, errors)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as invalid:
+        for e in invalid.errors():
+            path = tuple(str(p) for p in e["loc"])
+            name = ".".join(path)
+            if e["type"] == "extra_forbidden":
+                messages = [f"no such setting; {_nearest(name)}"]
+            elif e["type"] == "missing" and name in _all():
+                messages = [f"is needed too; write {name}=…"]
+                if beside := [place for other, place in where.items() if other[:-1] == path[:-1]]:
+                    where[path] = beside[0]
+            elif e["type"] == "value_error":
+                messages = str(e["ctx"]["error"]).splitlines()
+            else:
+                messages = [f"{e['msg']}, not {e['input']!r}"]
+            for message in messages:
+                place = _place(path, message if e["type"] == "value_error" else "", where, overrides) or file
+                errors.append(f"{place}: {name + ': ' if name else ''}{message}")
+        raise ConfigError("\n".join(errors)) from None
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return config

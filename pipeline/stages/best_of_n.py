@@ -1,0 +1,117 @@
+"""Stage best_of_n: how much would choosing among many answers give, without any training? Best-of-n with the optimised score.
+
+    python -m pipeline best-of-n recipes/film_reviews.yaml
+
+n completions (64) of each held-out prompt are sampled once from the sft model and scored. best_of_1, best_of_4, best_of_16 … are
+all read from these: a block of 4 samples in a row gives one best_of_4, and the mean over blocks is an unbiased estimate.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.schema import Prompt
+from pipeline.artifacts.files import read_rows, write_rows
+from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import publish, working_folder
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config, ConfigError
+from pipeline.statistics import mean_interval
+from pipeline.training.baselines import load_sft, open_parents
+from pipeline.training.context import accelerator, bar, closing, prompts
+from pipeline.training.roles import scores
+from pipeline.training.samples import Sample, Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
+from policies.template import fingerprint
+
+SIZES = (1, 4, 16, 64)
+
+
+def run(config: Config, run: Run) -> Manifest:
+    if not config.compare.generation.do_sample:
+        raise ConfigError(
+            "compare.generation.do_sample: false, and the samples of a prompt are the same; set it to true for best_of_n"
+        )
+    place, section = accelerator(), config.best_of_n
+    tokenizer = open_parents("best_of_n", config, run)
+    folder = working_folder(run, "best_of_n", config)
+    score = scores(config, run, place.device)
+    model = load_sft(config, run, tokenizer, "lora", place.device)
+    asked = prompts(run, "eval")[: section.prompts]
+    path = folder / "samples.jsonl"
+    with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
+        sample_scored(
+            path,
+            read(path),
+            model,
+            tokenizer,
+            asked,
+            score,
+            config.ppo,
+            n=section.n,
+            how=config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length),
+            seed=config.seed,
+            # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
+            stream="best_of_n",
+            batch_size=section.per_device_eval_batch_size,
+            progress=progress.update,
+        )
+    found = read(path)
+    metrics = {"prompts": float(len(asked)), "n": float(section.n)}
+    for n in dict.fromkeys([*(size for size in SIZES if size <= section.n), section.n]):
+        metrics |= {f"best_of_{n}/{name}": value for name, value in estimates(asked, found, n, config.seed).items()}
+    made = folder / "made"
+    made.mkdir(exist_ok=True)
+    write_rows(made / "samples.jsonl", sample_rows(asked, found))
+    write_rows(made / "metrics.jsonl", [metrics])
+    gain = metrics[f"best_of_{section.n}/score"] - metrics["best_of_1/score"]
+    return publish(
+        run,
+        "best_of_n",
+        config,
+        made,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": "sft", "n": section.n},
+        dtype=str(next(model.parameters()).dtype),
+        metrics=metrics,
+        gate=Gate(
+            [
+                check("held-out prompts", float(len(asked)), "at least 20", warn=len(asked) < 20),
+                check(f"score of best_of_{section.n} over one sample", gain, "above 0", warn=gain <= 0),
+            ]
+        ),
+    )
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    figures = [name for name in manifest.metrics if name.endswith("/score")]
+    most = f"best_of_{int(manifest.metrics['n'])}"
+    return closing(manifest, run.folder("best_of_n"), figures, f'make compare RUN={run.name} MODELS="sft ppo {most}"')
+
+
+def estimates(asked: Sequence[Prompt], found: Samples, n: int, seed: int) -> dict[str, float]:
+    """Figures of best_of_n over all whole blocks of n samples: the mean score with its 95% interval over prompts, mean tokens and
+    EOS rate of what is chosen, tokens sampled for one answer, and the bound of its KL to the sft model."""
+    chosen = [(p.id, best_of_block(found[p.id], n, b)[0]) for p in asked for b in range(len(found[p.id]) // n)]
+    whole = [
+        len(one.tokens) for p in asked for one in found[p.id][: len(found[p.id]) // n * n]
+    ]  # what lies in no whole block is not read
+    interval = mean_interval([one.score for _, one in chosen], [name for name, _ in chosen], seed=seed)
+    return {
+        "score": interval["mean"],
+        "score_low": interval["low"],
+        "score_high": interval["high"],
+        "length": float(np.mean([len(one.tokens) for _, one in chosen])),
+        "eos_rate": float(np.mean([one.finished for _, one in chosen])),
+        "tokens_per_answer": float(np.sum(whole)) / len(chosen),
+        "kl_bound": kl_bound(n),
+    }
+
+
+def published(run: Run) -> Samples:
+    """The samples of a finished stage, by prompt id."""
+    found: Samples = {}
+    for row in read_rows(run.folder("best_of_n") / "samples.jsonl"):
+        one = Sample(row["tokens"], row["completion"], row["eos"], row["score"], row["reward"])
+        found.setdefault(row["prompt_id"], []).append(one)
+    return found

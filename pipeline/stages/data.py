@@ -1,0 +1,254 @@
+"""Stage data: raw files to validated, cleaned, split and fingerprinted demonstrations, rankings and prompts.
+
+    python -m pipeline data recipes/film_reviews.yaml
+
+Reads as: gather the rows of all sources, clean them, look at their lengths, split them by prompt, take out of the
+training rows what the evaluation asks, derive what is not given, mix, and publish with a gate.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.refining import mixing, split
+from data.refining.clean import Steps
+from data.schema import prompt_key
+from pipeline.artifacts.files import write_rows
+from pipeline.artifacts.gate import Check, Gate, check
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import publish, working_folder
+from pipeline.artifacts.run import Run
+from pipeline.rows import gather, portions
+from pipeline.rows.gather import EVAL, KINDS, TRAIN, Gathered, Portion
+from pipeline.settings.config import Clean, Config
+from pipeline.training.context import base_model, closing
+
+Rows = Mapping[str, list[Any]]
+"""Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
+
+SHOWN = 3
+REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontaminated", "thinned", "like_evaluation")
+"""Endings of the counts that the closing line tells where they are not zero."""
+
+
+def run(config: Config, run: Run) -> Manifest:
+    from policies.backbone import load_tokenizer
+    from policies.template import fingerprint
+
+    folder = working_folder(run, "data", config)
+    tokenizer = load_tokenizer(base_model(config), config.revision)
+    gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
+    made, counts, rejects = refined(gathered, tokenizer, config)
+    files = ordered(made, bool(config.data.mixture), config.seed)
+    checked = gate(files, made, counts, config)
+    if config.data.gold_fraction:
+        files, more = for_gold(files, config)
+        checked = Gate([*checked.checks, *more])
+    metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
+    metrics |= {name: float(count) for name, count in counts.items()}
+    place = folder / "made"
+    place.mkdir(exist_ok=True)
+    for name, rows in files.items():
+        write_rows(place / f"{name}.jsonl", [row.to_json() for row in rows])
+    if rejects:
+        write_rows(place / "rejects.jsonl", rejects)
+    (place / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
+    write_rows(place / "metrics.jsonl", [metrics])
+    return publish(
+        run,
+        "data",
+        config,
+        place,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": config.model, "revision": config.revision},
+        dtype="none",
+        metrics=metrics,
+        gate=checked,
+        data=described(files, counts, gathered, bool(config.data.mixture)),
+    )
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    figures = ["demonstrations_train", "rankings_train", "rankings_gold", "rankings_eval"]
+    figures += ["prompts_train", "prompts_eval", "rejected"]
+    for name, figure in manifest.metrics.items():
+        told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
+        if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
+            figures.append(name)
+    return closing(manifest, run.folder("data"), figures, f"make sft RUN={run.name}")
+
+
+def refined(
+    gathered: Gathered, tokenizer: Any, config: Config
+) -> tuple[list[Portion], dict[str, int], list[dict[str, Any]]]:
+    """What was gathered, ready for training; counts of all that was changed or removed; rows set aside."""
+    settings, counts = config.data, dict(gathered.counts)
+    made, changed = portions.cleaned(gathered.portions, steps(settings.clean))
+    counts |= changed
+    made, removed, rejects = portions.fitting(made, tokenizer, settings)
+    counts |= removed
+    if not settings.embedded():  # the film reviews come split and complete, and share their openings by design
+        made, changed = portions.halved(made, settings, config.seed)
+        counts |= changed
+        made, changed = portions.decontaminated(portions.completed(made, EVAL), settings.clean.decontaminate)
+        counts |= changed
+        made, changed = portions.weighed(portions.completed(made, TRAIN), config.seed)
+        counts |= changed
+    return made, counts, gathered.rejects + rejects
+
+
+def steps(settings: Clean) -> Steps:
+    """The recipe's switches for single rows."""
+    return Steps(**settings.model_dump(exclude={"decontaminate", "too_long"}))
+
+
+def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[Any]]:
+    """Rows by file; those of a mixture are shuffled, others stand in the order in which they were read."""
+    files: dict[str, list[Any]] = {}
+    for kind in KINDS:
+        for side in (TRAIN, EVAL):
+            here = [(p.name, p.rows) for p in made if (p.kind, p.side) == (kind, side)]
+            rows = mixing.shuffled(here, seed) if mixed else portions.rows_of(made, kind, side)
+            files[f"{kind}.{side}"] = rows
+    return files
+
+
+def for_gold(files: Rows, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
+    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold, and a check of it.
+
+    Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
+    """
+    # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
+    similarity = None if config.data.embedded() else config.data.split_similarity
+    ranked = files["rankings.train"]
+    kept, aside = split.set_aside(ranked, similarity, config.data.gold_fraction, config.seed)
+    why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
+    few = check(
+        "rankings set aside for stage gold",
+        len(aside),
+        "at least 1, better 100",
+        fail=not aside,
+        warn=len(aside) < 100,
+        why=why,
+    )
+    return {**files, "rankings.train": kept, "rankings.gold": aside}, [few]
+
+
+def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
+    """What the manifest says of the data: every source, all counts, the rows of each file, the mixture they make."""
+    data: dict[str, Any] = {"sources": gathered.sources, "counts": dict(counts)}
+    for name, rows in files.items():
+        data[name] = {"rows": len(rows), "sha256": split.fingerprint(rows)}
+    if mixed:
+        data["mixture"] = {name: mixing.shares(row.tag for row in rows) for name, rows in files.items()}
+    return data
+
+
+# Gate
+
+
+def gate(files: Rows, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
+    asked = {side: _prompts(files[f"prompts.{side}"]) for side in (TRAIN, EVAL)}
+    leaked = len(asked[TRAIN] & asked[EVAL])
+    leaked += _reviews_on_both_sides(files) if config.data.embedded() else _prompts_on_both_sides(files, asked)
+    prompts, held_out, ranked = len(asked[TRAIN]), len(asked[EVAL]), len(files["rankings.eval"])
+    more = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
+    return Gate(
+        [
+            check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
+            check(
+                "held-out prompts",
+                held_out,
+                "at least 1, better 50",
+                fail=held_out == 0,
+                warn=held_out < 50,
+                why=more,
+            ),
+            check(
+                "held-out rankings",
+                ranked,
+                "at least 1 where there are rankings",
+                fail=ranked == 0 and bool(files["rankings.train"]),
+                warn=ranked < 30,
+            ),
+            check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
+            *_decontamination(files, counts),
+            *_weights(made),
+        ]
+    )
+
+
+def _prompts(rows: Sequence[Any]) -> set[str]:
+    return {prompt_key(row.prompt) for row in rows if row.prompt != ""}
+
+
+def _reviews_on_both_sides(files: Rows) -> int:
+    """Whole reviews: their openings are shared by design."""
+    train, held_out = (
+        {f"{row.prompt}{row.completion}" for row in files[f"demonstrations.{side}"]} for side in (TRAIN, EVAL)
+    )
+    return len(train & held_out)
+
+
+def _prompts_on_both_sides(files: Rows, asked: Mapping[str, set[str]]) -> int:
+    """Prompts of any rows, but for those that `asked` counts."""
+    train, held_out = ({key for kind in KINDS for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
+    return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
+
+
+def _decontamination(files: Rows, counts: Mapping[str, int]) -> list[Check]:
+    """A warning where many rows went: a phrase of the prompts' wording may be taken for a copy of them."""
+    shares = [0.0]
+    for kind in KINDS:
+        if removed := counts.get(f"{kind}_decontaminated", 0):
+            shares.append(removed / (removed + len(files[f"{kind}.train"]) + counts.get(f"{kind}_thinned", 0)))
+    if not (share := max(shares)):
+        return []
+    why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
+    name = "share of training rows that repeated held-out prompts"
+    return [check(name, share, "at most 0.1", warn=share > 0.1, why=why)]
+
+
+def _weights(made: Sequence[Portion]) -> list[Check]:
+    """A warning where a source with a weight has no rows of its kind left to train on."""
+    wanted = [portion for portion in made if portion.weight is not None and portion.side == TRAIN]
+    if not wanted:
+        return []
+    present = {portion.name for portion in wanted if portion.rows}
+    absent = sorted({portion.name for portion in wanted} - present)
+    why = "; ".join(absent)
+    return [check("sources of the mixture without training rows", len(absent), "0", warn=bool(absent), why=why)]
+
+
+# Samples
+
+
+def samples(files: Rows, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
+    """How every source was understood, and some rows as the model will see them, for people to look at."""
+    from policies.template import encode_completion, encode_prompt
+
+    def seen(prompt: Any, completion: str) -> str:
+        ids = encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion)
+        return json.dumps(tokenizer.decode(ids), ensure_ascii=False)
+
+    parts = ["# Sources\n", *map(_said, sources), "\nRank 0 is best."]
+    for ranking in files["rankings.train"][:SHOWN]:
+        parts.append(f"\n## Ranking {_line(ranking.id)} ({_line(ranking.source)})\n")
+        ranks = sorted(zip(ranking.ranks(), ranking.completions, strict=True), key=lambda pair: pair[0])
+        parts += [f"- rank {rank}: {seen(ranking.prompt, completion.text)}" for rank, completion in ranks]
+    for demonstration in files["demonstrations.train"][:SHOWN]:
+        parts.append(f"\n## Demonstration {_line(demonstration.id)} ({_line(demonstration.source)})\n")
+        parts.append(f"- {seen(demonstration.prompt, demonstration.completion)}")
+    return "\n".join(parts) + "\n"
+
+
+def _said(source: Mapping[str, Any]) -> str:
+    polarity = f"; {source['polarity']}" if source["polarity"] else ""
+    tag = f", tag {_line(source['tag'])}" if "tag" in source else ""
+    rows = f"; {source['read']} rows read, {source['kept']} kept" if "read" in source else ""
+    return f"- {_line(source['source'])}{tag}: format {source['format']} ({source['kind']}){polarity}{rows}"
+
+
+def _line(text: str) -> str:
+    """On one line, whatever somebody named a file or a row."""
+    return " ".join(text.split())

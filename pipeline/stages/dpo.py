@@ -1,0 +1,183 @@
+"""Stage dpo: what would the rankings have given without a reward model and without sampling? Direct preference optimisation.
+
+    python -m pipeline dpo recipes/film_reviews.yaml
+
+trl.DPOTrainer from the sft model, with ppo's KL coefficient as beta (Rafailov et al. 2023, 2305.18290: the reward that DPO fits
+is beta·log π/π_sft, and its policy is the optimum of the same objective as ppo's). The pairs are those of the reward model.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from data.schema import Ranking
+from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.publish import working_folder
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config
+from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
+from pipeline.training.context import accelerator, closing, rankings
+from pipeline.training.trainers import Report, batched_order, train, trainer_arguments
+from pipeline.training.trl_trainers import PairArguments, PairTrainer
+from policies.backbone import lora_config
+from policies.template import encode_completion, encode_prompt
+from reward.metrics import pairwise_accuracy
+
+
+@dataclass(frozen=True)
+class Group:
+    """A ranking as tokens: its prompt, its completions with EOS, and who is better than whom, (better, worse)."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    ranks: list[int]
+    pairs: list[tuple[int, int]]
+
+
+def run(config: Config, run: Run) -> Manifest:
+    place = accelerator()
+    section = config.dpo
+    tokenizer = open_parents("dpo", config, run)
+    folder = working_folder(run, "dpo", config)
+    place.wait_for_everyone()
+    ranked = [as_tokens(tokenizer, r, config.data.max_length) for r in rankings(run, "train")]
+    held_out = [
+        group
+        for r in rankings(run, "eval")[: section.eval_rows]
+        if (group := as_tokens(tokenizer, r, config.data.max_length)).pairs
+    ]
+    groups = [group for group in ranked if group.pairs]
+    for found, side in ((groups, "train"), (held_out, "eval")):
+        if not found:
+            raise ArtifactError(
+                f"{run.folder('data')}: rankings.{side} has no pair of which one is better; give rankings without so many ties, "
+                "or leave out dpo"
+            )
+    order = batched_order([max(len(g.prompt) + len(c) for c in g.completions) for g in groups], section, config.seed)
+    chosen = drawn_pairs(groups, order, config.seed)
+    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    arguments = PairArguments(
+        **trainer_arguments(section, folder, place.num_processes, config.seed),
+        beta=config.dpo_beta(),
+        max_length=None,
+        disable_dropout=True,
+    )
+    lora = section.tuning == "lora"
+    trainer = PairTrainer(
+        model=model,
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        args=arguments,
+        train_dataset=Dataset.from_list([_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]),
+        processing_class=tokenizer,
+        peft_config=lora_config(model, section.lora, "CAUSAL_LM") if lora else None,
+    )
+    seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "dpo"), folder)
+    if not place.is_main_process:
+        place.wait_for_everyone()
+        return run.require("dpo", force=True)
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    del trainer
+    rewards = implicit_rewards(model, held_out, config, run, tokenizer)
+    accuracy = pairwise_accuracy(rewards, [g.ranks for g in held_out])
+    margins = [own[a] - own[b] for own, g in zip(rewards, held_out, strict=True) for a, b in g.pairs]
+    every = [g.ranks[a] == g.ranks[b] for g in ranked for a, b in combinations(range(len(g.ranks)), 2)]
+    metrics = {
+        "pairwise_accuracy": accuracy["pairwise_accuracy"],
+        "pairwise_accuracy_low": accuracy["low"],
+        "pairwise_accuracy_high": accuracy["high"],
+        "margin": float(np.mean(margins)),
+        "eval_pairs": float(len(margins)),
+        "train_pairs": float(len(order)),
+        "tied_pairs": float(sum(every)),
+        "equal_pairs": float(len(every) - sum(every) - sum(len(g.pairs) for g in ranked)),
+        "rankings_without_pairs": float(len(ranked) - len(groups)),
+        "sampled_tokens": 0.0,
+        "seconds": seconds,
+    }
+    gate = Gate(
+        [
+            check(
+                "held-out pairwise accuracy of implicit rewards",
+                accuracy["pairwise_accuracy"],
+                f"above 0.5, interval {accuracy['low']:.3f} to {accuracy['high']:.3f}",
+                fail=accuracy["pairwise_accuracy"] <= 0.5,
+                warn=accuracy["low"] <= 0.5,
+                why="more rankings, more steps, or another learning_rate",
+            )
+        ]
+    )
+    manifest = publish_policy(
+        "dpo",
+        "Policy aligned with DPO",
+        config,
+        run,
+        folder,
+        model,
+        tokenizer,
+        metrics=metrics,
+        gate=gate,
+        described={"beta": config.dpo_beta(), "tuning": section.tuning},
+    )
+    place.wait_for_everyone()
+    return manifest
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    figures = ("pairwise_accuracy", "margin", "train_pairs")
+    return closing(manifest, run.folder("dpo"), figures, f'make compare RUN={run.name} MODELS="sft ppo dpo"')
+
+
+def as_tokens(tokenizer: Any, ranking: Ranking, max_length: int) -> Group:
+    """A ranking's tokens, completions cut where prompt and completion pass `max_length`. Pairs of tied completions are none, and
+    neither are pairs that the cut made equal."""
+    prompt = encode_prompt(tokenizer, ranking.prompt)
+    room = max(0, max_length - len(prompt))
+    completions = [encode_completion(tokenizer, c.text, room) for c in ranking.completions]
+    ranks = ranking.ranks()
+    pairs = [
+        (a, b) if ranks[a] < ranks[b] else (b, a)
+        for a, b in combinations(range(len(ranks)), 2)
+        if ranks[a] != ranks[b] and completions[a] != completions[b]
+    ]
+    return Group(prompt, completions, ranks, pairs)
+
+
+def drawn_pairs(groups: Sequence[Group], order: Sequence[int], seed: int) -> list[tuple[int, int]]:
+    """The pair that each draw of a ranking trains on: its pairs in a random order of its own, one a draw, over and over.
+
+    So a ranking weighs the same however many completions it has, as in the reward model's loss, where each of its pairs
+    has the weight 1/C(K,2) (InstructGPT, 2203.02155, eq. 1). A pass of the data set sees one pair of each ranking.
+    """
+    drawn: Counter[int] = Counter()
+    out = []
+    for i in order:
+        pairs = groups[i].pairs
+        turn, place = divmod(drawn[i], len(pairs))
+        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[place])])
+        drawn[i] += 1
+    return out
+
+
+def _row(group: Group, pair: tuple[int, int]) -> dict[str, list[int]]:
+    better, worse = (group.completions[i] for i in pair)
+    return {"prompt_ids": group.prompt, "chosen_ids": better, "rejected_ids": worse}
+
+
+def implicit_rewards(
+    model: Any, groups: Sequence[Group], config: Config, run: Run, tokenizer: Any
+) -> list[list[float]]:
+    """beta·(log π - log π_sft) of each completion of each group, nats (Rafailov et al. 2023, section 5)."""
+    prompts = [g.prompt for g in groups for _ in g.completions]
+    completions = [c for g in groups for c in g.completions]
+    own = sequence_logprobs(model, prompts, completions, tokenizer.pad_token_id, 1.0)
+    with reference_of(model, config, run, tokenizer) as reference:
+        at_start = sequence_logprobs(reference, prompts, completions, tokenizer.pad_token_id, 1.0)
+    flat = iter([config.dpo_beta() * (a - b) for a, b in zip(own, at_start, strict=True)])
+    return [[next(flat) for _ in g.completions] for g in groups]

@@ -1,0 +1,250 @@
+"""Stage ppo: the sft model is improved against the score with PPO, a KL penalty holding it near where it started.
+
+    python -m pipeline ppo recipes/film_reviews.yaml
+
+Publishes merged weights that `AutoModelForCausalLM.from_pretrained` loads, the policy's adapter, and the critic. Interrupted, the same
+command goes on from the last state; on CPU it ends with the same bits as a run that was never interrupted.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.files import keep_rows, read_rows
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.gate import Gate, check, check_gain
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import publish, working_folder
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config
+from pipeline.statistics import mean_interval
+from pipeline.training import preflight
+from pipeline.training.context import accelerator, bar, closing, demonstrations, prompts
+from pipeline.training.model_folder import save_merged, write_card
+from policies.backbone import load_tokenizer
+from policies.engines import make_engine
+from policies.roles import POLICY, Roles
+from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.trainer import Episode, Result, train
+
+
+def run(config: Config, run: Run) -> Manifest:
+    from safetensors.torch import save_file
+
+    from pipeline.training.roles import build
+
+    section = config.ppo
+    place = accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
+    tokenizer = load_tokenizer(run.folder("sft"))
+    template = fingerprint(tokenizer)
+    for parent in ("data", "sft"):
+        run.require(parent, tokenizer=template, force=config.force)
+    if "reward" in parents("ppo", config):
+        run.require("reward", force=config.force)
+    shown = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
+    held_out = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
+    widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
+    line = preflight.line(config, run, widest)
+    if place.is_main_process:
+        print(line, flush=True)
+    folder = working_folder(run, "ppo", config)
+    place.wait_for_everyone()
+    if section.report_to:
+        place.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
+    roles, score = build(config, run, tokenizer, place.device)
+    evaluations = Evaluations(folder / "samples.jsonl")
+    metrics_file, writes = folder / "metrics.jsonl", place.is_main_process
+    progress: Any = None
+
+    def log(figures: dict[str, float]) -> None:
+        if writes:
+            with metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(figures, allow_nan=False) + "\n")
+        if section.report_to:
+            place.log(figures, step=int(figures["step"]))
+        progress.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
+
+    def begin(step: int) -> None:
+        """A resumed run repeats what the interrupted one did after its last state; those lines go."""
+        nonlocal progress
+        progress = bar(section.iterations(), "ppo", "iteration", start=step)
+        if writes:
+            for path in (metrics_file, evaluations.path):
+                keep_rows(path, lambda row: 0 < step >= row["step"])
+
+    mixed = []
+    if section.ptx_coef:
+        for d in demonstrations(run, "train"):
+            prompt = encode_prompt(tokenizer, d.prompt)
+            mixed.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
+    started = time.monotonic()
+    result = train(
+        place,
+        roles,
+        tokenizer,
+        shown,
+        held_out,
+        score,
+        section,
+        state=folder / "state",
+        seed=config.seed,
+        log=log,
+        begin=begin,
+        show=evaluations.add if writes else lambda step, episodes: None,
+        progress=lambda step: progress.update(step - progress.n),
+        demonstrations=mixed,
+        engine=make_engine(section.engine, roles, run.folder("sft"), section),
+    )
+    progress.close()
+    if section.report_to:
+        place.end_training()
+    if not writes:
+        place.wait_for_everyone()
+        return run.require("ppo", force=True)
+    made = folder / "made"
+    roles = place.unwrap_model(roles)
+    _save(made, roles, tokenizer, save_file)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (folder / name).is_file():
+            (made / name).write_bytes((folder / name).read_bytes())
+    (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")
+    metrics = {key: value for key, value in result.last.items() if key not in ("step", "episode")}
+    metrics |= {
+        f"first/{key}": result.first[key]
+        for key in ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")
+        if key in result.first
+    }
+    metrics["seconds"] = time.monotonic() - started
+    metrics["sampled_tokens"] = _sampled_tokens(metrics_file, section.batch_size)
+    gate = _gate(result, evaluations, section)
+    usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("ppo")}")'
+    write_card(made, config, "ppo", "Policy aligned with PPO", metrics, usage)
+    manifest = publish(
+        run,
+        "ppo",
+        config,
+        made,
+        tokenizer=template,
+        model={"base": config.model, "value": section.value, "tuning": section.tuning},
+        dtype=str(next(roles.parameters()).dtype),
+        metrics=metrics,
+        gate=gate,
+        notes={"halted": result.halted, "evaluations": result.evals},
+    )
+    place.wait_for_everyone()
+    return manifest
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    halted = f" HALTED: {manifest.notes['halted']};" if manifest.notes.get("halted") else ""
+    figures = ("eval/scores", "objective/kl", "completions/mean_length", "completions/eos_rate")
+    return closing(manifest, run.folder("ppo"), figures, f"make compare RUN={run.name}").replace(
+        "; gate", f";{halted} gate", 1
+    )
+
+
+class Evaluations:
+    """Sampled completions of the held-out prompts over training, kept in samples.jsonl."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, step: int, episodes: list[Episode]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            for e in sorted(episodes, key=lambda e: e.prompt_id):
+                row = {
+                    "step": step,
+                    "prompt_id": e.prompt_id,
+                    "prompt": show_prompt(e.prompt),
+                    "completion": e.text,
+                    "score": e.raw_score,
+                    "length": len(e.completion.tokens),
+                    "eos": e.completion.finished,
+                }
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.path) if self.path.is_file() else []
+
+    def gain(self) -> dict[str, float] | None:
+        """Mean score of the last evaluation less the first, prompt by prompt, with its 95% interval."""
+        rows = self.rows()
+        steps = sorted({row["step"] for row in rows})
+        if len(steps) < 2:
+            return None
+        first, last = (
+            {r["prompt_id"]: r["score"] for r in rows if r["step"] == step} for step in (steps[0], steps[-1])
+        )
+        names = sorted(first)
+        return mean_interval([last[n] - first[n] for n in names], names)
+
+    def table(self) -> str:
+        """The first and last completions side by side, as Markdown."""
+        rows = self.rows()
+        steps = sorted({row["step"] for row in rows})
+        by = {(r["step"], r["prompt_id"]): r for r in rows}
+
+        def cell(text: str) -> str:
+            return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+
+        lines = (
+            [f"| prompt | step {steps[0]} | score | step {steps[-1]} | score |", "|---|---|---|---|---|"]
+            if steps
+            else ["No evaluation."]
+        )
+        for name in dict.fromkeys(r["prompt_id"] for r in rows):
+            a, b = by[steps[0], name], by[steps[-1], name]
+            lines.append(
+                f"| {cell(a['prompt'])} | {cell(a['completion'])} | {a['score']:.2f} | {cell(b['completion'])} | {b['score']:.2f} |"
+            )
+        return "\n".join(lines) + "\n"
+
+
+def _sampled_tokens(metrics_file: Path, batch_size: int) -> float:
+    """Tokens of all completions that training sampled, from the mean length of every iteration."""
+    rows = read_rows(metrics_file) if metrics_file.is_file() else []
+    return float(round(sum(row["completions/mean_length"] * batch_size for row in rows)))
+
+
+def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:
+    """The critic first (merging changes the policy), then the policy merged and its adapter."""
+    made.mkdir(exist_ok=True)
+    critic = {
+        n: p.detach().cpu().contiguous()
+        for n, p in roles.trainable().items()
+        if "value_head" in n or n.startswith("critic.") or ".value." in n
+    }
+    save_file(critic, made / "critic.safetensors")
+    save_merged(made, roles.policy, tokenizer, POLICY)
+
+
+def _gate(result: Result, evaluations: Evaluations, section: Any) -> Gate:
+    first, last = result.first, result.last
+    if not last:
+        return Gate([check("finished", 0.0, "at least one update", fail=True, why=result.halted or "")])
+    length, entropy = (last[k] / max(first[k], 1e-9) for k in ("completions/mean_length", "policy/entropy_avg"))
+    checks = [
+        check(
+            "halted by a limit",
+            float(result.halted is not None),
+            "0",
+            fail=result.halted is not None,
+            why=result.halted or "",
+        ),
+        check("KL at step 0", first["objective/kl"], "below 0.001 in size", fail=abs(first["objective/kl"]) > 1e-3),
+        check(
+            "KL",
+            last["objective/kl"],
+            f"below 10, at most {section.max_kl}",
+            fail=last["objective/kl"] > section.max_kl,
+            warn=last["objective/kl"] > 10,
+        ),
+        check(
+            "length against the start", length, "0.7 to 1.5, at most 3", fail=length > 3, warn=not 0.7 <= length <= 1.5
+        ),
+        check("entropy against the start", entropy, "above 0.3", warn=entropy < 0.3),
+    ]
+    if (gain := evaluations.gain()) is not None:
+        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
+    return Gate(checks)

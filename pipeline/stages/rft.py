@@ -1,0 +1,114 @@
+"""Stage rft: how far does plain fine-tuning on one's own best answers go? Rejection-sampling fine-tuning.
+
+    python -m pipeline rft recipes/film_reviews.yaml
+
+The sft model says n things to each prompt, the score picks the best, and the sft model is fine-tuned on those with the code of
+stage sft (as in Llama 2, 2307.09288, section 3.2.3, one round of it; RAFT, 2304.06767). By default it samples as many
+completions as ppo does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from data.schema import Prompt
+from pipeline.artifacts.files import write_rows
+from pipeline.artifacts.gate import Gate
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import working_folder
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config
+from pipeline.stages.sft import fine_tune
+from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
+from pipeline.training.context import accelerator, bar, closing, prompts
+from pipeline.training.roles import scores
+from pipeline.training.samples import Samples, best_of_block, read, sample_rows, sample_scored
+from policies.episodes import prompt_order
+from policies.template import Lesson, encode_prompt
+
+
+def run(config: Config, run: Run) -> Manifest:
+    place = accelerator()
+    section = config.rft
+    tokenizer = open_parents("rft", config, run)
+    folder = working_folder(run, "rft", config)
+    place.wait_for_everyone()
+    score = scores(config, run, place.device)
+    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
+    before = hear(model, tokenizer, asked, score, config)
+    shown = prompts(run, "train")
+    shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
+    found = _sampled(config, place, folder, model, tokenizer, shown, score)
+    best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
+    lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
+    model, order, seconds, _ = fine_tune("rft", section, model, tokenizer, lessons, folder, place, config.seed)
+    if not place.is_main_process:
+        place.wait_for_everyone()
+        return run.require("rft", force=True)
+    after = hear(model, tokenizer, asked, score, config)
+    figures, checks = gains(before, after, model, config, run, tokenizer)
+    every = [one for p in shown for one in found[p.id]]
+    figures |= {
+        "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),
+        "sampled/scores": sum(one.score for one in every) / len(every),
+        "train_rows": float(len(order)),
+        "sampled_tokens": float(sum(len(one.tokens) for one in every)),
+        "seconds": seconds,
+    }
+    (folder / "made").mkdir(exist_ok=True)
+    write_rows(folder / "made" / "samples.jsonl", sample_rows(shown, found, {p.id: best[p.id][1] for p in shown}))
+    manifest = publish_policy(
+        "rft",
+        "Policy fine-tuned on its own best completions",
+        config,
+        run,
+        folder,
+        model,
+        tokenizer,
+        metrics=figures,
+        gate=Gate(checks),
+        described={"n": section.n, "tuning": section.tuning},
+    )
+    place.wait_for_everyone()
+    return manifest
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    figures = ("sampled/scores", "best/scores", "eval/scores_before", "eval/scores", "eval/kl")
+    return closing(manifest, run.folder("rft"), figures, f'make compare RUN={run.name} MODELS="sft ppo rft"')
+
+
+def _sampled(
+    config: Config, place: Any, folder: Path, model: Any, tokenizer: Any, shown: list[Prompt], score: Any
+) -> Samples:
+    """All samples; each process makes a share of them in a file of its own."""
+    known: Samples = {}
+    for path in sorted(folder.glob("samples.*.jsonl")):
+        known |= read(path)
+    place.wait_for_everyone()
+    mine = shown[place.process_index :: place.num_processes]
+    with bar(len(mine) * config.rft.n, "rft", "sample") as progress:
+        sample_scored(
+            folder / f"samples.{place.process_index}.jsonl",
+            known,
+            model,
+            tokenizer,
+            mine,
+            score,
+            config.ppo,
+            n=config.rft.n,
+            how=config.rft.generation.settled(config.ppo.temperature, config.ppo.response_length),
+            seed=config.seed,
+            stream="rft",
+            batch_size=64,
+            progress=progress.update,
+        )
+    place.wait_for_everyone()
+    for path in sorted(folder.glob("samples.*.jsonl")):
+        known |= read(path)
+    return known
+
+
+def _lesson(prompt: list[int], completion: list[int]) -> Lesson:
+    """The tokens as they were sampled: a completion that ran into the limit is not taught to end there."""
+    return Lesson(prompt + completion, [False] * len(prompt) + [True] * len(completion))

@@ -1,0 +1,95 @@
+"""Stage rloo: does PPO's critic earn its keep? REINFORCE with a leave-one-out baseline, on the same score and prompts.
+
+    python -m pipeline rloo recipes/film_reviews.yaml
+
+trl.RLOOTrainer from the sft model (Ahmadian et al. 2024, 2402.14740). Everything that both have is ppo's: the score, the KL
+coefficient, temperature, length, the rule for completions without EOS, and how many completions are sampled in all.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+
+from pipeline.artifacts.gate import Gate
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import working_folder
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config
+from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
+from pipeline.training.context import accelerator, closing, prompts
+from pipeline.training.roles import scores
+from pipeline.training.trainers import Report, train, trainer_arguments
+from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
+from policies.backbone import eos_ids, lora_config
+from policies.episodes import Score, after_eos_rule, prompt_order
+from policies.template import decode_completion, encode_prompt
+
+
+def run(config: Config, run: Run) -> Manifest:
+    place = accelerator()
+    section = config.rloo
+    tokenizer = open_parents("rloo", config, run)
+    folder = working_folder(run, "rloo", config)
+    score = scores(config, run, place.device)
+    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
+    before = hear(model, tokenizer, asked, score, config)
+    shown = prompts(run, "train")
+    order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
+    rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
+    arguments = PromptArguments(
+        **trainer_arguments(section, folder, place.num_processes, config.seed),
+        num_generations=section.num_generations,
+        max_completion_length=config.ppo.response_length,
+        temperature=config.ppo.temperature,
+        beta=config.ppo.kl_coef,
+        shuffle_dataset=False,  # `prompt_order` has shuffled them
+        disable_dropout=True,
+    )
+    trainer = PromptTrainer(
+        model=model,
+        reward_funcs=rewarded(tokenizer, score, eos_ids(model, tokenizer), config),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(model, section.lora, "CAUSAL_LM") if section.tuning == "lora" else None,
+    )
+    seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "rloo"), folder)
+    # trl counts every completion's prompt and tokens, and keeps the count in its checkpoints
+    seen = trainer.state.num_input_tokens_seen
+    given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    del trainer
+    after = hear(model, tokenizer, asked, score, config)
+    figures, checks = gains(before, after, model, config, run, tokenizer)
+    return publish_policy(
+        "rloo",
+        "Policy aligned with RLOO",
+        config,
+        run,
+        folder,
+        model,
+        tokenizer,
+        metrics=figures | {"sampled_tokens": float(seen - given), "seconds": seconds},
+        gate=Gate(checks),
+        described={"beta": config.ppo.kl_coef, "tuning": section.tuning},
+    )
+
+
+def summary(manifest: Manifest, run: Run) -> str:
+    figures = ("eval/scores_before", "eval/scores", "eval/kl", "eval/mean_length", "eval/eos_rate")
+    return closing(manifest, run.folder("rloo"), figures, f'make compare RUN={run.name} MODELS="sft ppo rloo"')
+
+
+def rewarded(tokenizer: Any, score: Score, stops: list[int], config: Config) -> Callable[..., list[float | None]]:
+    """The score as a reward function of trl: the same text as ppo's for the same tokens, and the same rule for EOS."""
+
+    def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
+        texts = [decode_completion(tokenizer, ids) for ids in completion_ids]
+        raw = score([json.loads(prompt) for prompt in prompts], texts).tolist()
+        ended = [ids[-1] in stops for ids in completion_ids]
+        return [after_eos_rule(value, end, config.ppo) for value, end in zip(raw, ended, strict=True)]
+
+    return reward

@@ -1,0 +1,1 @@
+"""What do stages share that make a model?"""

@@ -1,0 +1,164 @@
+"""What do the baselines share? How they open their parents, what they measure on held-out prompts, and how they publish."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from data.schema import Prompt
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.gate import Check, Gate, check, check_gain
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.publish import publish
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import Config
+from pipeline.statistics import mean_interval
+from pipeline.training.model_folder import save_merged, write_card
+from policies.backbone import adapter, decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
+from policies.logprobs import completion_logprobs, pack
+from policies.quick.batching import together
+from policies.quick.packing import packs
+from policies.rollout import noise, sample
+from policies.template import decode_completion, encode_prompt, fingerprint
+from policies.trainer import EVAL_STEP
+
+TOKENS = 1024  # of one micro-batch when completions are measured
+
+
+def open_parents(stage: str, config: Config, run: Run) -> Any:
+    """The sft model's tokenizer, every parent of `stage` checked. Raises ArtifactError."""
+    tokenizer = load_tokenizer(run.folder("sft"))
+    for parent in parents(stage, config):
+        own = None if parent == "reward" else fingerprint(tokenizer)  # a reward model may have another tokenizer
+        run.require(parent, tokenizer=own, force=config.force)
+    return tokenizer
+
+
+def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device) -> Any:
+    """The sft model as training starts from it: in float32 where all of it is trained."""
+    dtype = torch.float32 if tuning == "full" else pick_dtype(config.dtype, device)
+    model: Any = load_causal(run.folder("sft"), tokenizer, dtype)
+    return model.to(device)
+
+
+@contextmanager
+def reference_of(model: Any, config: Config, run: Run, tokenizer: Any) -> Iterator[Any]:
+    """Within the block the sft model that `model` was trained from: its adapter off, or a model of its own."""
+    if isinstance(model, PeftModel):
+        with adapter(model, None):
+            yield model
+    else:
+        yield load_sft(config, run, tokenizer, "full", model.device)
+
+
+@torch.no_grad()
+def sequence_logprobs(
+    model: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]], pad_id: int, temperature: float
+) -> list[float]:
+    """log π(completion | prompt) of token lists, nats, the tokens' log-probabilities summed; in the order given."""
+    out = [0.0] * len(prompts)
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    for rows in together(lengths, TOKENS, padding=not packs(model)):
+        batch = pack([prompts[i] for i in rows], [completions[i] for i in rows], pad_id, model.device)
+        sums = completion_logprobs(model, decoder(model), batch, temperature)[0].sum(1).tolist()
+        for i, value in zip(rows, sums, strict=True):
+            out[i] = value
+    return out
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """What a model says to the held-out prompts, one completion each with the noise of evaluations: (N,) each."""
+
+    ids: list[str]
+    prompts: list[list[int]]
+    tokens: list[list[int]]
+    logprobs: list[float]  # of whole completions at the sampling temperature, nats
+    finished: list[bool]
+    scores: list[float]
+
+
+def hear(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
+    """Sample a completion of each of `asked` as ppo's evaluations do, and score it. The model may have an adapter."""
+    encoded = [encode_prompt(tokenizer, p.prompt) for p in asked]
+    said = sample(
+        model,
+        encoded,
+        [noise(config.seed, EVAL_STEP, p.id, 0, config.ppo.response_length) for p in asked],
+        eos_ids=eos_ids(model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        temperature=config.ppo.temperature,  # not compare.generation: these are the figures that ppo's evaluations have
+        batch_size=64,
+    )
+    scores = score([p.prompt for p in asked], [decode_completion(tokenizer, c.tokens) for c in said]).tolist()
+    return Heldout(
+        [p.id for p in asked],
+        encoded,
+        [c.tokens for c in said],
+        [sum(c.logprobs) for c in said],
+        [c.finished for c in said],
+        scores,
+    )
+
+
+def gains(
+    before: Heldout, after: Heldout, model: Any, config: Config, run: Run, tokenizer: Any
+) -> tuple[dict[str, float], list[Check]]:
+    """Figures on held-out prompts before and after training, named as ppo names them, and the gate's checks of them."""
+    with reference_of(model, config, run, tokenizer) as reference:
+        at_start = sequence_logprobs(
+            reference, after.prompts, after.tokens, tokenizer.pad_token_id, config.ppo.temperature
+        )
+    gain = mean_interval([b - a for a, b in zip(before.scores, after.scores, strict=True)], before.ids)
+    lengths = [float(np.mean([len(t) for t in one.tokens])) for one in (before, after)]
+    metrics = {
+        "eval/scores_before": float(np.mean(before.scores)),
+        "eval/scores": float(np.mean(after.scores)),
+        "eval/kl": float(np.mean(np.array(after.logprobs) - np.array(at_start))),
+        "eval/mean_length": lengths[1],
+        "eval/eos_rate": float(np.mean(after.finished)),
+    }
+    ratio = lengths[1] / max(lengths[0], 1e-9)
+    return metrics, [
+        check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]),
+        check("KL to sft", metrics["eval/kl"], "below 10", warn=metrics["eval/kl"] > 10),
+        check("length against sft", ratio, "0.7 to 1.5, at most 3", fail=ratio > 3, warn=not 0.7 <= ratio <= 1.5),
+    ]
+
+
+def publish_policy(
+    stage: str,
+    what: str,
+    config: Config,
+    run: Run,
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    metrics: dict[str, float],
+    gate: Gate,
+    described: dict[str, Any],
+) -> Manifest:
+    """Publish a trained policy as stage sft does: merged weights, the adapter beside them, metrics.jsonl, a model card."""
+    made = folder / "made"
+    dtype = next(model.parameters()).dtype
+    save_merged(made, model, tokenizer)
+    (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
+    usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder(stage)}")'
+    write_card(made, config, stage, what, metrics, usage)
+    return publish(
+        run,
+        stage,
+        config,
+        made,
+        tokenizer=fingerprint(tokenizer),
+        model={"base": config.model, **described},
+        dtype=str(dtype),
+        metrics=metrics,
+        gate=gate,
+    )

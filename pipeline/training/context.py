@@ -1,0 +1,103 @@
+"""What does every stage need before it starts? The base model's folder, the process's place among others, progress, parents' rows."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import data
+from data.schema import Demonstration, Prompt, Ranking
+from pipeline.artifacts.embedded import embedded_model, tiny_model
+from pipeline.artifacts.files import read_rows
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.run import Run
+from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
+
+
+def quiet() -> None:
+    """Only our own lines and errors on the terminal: no progress bars, deprecation notes and load reports of libraries."""
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+
+
+def base_model(config: Config) -> str:
+    """What `from_pretrained` takes for the recipe's base model: a folder or a Hub id. Makes the embedded ones when they are missing."""
+    if config.model == EMBEDDED_MODEL:
+        return str(embedded_model())
+    if config.model == TINY_MODEL:
+        return str(tiny_model(Path(data.__file__).with_name("smoke.jsonl").read_text(encoding="utf-8").splitlines()))
+    return config.model
+
+
+def accelerator(**arguments: Any) -> Any:
+    """The Accelerator of this process; on CPU also with several processes."""
+    import torch
+    from accelerate import Accelerator
+
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        _keep_freed_memory()
+    return Accelerator(cpu=not torch.cuda.is_available(), **arguments)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc hand freed blocks out again instead of giving them back to the kernel, which zeroes every page anew (about a tenth of
+    a training step here)."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+
+
+def bar(total: int, what: str, unit: str, start: int = 0) -> tqdm:
+    """A progress bar with the time to go; quiet when standard error is not a terminal and on other processes than the first."""
+    quiet = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"
+    return tqdm(total=total, initial=start, desc=what, unit=unit, disable=quiet, dynamic_ncols=True, leave=False)
+
+
+def rows(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a file of the data stage, such as rankings.train."""
+    yield from read_rows(run.folder("data") / f"{name}.jsonl")
+
+
+def demonstrations(run: Run, side: str) -> list[Demonstration]:
+    return [Demonstration.from_json(row) for row in rows(run, f"demonstrations.{side}")]
+
+
+def rankings(run: Run, side: str) -> list[Ranking]:
+    return [Ranking.from_json(row) for row in rows(run, f"rankings.{side}")]
+
+
+def prompts(run: Run, side: str) -> list[Prompt]:
+    return [Prompt.from_json(row) for row in rows(run, f"prompts.{side}")]
+
+
+def closing(manifest: Manifest, folder: Path, figures: Iterable[str], following: str) -> str:
+    """The line that closes a stage: what was made, its key figures, its gate, the next command."""
+    failed = [
+        f"{c['name']} {c['result']}: {_short(c['figure'])} ({c['threshold']})"
+        for c in manifest.gate["checks"]
+        if c["result"] != "pass"
+    ]
+    gate = f"gate {manifest.gate['result']}" + (f" [{'; '.join(failed)}]" if failed else "")
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {_short(manifest.metrics[name])}" for name in figures if name in manifest.metrics
+    )
+    return f"{manifest.stage}: {folder}: {shown}; {gate}; next: {following}"
+
+
+def _short(figure: float | None) -> str:
+    return "none" if figure is None else f"{figure:.4g}"

@@ -1,0 +1,126 @@
+"""What does the sft model say when it is asked many times, and what is each answer worth? Sampled once, kept, never again.
+
+Each prompt's samples are written as they come, so an interrupted stage goes on with the next prompt.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.schema import Prompt
+from pipeline.artifacts.files import recovered_rows
+from pipeline.settings.sections import Settled
+from policies.backbone import eos_ids
+from policies.decoding import decode
+from policies.episodes import Score, after_eos_rule
+from policies.rollout import noise
+from policies.template import decode_completion, encode_prompt, show_prompt
+
+AT_ONCE = 64  # completions sampled and scored between two writes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion. `reward` is what training would maximise: `score` after the rule for completions without EOS."""
+
+    tokens: list[int]
+    text: str
+    finished: bool
+    score: float
+    reward: float
+
+
+Samples = dict[str, list[Sample]]
+
+
+def read(path: Path) -> Samples:
+    """Samples by prompt id. A last row that a fault tore off is cut off the file."""
+    return {row["prompt_id"]: [Sample(**one) for one in row["samples"]] for row in recovered_rows(path)}
+
+
+def sample_scored(
+    path: Path,
+    known: Samples,
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[Prompt],
+    score: Score,
+    settings: Any,
+    *,
+    n: int,
+    how: Settled,
+    seed: int,
+    stream: str,
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> None:
+    """Sample `n` completions of each prompt that is not `known` yet, score them, and append a line a prompt to `path`.
+
+    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. `settings` is the
+    ppo section, for the rule for completions without EOS.
+    """
+    stops = eos_ids(model, tokenizer)
+    new = [p for p in asked if p.id not in known]
+    progress(n * (len(asked) - len(new)))
+    step = max(1, AT_ONCE // n)
+    for start in range(0, len(new), step):
+        part = [(p, k) for p in new[start : start + step] for k in range(n)]
+        said = decode(
+            model,
+            [encode_prompt(tokenizer, p.prompt) for p, _ in part],
+            [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
+            how,
+            eos_ids=stops,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        texts = [decode_completion(tokenizer, c.tokens) for c in said]
+        raw = score([p.prompt for p, _ in part], texts).tolist()
+        lines: dict[str, list[Sample]] = {}
+        for (p, _), c, text, value in zip(part, said, texts, raw, strict=True):
+            shaped = after_eos_rule(value, c.finished, settings)
+            lines.setdefault(p.id, []).append(Sample(c.tokens, text, c.finished, value, shaped))
+        with path.open("a", encoding="utf-8") as file:
+            for name, samples in lines.items():
+                row = {"prompt_id": name, "samples": [asdict(one) for one in samples]}
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def sample_rows(asked: Sequence[Prompt], found: Samples, kept: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    """Rows of a published samples.jsonl, one a completion; `kept` names the one that was chosen of each prompt."""
+    return [
+        {
+            "prompt_id": p.id,
+            "prompt": show_prompt(p.prompt),
+            "sample": number,
+            "completion": one.text,
+            "tokens": one.tokens,
+            "length": len(one.tokens),
+            "eos": one.finished,
+            "score": one.score,
+            "reward": one.reward,
+        }
+        | ({} if kept is None else {"kept": kept[p.id] == number})
+        for p in asked
+        for number, one in enumerate(found[p.id])
+    ]
+
+
+def best_of_block(samples: Sequence[Sample], n: int, block: int) -> tuple[Sample, int]:
+    """The best by reward of the samples numbered block·n to block·n + n - 1, and its number; the first of equals."""
+    numbers = range(block * n, (block + 1) * n)
+    number = max(numbers, key=lambda i: samples[i].reward)
+    return samples[number], number
+
+
+def kl_bound(n: int) -> float:
+    """log n - (n - 1)/n nats: the KL of best-of-n to what it samples from is at most this.
+
+    Stiennon et al. 2020 (2009.01325) give it as the KL itself; it is an upper bound (Beirami et al. 2024, 2401.01879), near the
+    KL where ties are rare and every single completion is unlikely.
+    """
+    return math.log(n) - (n - 1) / n

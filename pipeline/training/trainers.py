@@ -1,0 +1,140 @@
+"""What do the Trainer stages share? Arguments from a recipe's section, resumption, progress, length-sorted order."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from pipeline.artifacts.files import keep_rows
+from pipeline.settings.config import Stepwise, Supervised
+from pipeline.training.context import bar
+
+
+class OneDevice:
+    """Goes before transformers.TrainingArguments or a subclass of it: a process trains on one device, however many it sees.
+
+    transformers would wrap the model in DataParallel, which multiplies the batch by the number of GPUs that one process sees.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return 1
+
+
+class RankingArguments(OneDevice, TrainingArguments):
+    """transformers.TrainingArguments for one device a process."""
+
+
+def trainer_arguments(section: Stepwise, folder: Path, world_size: int, seed: int) -> dict[str, Any]:
+    """Arguments of transformers.TrainingArguments (and its subclasses) from a recipe's section.
+
+    The order of rows is fixed beforehand (`batched_order`), so the sampler is sequential and more processes see the same steps.
+    """
+    import torch
+
+    return {
+        "output_dir": str(folder / "state"),
+        "per_device_train_batch_size": section.per_device_train_batch_size,
+        "gradient_accumulation_steps": section.accumulation(world_size),
+        "learning_rate": section.learning_rate,
+        "lr_scheduler_type": section.lr_scheduler_type,
+        "weight_decay": section.weight_decay,
+        "max_grad_norm": section.max_grad_norm,
+        "num_train_epochs": 1,
+        "warmup_steps": section.warmup_steps,
+        "logging_steps": section.logging_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": section.save_steps,
+        "save_total_limit": 1,
+        "train_sampling_strategy": "sequential",
+        "seed": seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,  # processes may cut their rows into different numbers of forwards
+        "gradient_checkpointing": section.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+    }
+
+
+def batched_order(lengths: Sequence[int], section: Supervised, seed: int) -> list[int]:
+    """The rows of all optimizer steps, in order: each step's rows are drawn at random, then sorted by length inside the step.
+
+    Epochs are shuffled one by one. Only whole steps; `max_steps` or `num_train_epochs` decide how many.
+    """
+    count = len(lengths)
+    steps = (
+        section.max_steps
+        if section.max_steps > 0
+        else max(1, math.floor(section.num_train_epochs * count / section.batch_size))
+    )
+    drawn: list[int] = []
+    epoch = 0
+    while len(drawn) < steps * section.batch_size:
+        drawn += np.random.default_rng([seed, epoch]).permutation(count).tolist()
+        epoch += 1
+    order = []
+    for start in range(0, steps * section.batch_size, section.batch_size):
+        order += sorted(drawn[start : start + section.batch_size], key=lambda i: lengths[i])
+    return order
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The Trainer's newest complete checkpoint in the partial folder, or None."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    state = folder / "state"
+    found = get_last_checkpoint(str(state)) if state.is_dir() else None
+    return found if found and (Path(found) / "trainer_state.json").is_file() else None
+
+
+def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]:
+    """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(report)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return time.monotonic() - started, report.resumed_at
+
+
+class Report(TrainerCallback):
+    """Progress bar and metrics.jsonl of a Trainer stage; a step whose loss is not finite stops the stage."""
+
+    def __init__(self, path: Path, what: str):
+        self.path, self.what = path, what
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.resumed_at = state.global_step
+        self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
+        if state.is_world_process_zero:
+            self.path.touch()  # a run of fewer steps than logging_steps logs nothing
+            # Rows past the resumed step were written by the interrupted run.
+            keep_rows(self.path, lambda row: row["step"] <= state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        bad = [k for k, v in logs.items() if not math.isfinite(v)]
+        if bad:
+            raise FloatingPointError(
+                f"{self.what} step {state.global_step}: {', '.join(bad)} not finite; lower learning_rate, or use dtype: float32"
+            )
+        if state.is_world_process_zero and "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}, allow_nan=False) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()

@@ -1,0 +1,1 @@
+"""What gives the same, sooner? Read it last: nothing here is needed to understand the method."""

@@ -1,0 +1,439 @@
+"""Is every row of a source accounted for, and every problem told once, in order, and within bounds?"""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from data import loading as reading
+from data.forms import FORMATS
+from data.forms.account import KEPT, OTHERS, Account, Reject
+from data.forms.shapes import Format, has
+from data.loading import scan, to_rows
+from data.reading import sources
+from data.reading.options import Options
+from data.schema import SHOWN, Completion, DataError, Problem, Ranking
+
+USER = {"role": "user", "content": "What color is the sky?"}
+BLUE = {"role": "assistant", "content": "It is blue."}
+GREEN = {"role": "assistant", "content": "It is green."}
+PAIR = {"prompt": "What is one and one?", "chosen": "Two.", "rejected": "Three."}
+DEMO = {"prompt": "p", "completion": "c"}
+TALKS = {"prompt": [USER], "chosen": [BLUE], "rejected": [GREEN]}
+
+
+def write(folder, rows, name="rows.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def problems_of(source, **options):
+    """What is wrong with the source, as (line, field, text)."""
+    with pytest.raises(DataError) as caught:
+        to_rows(source, Options(**options))
+    return [(problem.line, problem.field, str(problem)) for problem in caught.value.problems]
+
+
+def scanned(source, **options):
+    """(account, rows that stood to the end, what was dropped, rejects)"""
+    rows, dropped, rejects = {}, [], []
+
+    def drop(number, problem):
+        dropped.append((number, problem.line))
+        del rows[number]
+
+    account = scan(source, Options(**options), rows.__setitem__, drop, rejects.append)
+    return account, rows, dropped, rejects
+
+
+# What becomes of rows
+
+
+def test_all_problems_come_together_in_the_order_of_lines(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    good = json.dumps(PAIR)
+    path.write_text(f'{good}\n{{"prompt": \n{{"prompt": "p", "chosen": "", "rejected": 1}}\n{good}\nNaN\n')
+    assert [problem[:2] for problem in problems_of(str(path))] == [
+        (2, "line"),
+        (3, "chosen"),
+        (3, "rejected"),
+        (5, "line"),
+    ]
+    loaded = to_rows(str(path), Options(skip_bad=True))
+    assert (loaded.read, len(loaded.rows)) == (5, 2)
+    assert [problem.line for problem in loaded.problems] == [2, 3, 3, 5]
+    assert [(reject.line, reject.row is None) for reject in loaded.rejects] == [(2, True), (3, False), (5, True)]
+
+
+def test_the_account_names_what_became_of_every_row(tmp_path):
+    """Seven rows: two used, one not JSON, one with two mistakes, one contrary to the first, two ties left out."""
+    good = {"question": "q", "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": -1}
+    tie = {**good, "score_0": 0, "score_1": 0}
+    contrary = {**good, "score_0": -1, "score_1": 1}
+    source = write(tmp_path, [good, tie, {**good, "question": "", "answer_0": None}, tie, contrary, good])
+    with open(source, "a") as file:
+        file.write("{\n")
+    account, rows, dropped, rejects = scanned(source)
+    assert (account.format, account.kind, account.fatal) == ("webgpt", "rankings", False)
+    assert (account.read, account.used, account.kept, list(rows)) == (7, 2, 2, [0, 2])
+    assert account.left_out == {"tie": 2}
+    assert account.rejected == {
+        "question: it is blank": 1,
+        "line: the JSON is cut off": 1,
+        "ranking: two completions are ranked the other way round on line …": 1,
+    }
+    assert account.kinds.total() == 4 and account.kinds["answer_…: it is null"] == 1
+    assert dropped == [(1, 5)]
+    assert [(reject.line, reject.row is None) for reject in rejects] == [(3, False), (7, True)]
+    assert [problem.line for problem in account.error().problems] == [3, 3, 5, 7]
+
+
+def test_a_row_of_which_one_ranking_cannot_stand_counts_as_rejected_once(tmp_path, monkeypatch):
+    """The second row makes three rankings; two of them turn round what the first row says."""
+
+    def several(row, at):
+        completions = (Completion("a", "x"), Completion("b", "y"))
+        return [
+            Ranking(f"{at.line}-{place}", prompt, completions, (("a",), ("b",))[:: 1 if way else -1], at.source)
+            for place, (prompt, way) in enumerate(row["orders"])
+        ]
+
+    monkeypatch.setitem(FORMATS, "several", Format("rankings", has("orders"), several))
+    rows = [{"orders": [["p", True], ["q", True]]}, {"orders": [["p", False], ["q", False], ["r", True]]}]
+    account, kept, dropped, _ = scanned(write(tmp_path, rows), format="several")
+    assert (account.read, account.used, account.kept, account.rejected.total()) == (2, 1, 3, 1)
+    assert account.kinds.total() == 2
+    assert dropped == [(2, 2), (3, 2)]
+    assert [row.prompt for row in kept.values()] == ["p", "q", "r"]
+
+
+def test_a_row_of_which_a_part_is_left_out_is_used(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sources.__dict__, "function_of", lambda name, source: lambda row: [row, {**row, "score_0": 0, "score_1": 0}]
+    )
+    good = {"question": "q", "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": -1}
+    account, rows, _, _ = scanned(write(tmp_path, [good]), map="any:thing")
+    assert (account.used, account.left_out.total(), len(rows)) == (1, 0, 1)
+
+
+def test_a_format_that_gives_nothing_and_says_nothing_is_its_authors_mistake(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "silent", Format("prompts", has("prompt"), lambda row, at: None))
+    with pytest.raises(RuntimeError, match=r"silent gave nothing for .*rows.jsonl:1"):
+        to_rows(write(tmp_path, [{"prompt": "p"}]), Options(format="silent"))
+
+
+def test_rows_of_several_files_keep_their_own_lines(tmp_path):
+    write(tmp_path, [{**PAIR, "id": 1}, {**PAIR, "id": 2, "prompt": "Else?"}], "a.jsonl")
+    write(tmp_path, [{**PAIR, "id": 2}, {**PAIR, "chosen": "Three.", "rejected": "Two."}], "b.jsonl")
+    problems = problems_of(str(tmp_path / "*.jsonl"))
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    assert [problem[2] for problem in problems] == [
+        f'{b}:1: id: the id is also that of line 2 of "{a}"; give every row its own id',
+        f'{b}:2: ranking: two completions are ranked the other way round on line 1 of "{a}"; keep one, or name annotators',
+    ]
+    assert to_rows(str(tmp_path), Options(skip_bad=True)).read == 4
+
+
+def test_max_rows_ends_reading(tmp_path):
+    source = write(tmp_path, [PAIR, PAIR, {**PAIR, "chosen": 1}])
+    assert to_rows(source, Options(max_rows=2)).read == 2
+    assert len(problems_of(source, max_rows=3)) == 1
+
+
+def test_a_file_cut_off_is_refused_even_with_skip_bad_and_its_rows_are_checked_too(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,completion\na,\nb,c\nd,"e\n')
+    problems = problems_of(str(path), skip_bad=True)
+    assert [problem[:2] for problem in problems] == [(2, "completion"), (4, "row")]
+
+
+def test_nothing_usable_is_refused_even_with_skip_bad(tmp_path):
+    with pytest.raises(DataError, match="it is blank"):
+        to_rows(write(tmp_path, [{"prompt": "", "completion": ""}]), Options(skip_bad=True))
+
+
+def test_rows_of_one_line_arrays_and_csv_are_told_apart(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([DEMO] * 3))
+    loaded = to_rows(str(path))
+    assert [row.id for row in loaded.rows] == [f"{path}:{number}" for number in (1, 2, 3)]
+    assert loaded.read == 3
+    path.write_text("prompt,chosen,rejected\np,a,b\nq,c,d\n")
+    assert [row.source for row in to_rows(str(path)).rows] == [f"{path}:2", f"{path}:3"]
+
+
+def test_the_smoke_data_is_sound():
+    """48 rankings of three or four short answers, with ties and two scripts, the best at no favoured place."""
+    loaded = to_rows(str(Path(__file__).parents[2] / "data" / "smoke.jsonl"))
+    assert (loaded.format, loaded.kind, len(loaded.rows)) == ("ranking", "rankings", 48)
+    assert len({ranking.prompt for ranking in loaded.rows}) == 48
+    assert {len(ranking.completions) for ranking in loaded.rows} == {3, 4}
+    assert sum(any(len(tier) > 1 for tier in ranking.ranking) for ranking in loaded.rows) >= 4
+    assert sum(not ranking.prompt.isascii() for ranking in loaded.rows) >= 4
+    best_first = sum(ranking.ranks()[0] == 0 for ranking in loaded.rows)
+    assert 10 <= best_first <= 24
+
+
+def test_memory_stays_the_same_however_long_the_file(tmp_path, monkeypatch):
+    """Four times the file, not half a megabyte more at the peak; only the rows looked at first are kept."""
+    monkeypatch.setattr(reading, "LOOKED_AT", 10)
+    peaks = []
+    for many in (400, 1600):
+        source = write(
+            tmp_path, [{"prompt": f"{n}", "chosen": f"{n} " * 900, "rejected": f"{n}." * 900} for n in range(many)]
+        )
+        tracemalloc.start()
+        assert scan(source, Options(), lambda number, row: None).kept == many
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 500_000
+
+
+# Many problems
+
+
+def test_problems_are_capped_and_counted(tmp_path):
+    """Of 3000 rows 2500 are blank, 400 have no completion, 100 are sound: 20 are shown, 1000 kept, 2900 counted."""
+    blank, absent = {"prompt": "p", "completion": ""}, {"prompt": "p", "other": 1}
+    source = write(tmp_path, [DEMO] * 100 + [blank] * 2500 + [absent] * 400)
+    account, rows, _, rejects = scanned(source)
+    assert (account.read, len(rows), len(rejects), len(account.problems)) == (3000, 100, 2900, KEPT)
+    assert account.rejected == {"completion: it is blank": 2500, "completion: the key is missing": 400}
+    lines = str(account.error()).splitlines()
+    assert lines[:SHOWN] == [
+        f"{source}:{n}: completion: it is blank; write a text or take the row out" for n in range(101, 121)
+    ]
+    assert lines[SHOWN:] == [
+        "and 2880 more:",
+        "  2480 × completion: it is blank",
+        "  400 × completion: the key is missing",
+    ]
+    with pytest.raises(DataError) as caught:
+        to_rows(source)
+    assert str(caught.value).splitlines() == lines
+    loaded = to_rows(source, Options(skip_bad=True))
+    assert (len(loaded.problems), len(loaded.rejects), loaded.account.kinds.total()) == (KEPT, 2900, 2900)
+
+
+def test_kinds_are_capped_and_still_add_up(tmp_path):
+    """Every row says one key twice, each another; a kind carries the key's name."""
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}" for n in range(1500)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"prompt": "p", "{name}": 1, "{name}": 2}}\n' for name in names) + '{"prompt": "p"}')
+    account, rows, _, _ = scanned(str(path))
+    assert (account.read, len(rows), len(account.kinds)) == (1501, 1, KEPT + 1)
+    assert account.rejected.total() == account.kinds.total() == 1500
+    assert account.rejected[OTHERS] == 500
+    lines = str(account.error()).splitlines()
+    assert lines[SHOWN] == "and 1480 more:"
+    assert lines[SHOWN + 1] == f"  500 × {OTHERS}"
+    assert lines[-1] == f"  {1480 - 500 - 19} × something else"
+    assert len(lines) == 2 * SHOWN + 2
+
+
+def test_an_account_adds_what_is_noted_to_what_is_shown():
+    account = Account("f")
+    for line in range(KEPT + 7):
+        account.reject([Problem("f", line, "a", "is 1", "mend"), Problem("f", line, "b", 'is "x"', "mend")])
+    assert account.rejected == {"a: is …": KEPT + 7}
+    assert account.kinds == {"a: is …": KEPT + 7, "b: is …": KEPT + 7}
+    error = account.error()
+    assert len(error.problems) == KEPT and error.uncounted.total() == 2 * (KEPT + 7) - KEPT
+    assert f"and {2 * (KEPT + 7) - SHOWN} more:" in str(error)
+
+
+def test_what_is_repeated_of_the_users_own_is_short_and_steers_no_terminal(tmp_path):
+    """A key with an escape sequence, half a surrogate pair, or a million letters must not reach a terminal as it is."""
+    path = tmp_path / "rows.jsonl"
+    keys = ["\\u001b[31m\\n", "\\ud800", "k" * 1_000_000]
+    path.write_text('{"prompt": "p"}\n' + "".join(f'{{"prompt": "p", "{key}": 1, "{key}": 2}}\n' for key in keys))
+    account, _, _, rejects = scanned(str(path))
+    assert [problem.field[:12] for problem in account.problems] == ["\\x1b[31m\\n", "\\ud800", "k" * 12]
+    assert str(account.error()).encode().decode().count("\n") == 2
+    assert all(len(str(problem)) < 1000 for problem in account.problems)
+    assert all(len(reject.reason) < 1000 and reject.reason.isprintable() for reject in rejects)
+
+
+def test_a_reject_holds_what_no_json_line_can():
+    assert Reject({"a": b"x"}, "f", 1, "r").to_json() == {"row": {"a": "b'x'"}, "file": "f", "line": 1, "reason": "r"}
+
+
+# Which format
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "p", "completon": "c"}, 'did you mean "completion" where it says "completon"?'),
+        ({"propmt": "p", "chosen": "a", "rejected": "b"}, 'did you mean "prompt" where it says "propmt"?'),
+        ({"Prompt": "p"}, 'did you mean "prompt" where it says "Prompt"?'),
+        ({" prompt": "p"}, 'did you mean "prompt" where it says " prompt"?'),
+        ({"question": "q"}, "no format is known with the keys question; name the columns"),
+        ({"text": "q", "label": 1}, "no format is known with the keys text, label"),
+    ],
+)
+def test_rows_of_no_format_are_told_the_nearest_key(tmp_path, row, says):
+    """A misspelt key must not turn demonstrations into prompts or leave a prompt out."""
+    problems = problems_of(write(tmp_path, [row, row]))
+    assert [(line, field) for line, field, _ in problems] == [(1, "keys")]
+    assert says in problems[0][2]
+
+
+def test_a_misspelt_key_in_one_row_is_no_other_format(tmp_path):
+    rows = [{"chosen": "What is it? Two.", "rejected": "What is it? Three."}] * 2
+    problems = problems_of(write(tmp_path, [*rows, {"propmt": "p", "chosen": "a b", "rejected": "a c"}]))
+    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
+    assert 'did you mean "prompt" where it says "propmt"?' in problems[0][2]
+
+
+def test_keys_that_go_with_no_format_are_named(tmp_path):
+    problems = problems_of(write(tmp_path, [{"prompt": "p"}, {"prompt": "q"}, {"prompt": "r", "chosen": "a"}]))
+    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
+    assert "fits no format, with the keys prompt, chosen, among rows of the format prompt" in problems[0][2]
+
+
+def test_rows_that_fit_two_formats_name_both(tmp_path):
+    source = write(tmp_path, [{**TALKS, "messages": [USER, BLUE]}])
+    problems = problems_of(source)
+    assert "fits two formats, preference and messages" in problems[0][2]
+    assert 'format: "preference" or format: "messages"' in problems[0][2]
+    assert to_rows(source, Options(format="preference")).format == "preference"
+    assert to_rows(source, Options(format="messages")).format == "messages"
+
+
+def test_a_row_of_another_format_among_many_is_named(tmp_path):
+    problems = problems_of(write(tmp_path, [{"prompt": "p"}, {"prompt": "q"}, DEMO]))
+    assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
+    assert "looks like prompt_completion among rows of the format prompt" in problems[0][2]
+    problems = problems_of(write(tmp_path, [PAIR, PAIR, {**PAIR, "messages": [USER, BLUE]}]))
+    assert "fits two formats" in problems[0][2]
+
+
+def test_an_unknown_format_suggests_the_nearest(tmp_path):
+    source = write(tmp_path, [{"prompt": "p"}])
+    with pytest.raises(DataError, match='there is no format "preferences"; did you mean "preference"'):
+        to_rows(source, Options(format="preferences"))
+
+
+def test_an_axis_is_asked_for_named_or_refused(tmp_path):
+    """PKU-SafeRLHF's rows hold two judgements, which may differ."""
+    row = {"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 1}
+    source = write(tmp_path, [row])
+    assert "holds several judgements; choose with axis: better or axis: safer" in problems_of(source)[0][2]
+    assert 'there is no axis "best"' in problems_of(source, axis="best")[0][2]
+    assert "holds one judgement; leave axis out" in problems_of(write(tmp_path, [PAIR], "pairs.jsonl"), axis="x")[0][2]
+    orders = {axis: to_rows(source, Options(axis=axis)).rows[0].ranking for axis in ("better", "safer")}
+    assert orders == {"better": (("c0",), ("c1",)), "safer": (("c1",), ("c0",))}
+
+
+# What the user says about the source
+
+
+def test_columns_rename_and_problems_name_the_users_own(tmp_path):
+    rows = [{"question": "q", "good": "a", "bad": "b", "prompt": "not this"}, {"question": " ", "good": "a", "bad": 3}]
+    source = write(tmp_path, rows)
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    assert [problem[:2] for problem in problems_of(source, columns=columns)] == [(2, "question"), (2, "bad")]
+    loaded = to_rows(source, Options(columns=columns, skip_bad=True))
+    assert (loaded.format, loaded.rows[0].prompt) == ("preference", "q")
+    assert loaded.rejects[0].row == rows[1]
+
+
+def test_problems_found_between_rows_name_the_users_own_columns(tmp_path):
+    """A tree's id is found to stand twice only when all its messages are there; so is an id of any other row."""
+    rows = [
+        {"key": "a", "parent_id": None, "body": "q", "role": "prompter"},
+        {"key": "b", "parent_id": "a", "body": "one", "role": "assistant", "rank": 0},
+        {"key": "b", "parent_id": "a", "body": "two", "role": "assistant", "rank": 1},
+    ]
+    columns = {"message_id": "key", "text": "body"}
+    assert [one[:2] for one in problems_of(write(tmp_path, rows), columns=columns)] == [(3, "key")]
+    pairs = [{"prompt": p, "chosen": "a", "rejected": "b", "key": "same"} for p in "xy"]
+    assert [one[:2] for one in problems_of(write(tmp_path, pairs), columns={"id": "key"})] == [(2, "key")]
+
+
+def test_a_place_that_was_spoken_of_is_not_used_again(tmp_path):
+    """Rows share a place until one is bad or left out; the next row must not inherit what was said."""
+    good = {"prompt": "p", "completion": "c"}
+    rows = [good, good | {"completion": 3}, good, good | {"label": True}, good]
+    loaded = to_rows(write(tmp_path, rows), Options(format="prompt_completion", skip_bad=True))
+    assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "4", "5"]
+    rows = [good | {"label": like} for like in (True, False, True, False, False, True)]
+    loaded = to_rows(write(tmp_path, rows))
+    assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "6"]
+    assert sum(loaded.account.left_out.values()) == 3 and loaded.account.used == 3
+    rated = [("5", "1"), ("N/A", "1"), ("2", "2"), ("4", "3")]
+    rows = [
+        {"instruction": "q", "completions": [{"response": str(n), "annotations": {"honesty": {"Rating": one}}}
+            for n, one in enumerate(pair)]} for pair in rated
+    ]  # fmt: skip
+    loaded = to_rows(write(tmp_path, rows), Options(axis="honesty"))
+    assert loaded.account.left_out == {"not rated": 1, "tie": 1} and len(loaded.rows) == 2
+
+
+def test_reverse_turns_every_ranking_round(tmp_path):
+    source = write(tmp_path, [{"prompt": "p", "completions": ["a", "b", "c"], "ranking": [[2], [0, 1]]}])
+    plain, turned = (to_rows(source, Options(reverse=reverse)) for reverse in (False, True))
+    assert plain.rows[0].ranking == (("c2",), ("c0", "c1"))
+    assert turned.rows[0].ranking == (("c0", "c1"), ("c2",))
+    assert turned.account.polarity == f"{plain.account.polarity} (reversed by request)"
+
+
+@pytest.fixture
+def maps(tmp_path, monkeypatch):
+    code = """
+def split(row):
+    return [{"prompt": text} for text in row["texts"]]
+def none(row):
+    return None
+def number(row):
+    return 3
+"""
+    (tmp_path / "their_maps.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_map_makes_rows_or_leaves_them_out(tmp_path, maps):
+    """Four source rows: two prompts, none, one, and one that is blank beside a sound one."""
+    source = write(tmp_path, [{"texts": texts} for texts in (["a", "b"], [], ["c"], ["d", " "])])
+    account, rows, _, rejects = scanned(source, map="their_maps:split")
+    assert [row.prompt for row in rows.values()] == ["a", "b", "c"]
+    assert (account.read, account.used, account.kept) == (4, 2, 3)
+    assert account.left_out == {"left out by their_maps:split": 1}
+    assert [(reject.line, reject.row) for reject in rejects] == [(4, {"texts": ["d", " "]})]
+
+
+def test_a_map_that_leaves_everything_out_is_told(tmp_path, maps):
+    source = write(tmp_path, [{"texts": ["a"]}])
+    assert "leaves out the first 1 rows" in problems_of(source, map="their_maps:none")[0][2]
+    account, _, _, _ = scanned(source, map="their_maps:none", format="prompt")
+    assert (account.fatal, account.read, account.left_out.total()) == (False, 1, 1)
+
+
+def test_a_map_that_is_none_or_gives_no_row_is_told(tmp_path, maps):
+    source = write(tmp_path, [{"texts": ["a"]}])
+    assert "their_maps has no function other" in problems_of(source, map="their_maps:other")[0][2]
+    assert "names no function" in problems_of(source, map="their_maps")[0][2]
+    with pytest.raises(TypeError, match="their_maps:number gave int for .*rows.jsonl:1, not a dict"):
+        to_rows(source, Options(map="their_maps:number"))
+
+
+def test_means_of_annotators_take_the_place_of_their_rankings(tmp_path):
+    """Two people agree on the first item and cancel each other out on the second: one row is left of four."""
+    rows = [{**PAIR, "annotator": "x"}, {**PAIR, "annotator": "y"}]
+    other = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    rows += [{**other, "annotator": "x"}, {**other, "chosen": "b", "rejected": "a", "annotator": "y"}]
+    loaded = to_rows(write(tmp_path, rows), Options(annotators="mean_rank"))
+    assert [(row.prompt, row.annotator) for row in loaded.rows] == [(PAIR["prompt"], None)]
+    assert loaded.account.left_out == {"annotators cancel out": 2}
+    assert (loaded.read, loaded.account.kept) == (4, 1)
+
+
+def test_what_watches_is_told_of_every_file(tmp_path):
+    write(tmp_path, [PAIR], "a.jsonl")
+    write(tmp_path, [PAIR, PAIR], "b.jsonl")
+    seen = []
+    scan(str(tmp_path), Options(), lambda number, row: None, watch=lambda file, size: seen.append((file.name, size)))
+    assert seen == [(str(tmp_path / name), (tmp_path / name).stat().st_size) for name in ("a.jsonl", "b.jsonl")]

@@ -1,0 +1,575 @@
+"""Does a PPO run come to the same weights by its quick ways as by the slow, obvious one, and are they really taken?
+
+The slow one: stock transformers and peft layers, whole forwards of the whole model for every role and epoch,
+log_softmax of all logits,
+nothing kept. Then each quick way alone left out, and all of them together.
+"""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
+from tiny import PAD, furthest, run, settings, weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from two_processes import DEMONSTRATIONS
+
+from pipeline.settings.sections import Lora
+from policies import logprobs
+from policies.backbone import decoder, init_head, load_causal, lora_config
+from policies.engines import Engine, make_engine
+from policies.logprobs import Batch, _HeadLogprobs, pack, plain_logprobs, token_logprobs
+from policies.measure import Activations
+from policies.roles import POLICY, VALUE, Roles, lora_roles
+from policies.rollout import sample
+from policies.trainer import _allocate
+
+LAYERS, DEPTH = 4, 2
+Forward = Callable[[Batch], dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with four layers."""
+    folder = tmp_path_factory.mktemp("deep")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=LAYERS, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, eos_token_id=1, pad_token_id=PAD,
+        bos_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[1] *= 2.0
+    model.generation_config.eos_token_id = [1, 2]
+    model.save_pretrained(folder)
+    return folder
+
+
+def quick_roles(folder: Path, tokenizer: Any, value: str) -> Roles:
+    """As the pipeline makes them, adapters in the last two layers."""
+    base = load_causal(folder, tokenizer, torch.float32)
+    config = lora_config(base, Lora(r=4, lora_alpha=8, layers=f"last {LAYERS - DEPTH}"), "CAUSAL_LM")
+    roles = _started(get_peft_model(base, config, POLICY), value)
+    assert roles.trunk is not None and roles.trunk.depth == DEPTH and roles.exact
+    return roles
+
+
+def slow_roles(folder: Path, tokenizer: Any, value: str) -> Roles:
+    """The same weights in stock layers, without a trunk."""
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=names, layers_to_transform=list(range(DEPTH, LAYERS)), task_type="CAUSAL_LM"
+    )
+    roles = _started(get_peft_model(base, config, POLICY), value)
+    object.__setattr__(roles, "trunk", None)
+    assert not any(type(m).__module__ == "policies.quick.linear" for m in roles.modules())
+    return roles
+
+
+def _started(policy: Any, value: str) -> Roles:
+    roles = lora_roles(policy, value, None)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, p in roles.named_parameters():
+            if "lora_A" in name or f"lora_B.{VALUE}" in name:  # the policy's B stays 0: it starts as the reference
+                p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    init_head(roles.value_head, seed=5)
+    return roles
+
+
+def slow_logprobs(model: Any, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """Of every position's logits, row by row."""
+    table = torch.log_softmax(model.get_output_embeddings()(hidden).float() / temperature, -1)
+    out, entropy = (torch.zeros(batch.mask.shape) for _ in range(2))
+    for b, t in batch.mask.nonzero().tolist():
+        at = table[b, batch.positions[b, t]]
+        out[b, t] = at[batch.tokens[b, t]]
+        entropy[b, t] = -(at.exp() * at).sum().detach()
+    return out, entropy
+
+
+@contextmanager
+def watched(roles: Roles) -> Iterator[dict[str, int]]:
+    """How often, within the block, what is run: the lowest layer outside sampling, reference, policy and critic."""
+    counts = {"lowest": 0, "reference": 0, "policy": 0, "critic": 0}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spy(name: str, right: Callable[..., Any], *args: Any) -> Any:
+            counts[name] += 1
+            return right(*args)
+
+        def entered(layer: nn.Module, args: Any, kw: dict[str, Any]) -> None:
+            counts["lowest"] += kw.get("past_key_values") is None  # sampling has a cache
+
+        for name, method in (("reference", "reference_logprobs"), ("policy", "policy_logprobs"), ("critic", "values")):
+            patch.setattr(roles, method, partial(spy, name, getattr(roles, method)))
+        body: Any = decoder(roles.policy)
+        hook = body.layers[0].register_forward_pre_hook(entered, with_kwargs=True)
+        yield counts
+        hook.remove()
+
+
+SLOW: dict[tuple[str, int], tuple[dict[str, Tensor], list[list[float]]]] = {}
+PLAIN = {"keep_activations": 0.0, "micro_batch_tokens": 10000}
+LOGGED = ("objective/kl", "objective/scores", "objective/entropy", "loss/policy_avg", "loss/value_avg", "val/ratio")
+
+
+def section(value: str, epochs: int, **changes: Any) -> Any:
+    given = {"value": value, "num_ppo_epochs": epochs, "total_episodes": 24, "temperature": 0.8, "kl_coef": 0.3}
+    return settings(**{**given, "missing_eos_score": None, "learning_rate": 5e-3, "save_steps": 100, **changes})
+
+
+def finished(roles: Roles, figures: Sequence[dict[str, float]]) -> tuple[dict[str, Tensor], list[list[float]]]:
+    return weights(roles), [[f[name] for name in LOGGED] for f in figures]
+
+
+def slow_run(folder: Path, tokenizer: Any, state: Path, value: str, epochs: int) -> Any:
+    if (value, epochs) not in SLOW:
+        roles = slow_roles(folder, tokenizer, value)
+        start = weights(roles)
+        with pytest.MonkeyPatch.context() as patch, watched(roles) as counts:
+            patch.setattr(Roles, "exact", False)
+            for user in ("advantages", "trainer"):  # the critic is run for its values, then again with the policy
+                patch.setattr(f"policies.{user}.apart", lambda *_: False)
+            patch.setattr("policies.roles.token_logprobs", slow_logprobs)
+            patch.setattr("policies.episodes.together", lambda lengths, *_: [list(range(len(lengths)))])
+            patch.setattr("policies.quick.packing.lanes", lambda *_: None)
+            _, figures = run(roles, tokenizer, section(value, epochs, **PLAIN), state)
+        assert counts["reference"] == 3 and counts["policy"] == counts["critic"] == 3 * (1 + epochs)
+        assert furthest(start, weights(roles)) > 5e-3 and len({f["completions/mean_length"] for f in figures}) > 1
+        SLOW[value, epochs] = finished(roles, figures)
+    return SLOW[value, epochs]
+
+
+def stateless(roles: Roles) -> Engine:
+    """An engine that gives tokens and log-probabilities alone, as one in another program does."""
+
+    def draw(prompts: Any, noises: Any, **kw: Any) -> Any:
+        with roles.sampling() as model:
+            return sample(model, prompts, noises, **(kw | {"record": None}))
+
+    return Engine(draw, exact=False)
+
+
+EVERY = [("adapter", 1), ("adapter", 3), ("shared", 1), ("shared", 3)]
+WAYS = {
+    "all": EVERY,
+    "no trunk": [("adapter", 3), ("shared", 1)],
+    "not exact": [("adapter", 1), ("shared", 3)],
+    "stateless engine": [("adapter", 3), ("shared", 1)],
+    "nothing kept": [("adapter", 1), ("shared", 3)],
+    "some kept": [("adapter", 3), ("shared", 1)],
+    "small": [("adapter", 3), ("shared", 1)],
+    "checkpoints": [("adapter", 3), ("shared", 1)],
+}
+
+
+@pytest.mark.parametrize(("way", "value", "epochs"), [(way, *rest) for way, cases in WAYS.items() for rest in cases])
+def test_weights_are_those_of_the_slow_way(
+    deep: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, value: str, epochs: int
+) -> None:
+    """Three iterations at temperature 0.8. Adam's ε is 1e-5, so that a gradient that is mere rounding moves nothing."""
+    expected, figures = slow_run(deep, tiny_tokenizer, tmp_path / "slow", value, epochs)
+    roles = quick_roles(deep, tiny_tokenizer, value)
+    changes: dict[str, Any] = {"keep_activations": 1.0, "micro_batch_tokens": 60}
+    more: dict[str, Any] = {}
+    if way == "no trunk":
+        object.__setattr__(roles, "trunk", None)
+    elif way == "stateless engine":
+        more["engine"] = stateless(roles)
+    if way in ("not exact", "nothing kept", "some kept"):
+        monkeypatch.setattr(Roles, "exact", False)
+        changes["keep_activations"] = {"nothing kept": 0.0, "some kept": 3e-4}.get(way, 1.0)
+    elif way == "small":
+        changes["micro_batch_tokens"] = 30
+    elif way == "checkpoints":
+        changes["gradient_checkpointing"] = True
+    kept: list[bool] = []
+    right = Activations.run
+
+    def spy(self: Activations, forward: Forward, batch: Batch) -> dict[str, Tensor]:
+        out = right(self, forward, batch)
+        kept.append(out["logprobs"].requires_grad)
+        return out
+
+    monkeypatch.setattr(Activations, "run", spy)
+    with watched(roles) as counts:
+        _, logged = run(roles, tiny_tokenizer, section(value, epochs, **changes), tmp_path / "quick", **more)
+    found, found_figures = finished(roles, logged)
+    assert furthest(expected, found) < 1e-5
+    for a, b in zip(found_figures, figures, strict=True):
+        assert a == pytest.approx(b, abs=2e-5, rel=2e-5)
+    inexact = way in ("not exact", "stateless engine", "nothing kept", "some kept")
+    assert (counts["lowest"] == 0) == (way not in ("no trunk", "stateless engine"))
+    assert bool(kept) == inexact  # log-probabilities of the rollout need no forward
+    if kept:
+        assert set(kept) == {"nothing kept": {False}, "some kept": {True, False}}.get(way, {True})
+    passes = counts["reference"]  # one a micro-batch; more of the others is work done twice
+    assert passes > 3 and counts["policy"] == epochs * passes + kept.count(False)
+    assert counts["critic"] == epochs * passes + (kept.count(False) if value == "shared" else 0)
+
+
+@pytest.mark.parametrize(("exact", "whiten"), [(True, False), (False, True)])
+def test_after_the_first_minibatch_nothing_is_kept(
+    deep: Path, tiny_tokenizer: Any, tmp_path: Path, exact: bool, whiten: bool
+) -> None:
+    """After the first of an epoch's two steps the weights are no longer those that were measured: only the first minibatch's
+    critic learns from the forward that gave its values. Beside it, all run again, and policy and critic together."""
+    found = []
+    for quick in (True, False):
+        roles = quick_roles(deep, tiny_tokenizer, "adapter")
+        with pytest.MonkeyPatch.context() as patch, watched(roles) as counts:
+            if not (quick and exact):
+                patch.setattr(Roles, "exact", False)
+            if not quick:
+                object.__setattr__(roles, "trunk", None)
+                for user in ("advantages", "trainer"):
+                    patch.setattr(f"policies.{user}.apart", lambda *_: False)
+            more: Any = {"num_mini_batches": 2, "keep_activations": float(quick), "whiten_rewards": whiten}
+            run(roles, tiny_tokenizer, section("adapter", 2, total_episodes=16, **more), tmp_path / f"{quick}")
+        passes = counts["reference"]
+        assert passes % 4 == 0  # two iterations of two minibatches, as many micro-batches in each
+        assert counts["critic"] == (2 * passes + passes // 2 if quick else 3 * passes)
+        found.append(weights(roles))
+    assert (
+        furthest(*found) < 5e-5
+    )  # rounding: 7e-6, with whitened rewards 2e-5; a gradient too much or too little: 1e-2
+
+
+# --- recomputing
+
+
+def one_batch() -> Batch:
+    generator = torch.Generator().manual_seed(6)
+    rows = [torch.randint(3, 98, (n,), generator=generator).tolist() for n in (9, 14, 5)]
+    return pack([r[:3] for r in rows], [r[3:] for r in rows], PAD)
+
+
+@pytest.mark.parametrize("trunk", [True, False])
+def test_checkpointing_recomputes_each_role_under_its_own_adapter(deep: Path, tiny_tokenizer: Any, trunk: bool) -> None:
+    """One backward through policy and critic together, when no adapter is chosen any more.
+
+    The feed-forward of the last layer runs once a role in the forward, and once more in the backward; what is kept is
+    less.
+    """
+    grads, kept, calls = {}, {}, {}
+    for on in (False, True):
+        roles = quick_roles(deep, tiny_tokenizer, "adapter")
+        with torch.no_grad():
+            for name, p in roles.named_parameters():
+                if f"lora_B.{POLICY}" in name:
+                    p.fill_(0.05)
+        if not trunk:
+            object.__setattr__(roles, "trunk", None)
+        roles.checkpointing = on
+        body: Any = decoder(roles.policy)
+        seen: list[int] = []
+        body.layers[-1].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        activations = Activations(roles, SimpleNamespace(keep_activations=1.0, num_mini_batches=1), 1)
+
+        def both(batch: Batch, roles: Roles = roles) -> dict[str, Tensor]:
+            return dict(zip(("logprobs", "entropy", "values"), roles(batch, 0.7), strict=True))
+
+        out = activations.run(both, one_batch())
+        kept[on], before = 1e9 - activations.room, len(seen)
+        assert not any(layer.gradient_checkpointing or layer.training for layer in body.layers)
+        (out["logprobs"].sum() + (out["values"] ** 2).sum()).backward()
+        calls[on] = (before, len(seen))
+        grads[on] = {name: p.grad.clone() for name, p in roles.trainable().items() if p.grad is not None}
+    assert calls == {False: (2, 2), True: (2, 4)}
+    assert kept[True] < 0.5 * kept[False]
+    assert grads[True].keys() == grads[False].keys() and any(f".{VALUE}." in name for name in grads[True])
+    for name, g in grads[False].items():
+        assert g.abs().max() > 0, name
+        torch.testing.assert_close(grads[True][name], g, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_critics_activations_are_gone_when_the_policys_come(
+    deep: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A critic of its own is run and differentiated in every micro-batch, in the first epoch with its values; then the policy."""
+    roles = quick_roles(deep, tiny_tokenizer, "adapter")
+    seen: list[str] = []
+
+    def spied(owner: Any, name: str) -> None:
+        right = getattr(owner, name)
+
+        def spy(*args: Any, **kw: Any) -> Any:
+            if torch.is_grad_enabled():
+                seen.append(name)
+            return right(*args, **kw)
+
+        monkeypatch.setattr(owner, name, spy)
+
+    spied(roles, "values")
+    spied(roles, "policy_logprobs")
+    spied(Accelerator, "backward")
+    once = section(
+        "adapter", 2, keep_activations=0.0, micro_batch_tokens=60, total_episodes=8, batch_size=8, ptx_coef=0.5
+    )
+    run(roles, tiny_tokenizer, once, tmp_path / "s", demonstrations=DEMONSTRATIONS)
+    critic, policy = ["values", "backward"], ["policy_logprobs", "backward"]
+    rounds = seen.index("policy_logprobs") // 2
+    again = (len(seen) - 2 * rounds) // 2 - 3 * rounds  # backwards of demonstrations, in two epochs, without the critic
+    assert rounds > 1 and again > 0 and again % 2 == 0
+    mixed = policy * (again // 2)
+    assert seen == critic * rounds + mixed + policy * rounds + mixed + (critic + policy) * rounds
+    assert all(p.grad is None for p in roles.parameters())  # their memory is given back
+
+
+def test_moments_made_beforehand_are_those_that_adam_makes() -> None:
+    """Three steps of AdamW on the same gradients, with its state made in advance and by torch itself."""
+    ends = []
+    for beforehand in (True, False):
+        p = nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.1, fused=True)
+        if beforehand:
+            _allocate({"p": p}, optimizer)
+            assert p.grad is not None and not p.grad.any()
+        for step in range(3):
+            optimizer.zero_grad(set_to_none=not beforehand)
+            (p**2 * (step + 1)).sum().backward()
+            optimizer.step()
+        ends.append((p.detach(), *optimizer.state[p].values()))
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b) and a.dtype == b.dtype
+
+
+# --- activations
+
+
+class Nothing:
+    """Roles without weights."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return iter(())
+
+
+def asked(keep: float, world: int = 1, minis: int = 1) -> Activations:
+    roles: Any = Nothing()
+    roles.trunk, roles.causal = None, torch.nn.Linear(1, 1)
+    shape = SimpleNamespace(num_hidden_layers=1, hidden_size=1, intermediate_size=1)
+    roles.causal.config = SimpleNamespace(get_text_config=lambda: shape)
+    return Activations(roles, SimpleNamespace(keep_activations=keep, num_mini_batches=minis), world)
+
+
+WEIGHT = torch.ones(100, 100, requires_grad=True)
+
+
+def grow(batch: Batch, born: list[Any]) -> dict[str, Tensor]:
+    """One (100, 100) float32 tensor kept, 40 kB: exp keeps its result."""
+    y = WEIGHT.detach().requires_grad_().exp()
+    born.append(weakref.ref(y))
+    return {"values": y.sum()}
+
+
+def test_room_is_counted_in_bytes_and_not_for_several_processes_or_minibatches() -> None:
+    """Room for 100 kB keeps two of 40 kB, not the third. A tensor saved twice counts once, a weight not at all."""
+    batch = one_batch()
+    for activations, expected in (
+        (asked(1e-4), [True, True, False, False]),
+        (asked(1e-4, world=2), [False] * 4),
+        (asked(1e-4, minis=2), [False] * 4),
+        (asked(0.0), [False] * 4),
+    ):
+        outs = [activations.run(partial(grow, born=[]), batch) for _ in range(4)]
+        assert [out["values"].requires_grad for out in outs] == expected
+    activations = asked(1e-4)
+    activations.weights = {WEIGHT.untyped_storage().data_ptr()}
+    activations.run(lambda b: {"values": (WEIGHT * WEIGHT).sum()}, batch)
+    assert activations.room == 1e5
+    y = WEIGHT * 1.0
+    activations.run(lambda b: {"values": (y * y).sum() + (y.t() * y).sum()}, batch)
+    assert activations.room == pytest.approx(1e5 - 4e4)
+
+
+def test_what_was_kept_goes_when_it_is_dropped() -> None:
+    """As after a halt between measuring and learning: no cycle may hold on to a graph that never runs backward."""
+    born: list[Any] = []
+    for keep in (0.0, 1.0):
+        out = asked(keep).run(partial(grow, born=born), one_batch())
+        assert out["values"].item() == pytest.approx(1e4 * torch.e, rel=1e-5)
+        del out
+        gc.collect()
+    assert [ref() is None for ref in born] == [True, True]
+
+
+# --- log-probabilities from hidden states
+
+
+def inputs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(count)
+    hidden, weight = torch.randn(count, 16, generator=g), 0.5 * torch.randn(40, 16, generator=g)
+    return hidden.to(dtype), weight.to(dtype), torch.randint(40, (count,), generator=g)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1 / 0.7, 0.25])
+@pytest.mark.parametrize("count", [0, 1, logprobs.CHUNK, logprobs.CHUNK + 1, 2 * logprobs.CHUNK + 88])
+@pytest.mark.parametrize(
+    "block", [64, 20, 16, 1]
+)  # of 40 words: one, two, three of which the last is smaller, each its own
+def test_head_logprobs_are_the_plain_ones(
+    count: int, scale: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values, entropies, and gradients of hidden states and weight of Σ c·log p; entropies take no part in them."""
+    monkeypatch.setattr(logprobs, "BLOCK", block)
+    results = []
+    for quick in (True, False):
+        hidden, weight, tokens = inputs(count, torch.float32)
+        hidden.requires_grad_(), weight.requires_grad_()
+        if quick:
+            found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, scale, True)
+        else:
+            found, entropy = plain_logprobs(nn.functional.linear(hidden, weight) * scale, tokens)
+        assert not entropy.requires_grad and found.shape == entropy.shape == (count,)
+        (found * torch.linspace(-1, 2, count)).sum().backward()
+        results.append((found.detach(), entropy, hidden.grad, weight.grad))
+    for name, a, b in zip(("logprobs", "entropy", "hidden", "weight"), *results, strict=True):
+        assert a is not None and b is not None
+        assert count == 0 or (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item()), name
+
+
+def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block holds all of the probability, so that the others' share is 0; log-probabilities stay finite, gradients right,
+    and none is above 0, wherever the token lies."""
+    monkeypatch.setattr(logprobs, "BLOCK", 8)
+    hidden = torch.ones(40, 16)
+    weight = torch.full((40, 16), -200.0)
+    weight[17] = 200.0
+    found, kept = [], []
+    for quick in (True, False):
+        h = hidden.clone().requires_grad_()
+        if quick:
+            logp, entropy = _HeadLogprobs.apply(h, weight, torch.arange(40), 1.0, True)
+        else:
+            logp, entropy = plain_logprobs(nn.functional.linear(h, weight), torch.arange(40))
+        logp.sum().backward()
+        found.append(torch.stack([logp.detach(), entropy]))
+        kept.append(h.grad)
+    assert found[0][0, 17] == 0.0 and (found[0][0] <= 0).all() and found[0][0, 0] == -6400.0
+    assert torch.equal(*found) and torch.equal(*kept)
+
+
+@pytest.mark.parametrize("token", [-1, 40, 47, 48, 1000])
+def test_a_token_outside_of_the_vocabulary_raises(token: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logprobs, "BLOCK", 16)  # the last of three blocks has 8 words
+    hidden, weight, tokens = inputs(3, torch.float32)
+    tokens[1] = token
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        _HeadLogprobs.apply(hidden, weight, tokens, 1.0, False)
+
+
+@pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, False), (False, True), (False, False)])
+def test_gradients_only_where_wanted(of_hidden: bool, of_weight: bool) -> None:
+    """A frozen head under an adapter, as with LoRA; and without gradients nothing is kept."""
+    hidden, weight, tokens = inputs(300, torch.float32)
+    hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
+    found = _HeadLogprobs.apply(hidden, weight, tokens, 0.8, True)[0]
+    assert found.requires_grad == (of_hidden or of_weight)
+    plain = plain_logprobs(nn.functional.linear(hidden, weight) * 0.8, tokens)[0]
+    torch.testing.assert_close(found, plain)
+    if not found.requires_grad:
+        return
+    wanted = [t for t in (hidden, weight) if t.requires_grad]
+    expected = torch.autograd.grad(plain.sum(), wanted)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), wanted), expected, atol=1e-4, rtol=1e-5)
+
+
+def test_head_logprobs_in_bfloat16() -> None:
+    """Logits are rounded to bfloat16 as any bfloat16 head gives them, 2⁻⁹ of each, and no more: all else is float32.
+
+    A log-probability moves by at most twice the largest logit's rounding, an entropy by twice that times 1 + the
+    spread of the logits.
+    Gradients: softmax (2⁻⁹), g·(1[token] - softmax) (2⁻⁹) and the result (2⁻⁹) are rounded, on top of the logits' own
+    error in softmax.
+    """
+    hidden, weight, tokens = inputs(300, torch.bfloat16)
+    wide = [t.double().requires_grad_() for t in (hidden, weight)]
+    exact, exact_entropy = plain_logprobs(wide[0] @ wide[1].T / 0.7, tokens)
+    exact.sum().backward()
+    hidden.requires_grad_(), weight.requires_grad_()
+    found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7, True)
+    found.sum().backward()
+    assert found.dtype == entropy.dtype == torch.float32
+    z = (wide[0] @ wide[1].T / 0.7).detach()
+    error = 2.0**-9 * z.abs().amax(1) * 1.1
+    spread = z.amax(1) - z.amin(1)
+    assert ((found - exact).abs() <= 2 * error).all()
+    assert ((entropy - exact_entropy).abs() <= 2 * error * (1 + spread)).all()
+    onehot_less_p = nn.functional.one_hot(tokens, 40) - torch.softmax(z, -1)
+    off = (2 * error[:, None] * torch.softmax(z, -1) + 3 * 2.0**-9) / 0.7  # of the logits' gradient, elementwise
+    for t, w, size in (
+        (hidden, wide[0], off @ wide[1].abs() + 2.0**-8 * (onehot_less_p.abs() / 0.7) @ wide[1].abs()),
+        (weight, wide[1], off.T @ wide[0].abs() + 2.0**-8 * (onehot_less_p.abs().T / 0.7) @ wide[0].abs()),
+    ):
+        assert t.grad is not None and w.grad is not None and t.grad.dtype == torch.bfloat16
+        assert ((t.grad.double() - w.grad).abs() <= size.detach()).all()
+
+
+def test_bfloat16_gradients_of_a_row_sum_to_nothing() -> None:
+    """Rows of W with a common mean c: what the gradient has along c is g·(1 - Σ softmax), which rounding g once on each side would
+    make as large as the rest. Relative error of the whole, by float64: .006 with one rounded g, .03 with two."""
+    generator = torch.Generator().manual_seed(5)
+    weight = (torch.randn(6000, 64, generator=generator) + 10 * torch.randn(1, 64, generator=generator)).bfloat16()
+    hidden = (0.01 * torch.randn(64, 64, generator=generator)).bfloat16().requires_grad_()
+    tokens, g = torch.randint(6000, (64,), generator=generator), torch.randn(64, generator=generator)
+    wide = hidden.detach().double().requires_grad_()
+    (plain_logprobs(wide @ weight.double().T, tokens)[0] * g).sum().backward()
+    (_HeadLogprobs.apply(hidden, weight, tokens, 1.0, True)[0] * g).sum().backward()
+    assert hidden.grad is not None and wide.grad is not None
+    assert ((hidden.grad.double() - wide.grad).norm() / wide.grad.norm()).item() < 0.012
+
+
+@pytest.mark.parametrize("case", ["plain", "bias", "softcap", "scaled", "divided"])
+def test_which_heads_are_quick(deep: Path, tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """A head with a bias or capped logits goes the plain way; either gives log_softmax of the model's own logits."""
+    model: Any = load_causal(deep, tiny_tokenizer, torch.float32)
+    if case == "bias":
+        model.lm_head.bias = nn.Parameter(torch.linspace(-2, 2, 99))
+    key = {"softcap": "final_logit_softcapping", "scaled": "logit_scale", "divided": "logits_scaling"}.get(case)
+    if key is not None:
+        setattr(model.config, key, 3.0)
+    calls: list[str] = []
+    right: dict[str, Callable[..., Any]] = {"plain": logprobs.plain_logprobs, "quick": _HeadLogprobs.forward}
+
+    def spy(which: str, *args: Any) -> Any:
+        calls.append(which)
+        return right[which](*args)
+
+    monkeypatch.setattr(logprobs, "plain_logprobs", partial(spy, "plain"))
+    monkeypatch.setattr(_HeadLogprobs, "forward", partial(spy, "quick"))
+    batch = one_batch()
+    hidden = decoder(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state.detach()
+    found, entropy = token_logprobs(model, hidden, batch, 0.7)
+    assert calls == ["plain" if case in ("bias", "softcap") else "quick"]
+    z = model.lm_head(hidden).double()
+    z = {"softcap": 3 * torch.tanh(z / 3), "scaled": z * 3, "divided": z / 3}.get(case, z) / 0.7
+    table = torch.log_softmax(z, -1)
+    for b in range(len(hidden)):
+        for t in range(int(batch.mask[b].sum())):
+            at = table[b, batch.positions[b, t]]
+            assert found[b, t].item() == pytest.approx(at[batch.tokens[b, t]].item(), abs=2e-5)
+            assert entropy[b, t].item() == pytest.approx(-(at.exp() * at).sum().item(), abs=5e-5)
+    assert not found[~batch.mask].any() and not entropy[~batch.mask].any()
+
+
+def test_engines_by_name_are_those_of_the_run(deep: Path, tiny_tokenizer: Any) -> None:
+    """The engine above that hides its states says what the run's own says."""
+    roles = quick_roles(deep, tiny_tokenizer, "shared")
+    noises = [torch.rand(6, generator=torch.Generator().manual_seed(i)).double().numpy() for i in range(3)]
+    kw: dict[str, Any] = {"eos_ids": [1, 2], "pad_id": PAD, "temperature": 0.8, "batch_size": 2}
+    found, own = (
+        e([[5], [6, 7], [8]], noises, **kw) for e in (stateless(roles), make_engine("transformers", roles, "", None))
+    )
+    assert [c.tokens for c in found] == [c.tokens for c in own] and all(c.hidden is None for c in found)
