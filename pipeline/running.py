@@ -1,5 +1,7 @@
-"""How are processes started? One a stage, so that each gives its memory back, and several a stage through accelerate or torchrun."""
+"""When is a stage made, and in which processes? One process a stage, so that each gives its memory back; several through
+accelerate or torchrun. Imports a stage only when it runs."""
 
+import importlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -7,12 +9,135 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.graph import STAGES, command_name
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.freshness import finished, parents
+from pipeline.artifacts.reproduce import given
+from pipeline.artifacts.run import Run
+from pipeline.artifacts.seeds import settled
+from pipeline.graph import BASELINES, STAGES, WALK, command_name
+from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.recipe import load
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend: shown as one sentence each, exit code 2. Anything else keeps its traceback."""
+    found: list[type[Exception]] = [ArtifactError, ConfigError]
+    for module, name in (
+        ("data.schema", "DataError"),
+        ("pipeline.artifacts.embedded", "FetchError"),
+        ("pipeline.judges.judge", "JudgeError"),
+        ("policies.backbone", "BackboneError"),
+        ("reward.functions", "RewardError"),
+        ("reward.model", "ScoringError"),
+    ):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Run `work` and turn a user's mistakes into sentences and exit code 2, an interruption into 130."""
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last state", file=sys.stderr)
+        os._exit(130) if "RANK" in os.environ else sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, user_errors()):
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def due(stage: str, config: Config, run: Run) -> bool:
+    """Whether the stage is to be made: it is not up to date. What is missing is told before anything heavy is imported or started."""
+    if (done := finished(run, stage, config)) is not None:
+        if run.main_process:
+            print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+        return False
+    if not STAGES[stage].one_process:
+        config.check_stage(stage, run.world_size)
+    for parent in parents(stage, config):
+        run.identity(parent)
+    return True
+
+
+def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
+    """Whether the stage is to be made with the seed `further` after the recipe's."""
+    return due(stage, *settled(stage, config, Run(name, world_size=1 if STAGES[stage].one_process else nproc), further))
+
+
+def missing_baselines(config: Config, name: str) -> list[str]:
+    """The baselines that compare.models names and the run does not have yet."""
+    return [stage for stage in parents("compare", config) if stage in BASELINES and Run(name).manifest(stage) is None]
+
+
+def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | None = None, further: int = 0) -> None:
+    """Make one stage, unless it is up to date. `command` is what its manifest keeps of the command line; `further` seeds
+    after the recipe's, it is made beside its own folder."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
+    if world != expected:
+        raise ConfigError(
+            f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings"
+        )
+    if world > 1 and STAGES[stage].one_process:
+        raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
+    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, command=command)
+    config, run = settled(stage, config, run, further)
+    if not due(stage, config, run):
+        return
+    with run.held(stage):
+        if due(stage, config, run):  # another process may have made it meanwhile
+            _make(stage, config, run)
+
+
+def _make(stage: str, config: Config, run: Run) -> None:
+    module = importlib.import_module(f"pipeline.stages.{stage}")
+    importlib.import_module("pipeline.training.context").quiet()
+    manifest = module.run(config, run)
+    if run.main_process:
+        print(module.summary(manifest, run), flush=True)
+
+
+def make(
+    stage: str, recipe: Path, overrides: list[str], run: str, nproc: int = 1, seeds: int = 1, further: int = 0
+) -> None:
+    """Make a stage of run `run` as the command line asks: with the baselines that a comparison lacks before it, with `seeds`
+    training seeds or the seed `further` after the recipe's, in `nproc` processes. Exits with the code of what failed."""
+    config = load(recipe, overrides)
+    if nproc > 1 and stage == "rloo":
+        raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
+    first = missing_baselines(config, run) if stage == "compare" else []
+    if first:
+        print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
+    if first or seeds > 1:
+        chain([*first, stage], recipe, overrides, config, run, nproc, seeds)
+    elif nproc > 1 and not STAGES[stage].one_process:
+        if due_seed(config, run, nproc, stage, further):
+            launch(stage, recipe, overrides, run, nproc, further)
+    else:
+        run_stage(stage, config, run, given(recipe, overrides), further)
+
+
+def make_guarded(*arguments: Any) -> None:
+    """`make`, a user's mistakes as sentences."""
+    guarded(lambda: make(*arguments))
+
+
+def make_all(recipe: Path, overrides: list[str], run: str, nproc: int, seeds: int) -> None:
+    """Make every stage of the walk that is due, and stage gold where rankings are set aside for it."""
+    config = load(recipe, overrides)
+    stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
+    if config.data.gold_fraction and config.compare.gold is None:
+        stages.insert(stages.index("compare"), "gold")
+    chain(stages, recipe, overrides, config, run, nproc, seeds)
 
 
 def _environment(nproc: int) -> dict[str, str]:
@@ -47,28 +172,19 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int,
 
 
 def chain(
-    stages: list[str],
-    recipe: Path,
-    overrides: list[str],
-    run: str,
-    nproc: int,
-    seeds: int,
-    due: Callable[[str, int], bool],
+    stages: Sequence[str], recipe: Path, overrides: list[str], config: Config, run: str, nproc: int, seeds: int
 ) -> None:
-    """Run the stages that are `due` (stage, further seed), each in a process of its own, those that are seeded once a seed; exits
-    with the code of the first that fails."""
+    """Make the stages that are due, each in a process of its own, those that are seeded once a seed; exits with the code of the
+    first that fails."""
     for stage in stages:
         for further in range(seeds if STAGES[stage].seeded else 1):
-            if not due(stage, further):
-                continue
-            call = [command_name(stage), str(recipe), *overrides, "--run", run, "--nproc", str(nproc)]
-            returned = apart([*call, *(["--further-seed", str(further)] if further else [])])
-            if returned:
-                sys.exit(_code(returned))
+            if due_seed(config, run, nproc, stage, further):
+                if returned := in_a_process(make_guarded, stage, recipe, overrides, run, nproc, 1, further):
+                    sys.exit(_code(returned))
 
 
-def apart(call: list[str]) -> int:
-    """One command of ours in a process of its own: its exit code, or minus the signal that ended it.
+def in_a_process(work: Callable[..., None], *arguments: Any) -> int:
+    """A function of this module in a process of its own: its exit code, or minus the signal that ended it.
 
     The process is forked from one that has imported the libraries and done nothing else, so that they are imported once and
     not by every stage.
@@ -76,7 +192,7 @@ def apart(call: list[str]) -> int:
     os.environ.update(_environment(1))
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["pipeline.stages.compare", "pipeline.stages.ppo"])
-    process = forks.Process(target=_command, args=(call,))
+    process = forks.Process(target=_child, args=(work, *arguments))
     process.start()
     with _ending_too(process, process.join):
         process.join()
@@ -114,11 +230,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _command(call: list[str]) -> None:
+def _child(work: Callable[..., None], *arguments: Any) -> None:
     _end_with_parent()
-    from pipeline.__main__ import app
-
-    app(call, prog_name="python -m pipeline")
+    work(*arguments)
 
 
 def _code(returned: int) -> int:

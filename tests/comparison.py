@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.comparison.pairing import Opinion
 from pipeline.report import exports, numbers
-from pipeline.report.numbers import Opinion
 
 Sample = dict[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import pipeline.training.trainers
-from pipeline.__main__ import run_stage
+from pipeline.running import run_stage
 
 
 class Stop(Exception):

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import pipeline.__main__ as cli
-from pipeline import running as launch
+from pipeline import running
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import Gate
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
@@ -92,7 +92,7 @@ def test_a_wrong_call_shows_the_usage(recipe: Path, arguments: list[str]) -> Non
 def test_missing_parents_are_told_before_anything_heavy_is_imported(recipe: Path) -> None:
     """A wrong order of stages should not cost the seconds that torch takes."""
     code = (
-        "import sys\nfrom pipeline.__main__ import run_stage\nfrom pipeline.settings.recipe import load\n"
+        "import sys\nfrom pipeline.running import run_stage\nfrom pipeline.settings.recipe import load\n"
         "try: run_stage('ppo', load('try.yaml'), 'try')\nexcept Exception as e: print(type(e).__name__, 'torch' in sys.modules)"
     )
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER} | {"PYTHONPATH": str(ROOT)}
@@ -179,7 +179,7 @@ def guarded(error: BaseException) -> int | str | None:
         raise error
 
     with pytest.raises(SystemExit) as left:
-        cli.guarded(work)
+        running.guarded(work)
     return left.value.code
 
 
@@ -190,7 +190,7 @@ def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.Captur
         "policies.backbone": "BackboneError", "reward.functions": "RewardError", "reward.model": "ScoringError",
     }  # fmt: skip
     found = {getattr(importlib.import_module(module), name) for module, name in named.items()}
-    assert found | {ArtifactError, ConfigError} == set(cli.user_errors())
+    assert found | {ArtifactError, ConfigError} == set(running.user_errors())
     ours = {
         error
         for module in list(sys.modules.values())
@@ -199,7 +199,7 @@ def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.Captur
         if isinstance(error, type) and error.__module__ == module.__name__ and error.__name__.endswith("Error")
         if issubclass(error, Exception) and not error.__module__.startswith("pipeline.bench")  # a command of its own
     }
-    assert ours <= set(cli.user_errors())
+    assert ours <= set(running.user_errors())
     assert guarded(ArtifactError("say what")) == 2
     assert capsys.readouterr().err == "error: say what\n"
 
@@ -216,7 +216,7 @@ def test_other_errors_pass_through(error: Exception) -> None:
         raise error
 
     with pytest.raises(type(error)) as caught:
-        cli.guarded(work)
+        running.guarded(work)
     assert caught.value is error
 
 
@@ -251,62 +251,72 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 def test_a_stage_runs_once_and_is_then_up_to_date(stages: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for stage in WALK:
-        cli.run_stage(stage, Config(), "r")
+        running.run_stage(stage, Config(), "r")
     assert stages == list(WALK)
     assert capsys.readouterr().out.splitlines() == [f"{stage} made" for stage in WALK]
     for stage in WALK:
-        cli.run_stage(stage, Config(), "r")
+        running.run_stage(stage, Config(), "r")
     assert stages == list(WALK)
     assert capsys.readouterr().out.splitlines()[3] == "ppo: runs/r/ppo is up to date (gate pass)"
-    cli.run_stage("data", Config(seed=1), "r")
+    running.run_stage("data", Config(seed=1), "r")
     assert stages[-1] == "data"
 
 
 @pytest.mark.parametrize("stage", [*WALK, *BASELINES])
 def test_every_parent_is_asked_for(stages: list[str], stage: str) -> None:
     for other in parents(stage, Config()):
-        cli.run_stage(other, Config(), "r")
+        running.run_stage(other, Config(), "r")
     for parent in parents(stage, Config()):
         shutil.move(f"runs/r/{parent}", "elsewhere")
         with pytest.raises(ArtifactError, match=f"no finished {parent} in runs/r"):
-            cli.run_stage(stage, Config(), "r")
+            running.run_stage(stage, Config(), "r")
         shutil.move("elsewhere", f"runs/r/{parent}")
     assert stage not in stages
 
 
+class Processes:
+    """In place of processes: what they were asked for, and what each of them returns."""
+
+    def __init__(self, *codes: int):
+        self.calls: list[tuple[Any, ...]] = []
+        self.codes = list(codes)
+
+    def __call__(self, work: Any, *arguments: Any) -> int:
+        assert work is running.make_guarded
+        self.calls.append(arguments)
+        return self.codes.pop(0) if self.codes else 0
+
+
 def test_all_stages_run_one_after_another_until_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-
-    def apart(call: list[str]) -> int:
-        calls.append(call)
-        return -9 if len(calls) == 3 else 0
-
-    monkeypatch.setattr(launch, "apart", apart)
+    started = Processes(0, 0, -9)
+    monkeypatch.setattr(running, "in_a_process", started)
+    monkeypatch.setattr(running, "due_seed", lambda *_: True)
     with pytest.raises(SystemExit) as left:
-        launch.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], "name", 2, 1, lambda *_: True)
+        running.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], Config(), "name", 2, 1)
     assert left.value.code == 137  # 128 + 9, as a shell has it
-    assert [call[0] for call in calls] == ["data", "sft", "reward"]
-    assert calls[0] == ["data", "r.yaml", "seed=1", "--run", "name", "--nproc", "2"]
+    assert [call[0] for call in started.calls] == ["data", "sft", "reward"]
+    assert started.calls[0] == ("data", Path("r.yaml"), ["seed=1"], "name", 2, 1, 0)
 
 
 def test_a_stage_that_is_up_to_date_gets_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr(launch, "apart", lambda call: calls.append(call[0]) or 0)
-    launch.chain(["data", "sft", "best_of_n"], Path("r.yaml"), [], "name", 1, 1, lambda stage, _: stage != "sft")
-    assert calls == ["data", "best-of-n"]
+    started = Processes()
+    monkeypatch.setattr(running, "in_a_process", started)
+    monkeypatch.setattr(running, "due_seed", lambda config, run, nproc, stage, further: stage != "sft")
+    running.chain(["data", "sft", "best_of_n"], Path("r.yaml"), [], Config(), "name", 1, 1)
+    assert [call[0] for call in started.calls] == ["data", "best_of_n"]
 
 
 def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    calls: list[list[str]] = []
-    monkeypatch.setattr(launch, "apart", lambda call: calls.append(call) or 0)
-    monkeypatch.setattr(cli, "due", lambda *_: True)
-    monkeypatch.setattr(cli, "missing_baselines", partial(only_rloo_is_there, cli.missing_baselines))
+    started = Processes()
+    monkeypatch.setattr(running, "in_a_process", started)
+    monkeypatch.setattr(running, "due", lambda *_: True)
+    monkeypatch.setattr(running, "missing_baselines", partial(only_rloo_is_there, running.missing_baselines))
     recipe = str(ROOT / "recipes/smoke.yaml")
     models = "compare.models=[base,few_shot,sft,ppo,best_of_2,dpo,rloo]"
     cli.app(["compare", recipe, models, "--run", "r"], standalone_mode=False)
-    assert [call[0] for call in calls] == ["dpo", "best-of-n", "compare"]
-    assert calls[0] == ["dpo", recipe, models, "--run", "r", "--nproc", "1"]
+    assert [call[0] for call in started.calls] == ["dpo", "best_of_n", "compare"]
+    assert started.calls[0] == ("dpo", Path(recipe), [models], "r", 1, 1, 0)
 
 
 def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
@@ -318,9 +328,10 @@ def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
 APART = """
 import os, sys
 from pathlib import Path
-from pipeline import running as launch
+from pipeline import running
 if __name__ == "__main__":
-    codes = [launch.apart(["sft", "nothing.yaml"]), launch.apart(["settings"])]
+    sft = (running.make_guarded, "sft", Path("nothing.yaml"), [], "r")
+    codes = [running.in_a_process(*sft), running.in_a_process(print, "said")]
     sys.exit(f"{codes} {os.environ.get('OMP_NUM_THREADS')}")
 """
 
@@ -333,7 +344,7 @@ def test_a_stage_of_a_chain_is_a_process_of_its_own_that_says_what_is_wrong(tmp_
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, cwd=tmp_path, env=environment)
     # a number of threads set here would be every process's when the stage starts several
     assert done.stderr.splitlines()[-1] == "[2, 0] None"
-    assert "error: nothing.yaml" in done.stderr and "ppo.kl_coef = 0.05" in done.stdout
+    assert "error: nothing.yaml" in done.stderr and "said" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -349,11 +360,11 @@ def test_processes_share_the_cores_and_know_their_number(monkeypatch: pytest.Mon
         def wait(self) -> int:
             return 0
 
-    monkeypatch.setattr(launch.subprocess, "Popen", Ended)
+    monkeypatch.setattr(running.subprocess, "Popen", Ended)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(SystemExit) as left:
-        launch.launch("sft", Path("r.yaml"), ["seed=1"], "name", 2)
+        running.launch("sft", Path("r.yaml"), ["seed=1"], "name", 2)
     assert left.value.code == 0
     command, env = started[0]
     assert command[-4:] == ["pipeline", "sft", "r.yaml", "seed=1"] and "--nproc" not in command

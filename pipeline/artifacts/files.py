@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.errors import ArtifactError
 
 
 def sha256(path: Path) -> str:

@@ -16,14 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.errors import ArtifactError
+
 LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .partial and _seed_12
 LOCK = "lock"  # the file in a stage's partial folder that its maker holds
 MARK = "inputs.json"  # the file in it that says from what it was begun
 MANIFEST = "manifest.json"  # the file in a published folder
-
-
-class ArtifactError(Exception):
-    """A parent that is missing, damaged, made for something else, or failed its gate; the message names the remedy."""
 
 
 def check_run_name(name: str) -> str:

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, sha256, write_json
 from pipeline.artifacts.freshness import inputs_of, read_by, section_values
 from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import CONTRACT, Manifest, git_commit, libraries, machine, now
-from pipeline.artifacts.ownership import MANIFEST, MARK, ArtifactError, check_replaceable, clear
+from pipeline.artifacts.ownership import MANIFEST, MARK, check_replaceable, clear
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, sha256
 from pipeline.artifacts.manifest import CONTRACT, Manifest
-from pipeline.artifacts.ownership import MANIFEST, ArtifactError, check_run_name, held
+from pipeline.artifacts.ownership import MANIFEST, check_run_name, held
 from pipeline.graph import command_name
 
 

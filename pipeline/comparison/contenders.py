@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from data.schema import Prompt
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256, weights_sha256
-from pipeline.artifacts.graph import section_values
-from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.freshness import section_values
 from pipeline.artifacts.run import Run
 from pipeline.graph import COMPARED
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
-from pipeline.stages.best_of_n import published
 from pipeline.training.context import base_model
-from pipeline.training.samples import best_of_block, kl_bound
+from pipeline.training.samples import best_of_block, kl_bound, published
 from policies.backbone import load_tokenizer
 from policies.template import encode_prompt, fingerprint, show_prompt
 

@@ -25,10 +25,11 @@ from pipeline.artifacts.embedded import CACHE
 from pipeline.data_check import figures, page
 from pipeline.data_check.tally import Row, Tally
 from pipeline.pages.common import require_finite, to_json
+from pipeline.pages.progress import bar
 from pipeline.rows.gather import EVAL, Portion, options
 from pipeline.settings.config import EMBEDDED_MODEL, EMBEDDED_REVIEWS, TINY_MODEL, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
-from pipeline.training.context import bar, base_model
+from pipeline.training.context import base_model
 
 BESIDE = ("demonstrations", "prompts", "eval_prompts")
 """Settings of the data section that name rows beside the source."""

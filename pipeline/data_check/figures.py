@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from data.refining import near, split
 from data.schema import Demonstration, Prompt, Ranking, prompt_key
 from pipeline.data_check.tally import Row
+from pipeline.pages.progress import bar
 from pipeline.rows.gather import EVAL, TRAIN, Portion
 from pipeline.rows.portions import halved
 from pipeline.settings.config import Data
 from pipeline.statistics import wilson
-from pipeline.training.context import bar
 from policies.template import encode_completion, encode_prompt, show_prompt
 
 NEAR = 0.8

@@ -5,7 +5,6 @@ the page everything is escaped by the template.
 """
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 from data.forms.account import OTHERS
 from data.schema import DataError, Problem
 from pipeline.pages.common import page_template
+from pipeline.pages.visible import visible, visible_in
 
 MANY = 30
 """Lines of one kind on the page or the terminal; the JSON file has all."""
 SHOWN_PROBLEMS = 100
-JOINERS = "\u200c\u200d"
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -35,7 +34,7 @@ def text(result: Mapping[str, Any]) -> str:
 
 def html(result: Mapping[str, Any]) -> str:
     """Everything as one page (UTF-8, no script, nothing fetched)."""
-    result = _visible_in(result)
+    result = visible_in(result)
     errors = [{key: _short(value) for key, value in error.items()} for error in result["errors"][:SHOWN_PROBLEMS]]
     lengths = result["lengths"] or {}
     charts = [
@@ -79,26 +78,6 @@ def sentences(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     star = "" if result["sample"]["rows"] == result["sample"]["of"] else "* "
     return [(name, said) for name, said in exact if said] + [(name, star + said) for name, said in of_texts if said]
-
-
-def visible(text: str) -> str:
-    """The text with control characters, marks of direction and half surrogates spelt out; line breaks and tabs stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else _spelt(c) for c in text)
-
-
-def _visible_in(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_visible_in(key): _visible_in(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_visible_in(inner) for inner in value]
-    return visible(value) if isinstance(value, str) else value
-
-
-def _spelt(character: str) -> str:
-    if character in JOINERS or unicodedata.category(character) in ("Zs", "Co", "Cn"):
-        return character
-    code = ord(character)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _head(result: Mapping[str, Any]) -> str:

@@ -18,19 +18,20 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
-from pipeline.data_check.page import visible
 from pipeline.inspect import maps as inspect_maps
 from pipeline.inspect.tokens import tokens, totals
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
+from pipeline.pages.visible import visible
+from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Settled
 from pipeline.training import roles
-from pipeline.training.context import accelerator, base_model, prompts, rankings
+from pipeline.training.context import accelerator, base_model
 from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
 from policies.decoding import decode
 from policies.engines import Engine

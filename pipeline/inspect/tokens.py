@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.data_check.page import visible
+from pipeline.pages.visible import visible
 from policies import ppo
 from policies.episodes import Episode
 from policies.logprobs import Batch, logits, pack

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.training.context import bar
+from pipeline.pages.progress import bar
 from policies.template import PromptText
 from reward.functions import RewardError, RewardFunction, call_checked, resolve
 from reward.model import load_scorer

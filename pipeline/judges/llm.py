@@ -26,7 +26,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
 
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
-from pipeline.training.context import bar
+from pipeline.pages.progress import bar
 from policies.template import PromptText, show_prompt
 
 TEMPLATE = """\

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from data.schema import DataError, Prompt
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.comparison.pairing import Opinion, paired, pairs_of
 from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
-from pipeline.report.numbers import Opinion, paired, pairs_of
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from policies.backbone import BackboneError

@@ -10,9 +10,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
 from pipeline.pages.common import require_finite, to_json
 from pipeline.report import page, seed_spread
-from pipeline.report.numbers import Opinion, judged, paired, reference_of
 from pipeline.report.sentences import counted, ends, reading
 
 FILES = (

@@ -11,8 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.comparison.pairing import Opinion, Rows, judged, paired, pairs_of, reference_of
 from pipeline.pages.common import page_template, to_json
-from pipeline.report.numbers import Opinion, Rows, judged, paired, pairs_of, reference_of
 from pipeline.report.plots import LABELS, figures
 from pipeline.report.sentences import ends, reading
 from pipeline.report.slices import by_language

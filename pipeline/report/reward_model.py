@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from data.schema import Ranking
 from pipeline.artifacts.files import read_rows
-from pipeline.data_check.page import visible
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
+from pipeline.pages.visible import visible
 from pipeline.report.slices import source_of
 from policies.template import show_prompt
 from reward import metrics

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.schema import Prompt
-from pipeline.artifacts.files import read_rows, write_rows
+from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.gate import Gate, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
+from pipeline.pages.progress import bar
+from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
 from pipeline.training.baselines import load_sft, open_parents
-from pipeline.training.context import accelerator, bar, closing, prompts
+from pipeline.training.context import accelerator, closing
 from pipeline.training.roles import scores
-from pipeline.training.samples import Sample, Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
+from pipeline.training.samples import Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
 from policies.template import fingerprint
 
 SIZES = (1, 4, 16, 64)
@@ -106,12 +108,3 @@ def estimates(asked: Sequence[Prompt], found: Samples, n: int, seed: int) -> dic
         "tokens_per_answer": float(np.sum(whole)) / len(chosen),
         "kl_bound": kl_bound(n),
     }
-
-
-def published(run: Run) -> Samples:
-    """The samples of a finished stage, by prompt id."""
-    found: Samples = {}
-    for row in read_rows(run.folder("best_of_n") / "samples.jsonl"):
-        one = Sample(row["tokens"], row["completion"], row["eos"], row["score"], row["reward"])
-        found.setdefault(row["prompt_id"], []).append(one)
-    return found

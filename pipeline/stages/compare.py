@@ -25,12 +25,14 @@ from pipeline.comparison import plain_text
 from pipeline.comparison.contenders import best_of_rows, check_prompts, common_prompts, contenders, described
 from pipeline.judges import panel
 from pipeline.judges.judge import Judge
+from pipeline.pages.progress import bar
 from pipeline.report import exports, numbers, seed_spread
 from pipeline.report.slices import source_of
+from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding, Settled
-from pipeline.stages.sft import loss
-from pipeline.training.context import accelerator, bar, closing, demonstrations, prompts
+from pipeline.training.context import accelerator, closing
+from pipeline.training.fine_tuning import loss
 from pipeline.training.roles import scores
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.decoding import decode

@@ -16,14 +16,15 @@ import numpy as np
 from datasets import Dataset
 
 from data.schema import Ranking
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.gate import Gate, check
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
+from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
-from pipeline.training.context import accelerator, closing, rankings
+from pipeline.training.context import accelerator, closing
 from pipeline.training.trainers import Report, batched_order, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.backbone import lora_config

@@ -7,8 +7,8 @@ Stage compare takes it as the judge "gold", and shows it beside the optimised re
 2210.10760). Its base model is the reward model's, so a mistake that comes from there may be in both.
 """
 
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from pipeline.stages import reward as reward_model

@@ -17,10 +17,12 @@ from pipeline.artifacts.gate import Gate, check, check_gain
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
+from pipeline.pages.progress import bar
+from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from pipeline.training import preflight
-from pipeline.training.context import accelerator, bar, closing, demonstrations, prompts
+from pipeline.training.context import accelerator, closing
 from pipeline.training.model_folder import save_merged, write_card
 from policies.backbone import load_tokenizer
 from policies.engines import make_engine

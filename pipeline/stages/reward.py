@@ -14,15 +14,17 @@ import torch
 from peft import get_peft_model
 
 from data.schema import Prompt, Ranking
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import write_json
 from pipeline.artifacts.gate import Gate, check, check_gain
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
+from pipeline.pages.progress import bar
 from pipeline.report import reward_model as reward_page
+from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
-from pipeline.training.context import accelerator, bar, closing, prompts, rankings
+from pipeline.training.context import accelerator, closing
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype

@@ -16,10 +16,12 @@ from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
+from pipeline.pages.progress import bar
+from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
-from pipeline.stages.sft import fine_tune
 from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
-from pipeline.training.context import accelerator, bar, closing, prompts
+from pipeline.training.context import accelerator, closing
+from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.roles import scores
 from pipeline.training.samples import Samples, best_of_block, read, sample_rows, sample_scored
 from policies.episodes import prompt_order

@@ -16,9 +16,10 @@ from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
+from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
 from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
-from pipeline.training.context import accelerator, closing, prompts
+from pipeline.training.context import accelerator, closing
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer

@@ -7,32 +7,24 @@ trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA ad
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from peft import get_peft_model
-from trl import SFTConfig, SFTTrainer
 
 from data.schema import Demonstration
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.gate import Gate, check
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
-from pipeline.settings.config import Config, Supervised
-from pipeline.training.context import accelerator, base_model, closing, demonstrations
+from pipeline.rows.published import demonstrations
+from pipeline.settings.config import Config
+from pipeline.training.context import accelerator, base_model, closing
+from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.model_folder import save_merged, write_card
-from pipeline.training.trainers import OneDevice, Report, batched_order, train, trainer_arguments
-from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, pick_dtype
-from policies.logprobs import completion_logprobs, pack
+from policies.backbone import eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.rollout import noise, sample
-from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
-
-
-class LessonArguments(OneDevice, SFTConfig):
-    """trl.SFTConfig for one device a process."""
+from policies.template import Turn, encode_prompt, encode_turns, fingerprint, joined
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -117,33 +109,6 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("sft"), figures, f"make reward RUN={run.name}")
 
 
-def fine_tune(
-    stage: str,
-    section: Supervised,
-    model: Any,
-    tokenizer: Any,
-    lessons: Sequence[Lesson],
-    folder: Path,
-    place: Any,
-    seed: int,
-) -> tuple[Any, list[int], float, int]:
-    """Learn `lessons` with trl.SFTTrainer, or go on from the state in `folder`: (the trained model with its adapter, the lessons
-    of all steps in order, the seconds it took, the optimizer steps that were done before)."""
-    if section.tuning == "lora":
-        torch.manual_seed(seed)
-        model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))
-    order = batched_order([len(lesson.ids) for lesson in lessons], section, seed)
-    rows = Dataset.from_list([_labelled(lessons[i]) for i in order])
-    arguments = LessonArguments(
-        **trainer_arguments(section, folder, place.num_processes, seed),
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
-    return trainer.accelerator.unwrap_model(trainer.model).eval(), order, seconds, skipped
-
-
 def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> list[list[Turn]]:
     """The turns to learn of each demonstration. Raises ArtifactError, with the row's source, where the chat template refuses one."""
     found = []
@@ -153,35 +118,6 @@ def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> lis
         except ValueError as error:
             raise ArtifactError(f"{row.source}: {error}, take the row out, or use another model") from error
     return found
-
-
-def fitted(lessons: Sequence[Sequence[Lesson]], max_length: int) -> tuple[list[Lesson], dict[str, float]]:
-    """Training rows of all demonstrations, cut to `max_length` tokens, and what that cost: `cut_rows` lost their end,
-    `dropped_rows` everything that was to be learned."""
-    whole = [lesson for several in lessons for lesson in several]
-    kept = [short for lesson in whole if any((short := lesson.cut(max_length)).learned)]
-    cut = sum(len(lesson.ids) > max_length for lesson in whole)
-    dropped = len(whole) - len(kept)
-    return kept, {"cut_rows": float(cut - dropped), "dropped_rows": float(dropped)}
-
-
-def _labelled(lesson: Lesson) -> dict[str, list[int]]:
-    labels = [token if learned else -100 for token, learned in zip(lesson.ids, lesson.learned, strict=True)]
-    return {"input_ids": lesson.ids, "labels": labels}
-
-
-@torch.no_grad()
-def loss(model: Any, rows: list[Turn], tokenizer: Any, batch_size: int) -> float:
-    """Mean negative log-likelihood of completion tokens (EOS included), nats a token."""
-    total, tokens = 0.0, 0
-    ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
-    for start in range(0, len(ordered), batch_size):
-        part = ordered[start : start + batch_size]
-        batch = pack([p for p, _ in part], [c for _, c in part], tokenizer.pad_token_id, model.device)
-        logprobs, _ = completion_logprobs(model, decoder(model), batch, 1.0)
-        total -= logprobs.sum().item()
-        tokens += int(batch.mask.sum())
-    return total / tokens
 
 
 def _eos_rate(model: Any, tokenizer: Any, rows: list[Demonstration], config: Config) -> float:

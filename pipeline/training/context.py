@@ -1,21 +1,15 @@
 """What does every stage need before it starts? The base model's folder, the process's place among others, progress, parents' rows."""
 
-import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 import data
-from data.schema import Demonstration, Prompt, Ranking
 from pipeline.artifacts.embedded import embedded_model, tiny_model
-from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.run import Run
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 
 
@@ -60,29 +54,6 @@ def _keep_freed_memory() -> None:
         m_trim_threshold, m_mmap_threshold = -1, -3
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-
-
-def bar(total: int, what: str, unit: str, start: int = 0) -> tqdm:
-    """A progress bar with the time to go; quiet when standard error is not a terminal and on other processes than the first."""
-    quiet = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"
-    return tqdm(total=total, initial=start, desc=what, unit=unit, disable=quiet, dynamic_ncols=True, leave=False)
-
-
-def rows(run: Run, name: str) -> Iterator[dict[str, Any]]:
-    """Rows of a file of the data stage, such as rankings.train."""
-    yield from read_rows(run.folder("data") / f"{name}.jsonl")
-
-
-def demonstrations(run: Run, side: str) -> list[Demonstration]:
-    return [Demonstration.from_json(row) for row in rows(run, f"demonstrations.{side}")]
-
-
-def rankings(run: Run, side: str) -> list[Ranking]:
-    return [Ranking.from_json(row) for row in rows(run, f"rankings.{side}")]
-
-
-def prompts(run: Run, side: str) -> list[Prompt]:
-    return [Prompt.from_json(row) for row in rows(run, f"prompts.{side}")]
 
 
 def closing(manifest: Manifest, folder: Path, figures: Iterable[str], following: str) -> str:

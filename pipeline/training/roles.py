@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from policies.backbone import (

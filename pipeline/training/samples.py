@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data.schema import Prompt
-from pipeline.artifacts.files import recovered_rows
+from pipeline.artifacts.files import read_rows, recovered_rows
+from pipeline.artifacts.run import Run
 from pipeline.settings.sections import Settled
 from policies.backbone import eos_ids
 from policies.decoding import decode
@@ -124,3 +125,12 @@ def kl_bound(n: int) -> float:
     KL where ties are rare and every single completion is unlikely.
     """
     return math.log(n) - (n - 1) / n
+
+
+def published(run: Run) -> Samples:
+    """The samples of a finished stage, by prompt id."""
+    found: Samples = {}
+    for row in read_rows(run.folder("best_of_n") / "samples.jsonl"):
+        one = Sample(row["tokens"], row["completion"], row["eos"], row["score"], row["reward"])
+        found.setdefault(row["prompt_id"], []).append(one)
+    return found

@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.artifacts.files import keep_rows
+from pipeline.pages.progress import bar
 from pipeline.settings.config import Stepwise, Supervised
-from pipeline.training.context import bar
 
 
 class OneDevice:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import publish as publishing
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256, write_json
 from pipeline.artifacts.freshness import finished, function_files, parents, section_values
 from pipeline.artifacts.gate import Gate, check, check_gain
 from pipeline.artifacts.manifest import CONTRACT, Manifest
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.graph import STAGES

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import keep_rows, recovered_rows
-from pipeline.artifacts.ownership import ArtifactError
 
 ROWS = [{"step": 1, "text": "a\u2028b\x85c"}, {"step": 2, "text": "é"}]  # str.splitlines would cut the first in three
 WHOLE = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.__main__ import app, run_stage
-from pipeline.artifacts.ownership import ArtifactError, check_run_name, clear, held
+from pipeline.__main__ import app
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.ownership import check_run_name, clear, held
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.__main__ import run_stage
 from pipeline.artifacts.files import sha256
 from pipeline.artifacts.reproduce import given
 from pipeline.graph import WALK
+from pipeline.running import run_stage
 from pipeline.settings.recipe import load
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,17 +19,17 @@ from transformers import AutoModelForSequenceClassification
 import pipeline.stages.ppo
 from data.refining import split
 from data.schema import Ranking, prompt_key
-from pipeline import running as launch
-from pipeline.__main__ import run_stage
+from pipeline import running
 from pipeline.artifacts import seeds
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
 from pipeline.artifacts.freshness import inputs_of
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.comparison.pairing import Opinion
 from pipeline.judges import panel
 from pipeline.report import exports, numbers, seed_spread
-from pipeline.report.numbers import Opinion
 from pipeline.report.seed_spread import Trained
+from pipeline.running import run_stage
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
 from pipeline.statistics import seed_spread as spread_of
@@ -281,11 +281,11 @@ def test_only_seeds_that_fit_are_found(walk: Path) -> None:
 def test_a_comparison_is_up_to_date_for_the_seeds_and_the_gold_model_it_read(walk: Path) -> None:
     run = again("whole2", "data", "sft", "reward", "ppo")
     one = Run("whole2")
-    bare = one.inputs("compare", settings())
+    bare = inputs_of(one, "compare", settings())
     shutil.copytree(walk / "ppo_seed_1", run / "ppo_seed_1")
-    with_seed = one.inputs("compare", settings())
+    with_seed = inputs_of(one, "compare", settings())
     shutil.copytree(walk / "gold", run / "gold")
-    with_gold = one.inputs("compare", settings())
+    with_gold = inputs_of(one, "compare", settings())
     assert len({bare, with_seed, with_gold, inputs_of(Run("whole"), "compare", settings())}) == 4
     assert one.read("compare", settings()) == ("data", "sft", "reward", "ppo", "gold", "ppo_seed_1")
     assert one.read("compare", settings("compare.gold=elsewhere", "compare.models=[sft, base]")) == (
@@ -305,26 +305,23 @@ def test_the_remedy_for_a_damaged_seed_makes_that_seed(walk: Path) -> None:
 
 
 def test_the_command_line_trains_each_seed_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-    monkeypatch.setattr(launch, "apart", lambda call: calls.append(call) or 0)
-    launch.chain(["reward", "ppo", "compare"], Path("r.yaml"), ["a=1"], "x", 2, 3, lambda *_: True)
-    rest = ["r.yaml", "a=1", "--run", "x", "--nproc", "2"]
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(running, "in_a_process", lambda work, *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(running, "due_seed", lambda *_: True)
+    running.chain(["reward", "ppo", "compare"], Path("r.yaml"), ["a=1"], Config(), "x", 2, 3)
+    given = (Path("r.yaml"), ["a=1"], "x", 2, 1)
     assert calls == [
-        ["reward", *rest],
-        ["ppo", *rest],
-        ["ppo", *rest, "--further-seed", "1"],
-        ["ppo", *rest, "--further-seed", "2"],
-        ["compare", *rest],
-    ]
+        ("reward", *given, 0), ("ppo", *given, 0), ("ppo", *given, 1), ("ppo", *given, 2), ("compare", *given, 0),
+    ]  # fmt: skip
 
 
 def test_several_processes_are_told_which_seed(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the environment, which torchrun hands on; and a process that is so started takes that seed's folder."""
     given: dict[str, str] = {}
     started = SimpleNamespace(wait=lambda: 0)
-    monkeypatch.setattr(launch.subprocess, "Popen", lambda call, env: given.update(env) or started)
+    monkeypatch.setattr(running.subprocess, "Popen", lambda call, env: given.update(env) or started)
     with pytest.raises(SystemExit):
-        launch.launch("ppo", Path("r.yaml"), [], "whole", 2, further=2)
+        running.launch("ppo", Path("r.yaml"), [], "whole", 2, further=2)
     assert (given["PIPELINE_FURTHER_SEED"], given["PIPELINE_RUN"]) == ("2", "whole")
     monkeypatch.undo()
     call = [sys.executable, "-m", "pipeline", "ppo", str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]

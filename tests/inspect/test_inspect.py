@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from tiny import EOS, PROMPTS, make_roles, randomise, settings, vowels
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.__main__ import app, run_stage
-from pipeline.artifacts.ownership import ArtifactError
+from pipeline.__main__ import app
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
-from pipeline.data_check.page import visible
 from pipeline.inspect import look as inspect
 from pipeline.inspect import maps as inspect_maps
 from pipeline.inspect.tokens import shown, tokens, totals
+from pipeline.pages.visible import visible
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.training import roles

@@ -17,9 +17,9 @@ from tiny import save_tiny
 from transformers import AutoTokenizer
 
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
-from pipeline.__main__ import run_stage
-from pipeline.artifacts.ownership import ArtifactError
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.graph import WALK
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.stages import compare, sft

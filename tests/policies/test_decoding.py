@@ -9,7 +9,7 @@ import torch
 from tiny import EOS, PAD, STOP, drawn
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts.graph import section_values
+from pipeline.artifacts.freshness import section_values
 from pipeline.settings.config import ConfigError
 from pipeline.settings.recipe import load
 from pipeline.settings.sections import Decoding, Settled

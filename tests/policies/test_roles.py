@@ -232,7 +232,7 @@ def test_a_reward_adapter_that_does_not_fit_is_refused(
 ) -> None:
     from safetensors.torch import load_file, save_file
 
-    from pipeline.artifacts.ownership import ArtifactError
+    from pipeline.artifacts.errors import ArtifactError
     from policies.backbone import BackboneError
 
     whole = load_file(reward_folder / "adapter" / "adapter_model.safetensors")

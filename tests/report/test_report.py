@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from comparison import Sample, changed, healthy, models, opinions, sample, summarise, written
 
+from pipeline.comparison.pairing import Opinion
 from pipeline.report import exports, numbers
-from pipeline.report.numbers import Opinion
 from pipeline.report.verdict import verdict
 
 ROOT = Path(__file__).resolve().parents[2]

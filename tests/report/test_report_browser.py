@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from comparison import healthy, models, opinions, sample
 
+from pipeline.comparison.pairing import Opinion
 from pipeline.report import exports, numbers
-from pipeline.report.numbers import Opinion
 
 pytestmark = pytest.mark.slow
 TAGS = ("drama", "comedy")

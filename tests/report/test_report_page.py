@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from comparison import Page, Sample, browser, changed, healthy, models, opinions, sample, summarise, written
 
+from pipeline.comparison.pairing import Opinion
 from pipeline.report import exports, numbers
-from pipeline.report.numbers import Opinion
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, RLOOConfig
 
 from data.schema import Completion, Prompt, Ranking
-from pipeline.__main__ import run_stage
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.running import run_stage
 from pipeline.settings.config import PPO, Config, ConfigError
 from pipeline.settings.recipe import load
 from pipeline.settings.sections import Decoding

@@ -7,11 +7,11 @@ import pytest
 from transformers import TrainingArguments
 from trl import DPOConfig, RLOOConfig, SFTConfig
 
-from pipeline.__main__ import run_stage
 from pipeline.artifacts.files import read_rows
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
-from pipeline.stages.sft import LessonArguments
+from pipeline.training.fine_tuning import LessonArguments
 from pipeline.training.trainers import RankingArguments, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PromptArguments
 

@@ -23,7 +23,7 @@ from transformers import (
     RobertaModel,
 )
 
-from pipeline.__main__ import run_stage
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from policies.backbone import load_classifier, load_tokenizer, new_classifier

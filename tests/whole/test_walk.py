@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import pipeline.stages.ppo
-from pipeline.__main__ import run_stage
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256
-from pipeline.artifacts.ownership import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.graph import WALK
 from pipeline.report.exports import FILES as REPORT_FILES
+from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.training.context import base_model

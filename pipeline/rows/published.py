@@ -1,0 +1,25 @@
+"""Which rows did stage data publish? Its files, read as what they hold."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from data.schema import Demonstration, Prompt, Ranking
+from pipeline.artifacts.files import read_rows
+from pipeline.artifacts.run import Run
+
+
+def rows(run: Run, name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a file of the data stage, such as rankings.train."""
+    yield from read_rows(run.folder("data") / f"{name}.jsonl")
+
+
+def demonstrations(run: Run, side: str) -> list[Demonstration]:
+    return [Demonstration.from_json(row) for row in rows(run, f"demonstrations.{side}")]
+
+
+def rankings(run: Run, side: str) -> list[Ranking]:
+    return [Ranking.from_json(row) for row in rows(run, f"rankings.{side}")]
+
+
+def prompts(run: Run, side: str) -> list[Prompt]:
+    return [Prompt.from_json(row) for row in rows(run, f"prompts.{side}")]
