@@ -23,7 +23,7 @@ from pipeline import running
 from pipeline.artifacts import seeds
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
-from pipeline.artifacts.freshness import inputs_of
+from pipeline.artifacts.freshness import inputs_of, read_by
 from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Opinion
 from pipeline.judges import panel
@@ -287,8 +287,8 @@ def test_a_comparison_is_up_to_date_for_the_seeds_and_the_gold_model_it_read(wal
     shutil.copytree(walk / "gold", run / "gold")
     with_gold = inputs_of(one, "compare", settings())
     assert len({bare, with_seed, with_gold, inputs_of(Run("whole"), "compare", settings())}) == 4
-    assert one.read("compare", settings()) == ("data", "sft", "reward", "ppo", "gold", "ppo_seed_1")
-    assert one.read("compare", settings("compare.gold=elsewhere", "compare.models=[sft, base]")) == (
+    assert read_by(one, "compare", settings()) == ("data", "sft", "reward", "ppo", "gold", "ppo_seed_1")
+    assert read_by(one, "compare", settings("compare.gold=elsewhere", "compare.models=[sft, base]")) == (
         "data",
         "sft",
         "reward",
