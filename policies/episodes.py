@@ -1,9 +1,10 @@
 """What is an episode? A prompt, what the policy said to it, and what that was worth; and how episodes are drawn and batched."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,27 +14,51 @@ from policies.backbone import eos_ids
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
+from policies.loop_settings import EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
 from policies.roles import Roles
 from policies.rollout import Completion, Record, noise
-from policies.template import PromptText, decode_completion
+from policies.template import PromptText, decode_completion, encode_prompt
+from policies.untyped import Tokenizer
 
 ROLLOUT_BATCH = 64  # prompts decoded together
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 
 
+class PromptRow(TypedDict):
+    """A prompt as the loop is handed it."""
+
+    id: str
+    prompt: PromptText
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as tokens, and which of its samples is wanted: both decide the noise."""
+
+    id: str
+    prompt: PromptText
+    ids: list[int]
+    sample: int = 0
+
+
+def as_asked(tokenizer: Tokenizer, rows: Sequence[PromptRow]) -> list[Asked]:
+    """Prompts rendered once for the whole run."""
+    return [Asked(row["id"], row["prompt"], encode_prompt(tokenizer, row["prompt"])) for row in rows]
+
+
 @dataclass(frozen=True)
 class Episode:
-    """A prompt, what the policy said, and what that was worth."""
+    """A prompt, what the policy said, and, after step 2, what that was worth."""
 
     prompt_id: str
     prompt: PromptText
     prompt_ids: list[int]
     text: str
     completion: Completion
-    score: float  # what training maximises: after the rule for completions without EOS
-    raw_score: float
+    score: float = math.nan  # what training maximises: after the rule for completions without EOS
+    raw_score: float = math.nan
 
 
 def prompt_order(count: int, needed: range, seed: int) -> list[int]:
@@ -48,24 +73,23 @@ def prompt_order(count: int, needed: range, seed: int) -> list[int]:
     return out
 
 
-def rollout(
+def roll_out(
     roles: Roles,
     engine: Engine,
-    tokenizer: Any,
-    score: Score,
-    prompts: Sequence[dict[str, Any]],
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
     step: int,
-    settings: Any,
+    settings: LoopSettings,
     seed: int,
     times: dict[str, float],
 ) -> list[Episode]:
-    """Steps 1 and 2: sample a completion for each prompt ({"id", "prompt", "ids", "sample"}) and score it."""
-    noises = [noise(seed, step, p["id"], p["sample"], settings.response_length) for p in prompts]
+    """Step 1: a completion of each prompt, with the noise that belongs to it. Nothing is scored yet."""
+    noises = [noise(seed, step, one.id, one.sample, settings.response_length) for one in asked]
     depth = roles.trunk.depth if roles.trunk is not None else 0
     record = Record(depth, tokenizer.eos_token_id) if depth or roles.exact else None
     with timed(times, "rollout"):
         completions = engine(
-            [p["ids"] for p in prompts],
+            [one.ids for one in asked],
             noises,
             eos_ids=eos_ids(roles.causal, tokenizer),
             pad_id=tokenizer.pad_token_id,
@@ -73,17 +97,30 @@ def rollout(
             batch_size=ROLLOUT_BATCH,
             record=record,
         )
-    texts = [decode_completion(tokenizer, c.tokens) for c in completions]
-    with timed(times, "score"), _known_states(roles, prompts, completions, tokenizer.eos_token_id):
-        scores = score([p["prompt"] for p in prompts], texts).tolist()
-    episodes = []
-    for p, completion, text, raw in zip(prompts, completions, texts, scores, strict=True):
-        shaped = after_eos_rule(raw, completion.finished, settings)
-        episodes.append(Episode(p["id"], p["prompt"], p["ids"], text, completion, shaped, raw))
-    return episodes
+    return [
+        Episode(one.id, one.prompt, one.ids, decode_completion(tokenizer, completion.tokens), completion)
+        for one, completion in zip(asked, completions, strict=True)
+    ]
 
 
-def after_eos_rule(score: float, finished: bool, settings: Any) -> float:
+def scored(
+    roles: Roles,
+    tokenizer: Tokenizer,
+    episodes: Sequence[Episode],
+    score: Score,
+    rule: EosRule,
+    times: dict[str, float],
+) -> list[Episode]:
+    """Step 2: the episodes with what they are worth."""
+    with timed(times, "score"), _known_states(roles, episodes, tokenizer.eos_token_id):
+        scores = score([e.prompt for e in episodes], [e.text for e in episodes]).tolist()
+    return [
+        replace(e, score=after_eos_rule(raw, e.completion.finished, rule), raw_score=raw)
+        for e, raw in zip(episodes, scores, strict=True)
+    ]
+
+
+def after_eos_rule(score: float, finished: bool, settings: EosRule) -> float:
     """What training maximises: the score, or for a completion without EOS what the settings say (missing_eos_…)."""
     if finished:
         return score
@@ -93,16 +130,15 @@ def after_eos_rule(score: float, finished: bool, settings: Any) -> float:
 
 
 @contextmanager
-def _known_states(
-    roles: Roles, prompts: Sequence[dict[str, Any]], completions: Sequence[Completion], eos: int
-) -> Iterator[None]:
+def _known_states(roles: Roles, episodes: Sequence[Episode], eos: int) -> Iterator[None]:
     """Within the block a score that runs on the policy's base finds the trunk's states of what was just said."""
     if roles.trunk is None:
         yield
         return
-    for p, completion in zip(prompts, completions, strict=True):
+    for episode in episodes:
+        completion = episode.completion
         if completion.states is not None:
-            ids = (*p["ids"], *completion.tokens, *(() if completion.finished else (eos,)))
+            ids = (*episode.prompt_ids, *completion.tokens, *(() if completion.finished else (eos,)))
             roles.trunk.known[ids] = completion.states
     try:
         yield

@@ -1,13 +1,16 @@
 """What is worth knowing of an iteration? Sums over micro-batches and processes, figures by TRL's names, and the limits that halt."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
+
+from policies.loop_settings import Limits, LoopSettings
+from policies.micro_batch import MicroBatch, known
 
 
 class Halt(Exception):
@@ -18,9 +21,6 @@ class Halt(Exception):
         self.spoiled = spoiled
 
 
-CALLED = {"raw_scores": "score", "logprobs": "log-probabilities", "reference": "reference log-probabilities"}
-
-
 @contextmanager
 def timed(times: dict[str, float], phase: str) -> Iterator[None]:
     """Add the seconds of the block to `times`."""
@@ -29,15 +29,31 @@ def timed(times: dict[str, float], phase: str) -> Iterator[None]:
     times[f"time/{phase}"] = times.get(f"time/{phase}", 0.0) + time.perf_counter() - started
 
 
-def not_finite(step: int, entry: dict[str, Any], name: str, remedy: str) -> list[str]:
-    """A sentence for each episode of a micro-batch whose `name`, (B,) or (B, T), is not finite at a completion token."""
-    tensor, mask = entry[name], entry["batch"].mask
-    bad = (~torch.isfinite(tensor if tensor.dim() == 2 else tensor[:, None]) & mask).any(dim=1).tolist()
+def not_finite(micro: MicroBatch, step: int) -> list[str]:
+    """A sentence for each episode of a micro-batch that step 3 measured something of that is not finite."""
+    smaller = "lower learning_rate, or use dtype: float32"
     return [
-        f"step {step}: {CALLED.get(name, name)} not finite for prompt {prompt}; {remedy}"
-        for prompt, found in zip(entry["prompts"], bad, strict=True)
-        if found
+        *_flaws(micro, step, micro.raw_scores[:, None], "score", "mend the reward function"),
+        *_flaws(micro, step, micro.logprobs, "log-probabilities", smaller),
+        *_flaws(micro, step, micro.reference, "reference log-probabilities", "use dtype: float32"),
     ]
+
+
+def _flaws(micro: MicroBatch, step: int, tensor: Tensor, what: str, remedy: str) -> list[str]:
+    """`tensor` is (B, 1) or (B, T); what lies beside a completion's tokens does not count."""
+    bad = (~torch.isfinite(tensor) & micro.batch.mask).any(dim=1).tolist()
+    named = zip(micro.prompt_ids, bad, strict=True)
+    return [f"step {step}: {what} not finite for prompt {prompt}; {remedy}" for prompt, found in named if found]
+
+
+def check_finite(batches: Sequence[Sequence[MicroBatch]], step: int) -> None:
+    """Raise Halt when any process has a score, a log-probability or a value that is not finite; all of them are judged together."""
+    every = [micro for mini in batches for micro in mini]
+    problems = [problem for micro in every for problem in not_finite(micro, step)]
+    remedy = "lower learning_rate or vf_coef"
+    problems += [p for micro in every for p in _flaws(micro, step, known(micro.values), "values", remedy)]
+    if found := gather_object(problems):
+        raise Halt("; ".join(found[:5]), spoiled=any(": score not finite" not in problem for problem in found))
 
 
 class Sums:
@@ -57,7 +73,8 @@ class Sums:
         return dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
 
 
-def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: Any) -> dict[str, float]:
+def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: LoopSettings) -> dict[str, float]:
+    """What is told of steps 1 to 3, by TRL's names: means over episodes, or over tokens where the name ends in _avg."""
     n = totals["episodes"]
     kl = totals["kl"] / n
     sampling = {}
@@ -79,6 +96,7 @@ def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, setting
 
 
 def update_figures(totals: dict[str, float]) -> dict[str, float]:
+    """What is told of step 5, by TRL's names: means over the tokens of all minibatches of all epochs."""
     tokens = totals["tokens"]
     ratio = totals["ratio"] / tokens
     return {
@@ -93,30 +111,19 @@ def update_figures(totals: dict[str, float]) -> dict[str, float]:
     }
 
 
-def check_limits(figures: dict[str, float], settings: Any, step: int) -> None:
+def check_limits(figures: dict[str, float], settings: Limits, step: int) -> None:
     """Stop before an update from a batch that lies outside the limits."""
-    for name, figure, limit, broken, remedy in (
+    kl, entropy, length = (figures[name] for name in ("objective/kl", "policy/entropy_avg", "completions/mean_length"))
+    for name, figure, limit, value, broken, remedy in (
+        ("KL", kl, "above max_kl", settings.max_kl, kl > settings.max_kl, "raise kl_coef or lower learning_rate"),
         (
-            "KL",
-            figures["objective/kl"],
-            f"above max_kl {settings.max_kl}",
-            figures["objective/kl"] > settings.max_kl,
-            "raise kl_coef or lower learning_rate",
-        ),
-        (
-            "entropy",
-            figures["policy/entropy_avg"],
-            f"below min_entropy {settings.min_entropy}",
-            figures["policy/entropy_avg"] < settings.min_entropy,
+            *("entropy", entropy, "below min_entropy", settings.min_entropy, entropy < settings.min_entropy),
             "lower learning_rate or raise kl_coef",
         ),
         (
-            "length",
-            figures["completions/mean_length"],
-            f"below min_length {settings.min_length}",
-            figures["completions/mean_length"] < settings.min_length,
+            *("length", length, "below min_length", settings.min_length, length < settings.min_length),
             "look at the samples: the score may favour empty completions",
         ),
     ):
         if broken:
-            raise Halt(f"step {step}: {name} {figure:.3g} {limit}; {remedy}")
+            raise Halt(f"step {step}: {name} {figure:.3g} {limit} {value}; {remedy}")

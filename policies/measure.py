@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +11,15 @@ from policies.engines import truncated_importance_weights
 from policies.episodes import Episode, micro_batches
 from policies.figures import Sums, not_finite, timed
 from policies.logprobs import Batch
+from policies.loop import Loop
+from policies.loop_settings import LoopSettings
+from policies.micro_batch import Forward, MicroBatch
 from policies.quick.trunk import padded
 from policies.roles import Roles
+from policies.untyped import ModelConfig
 
-NAMES = ("logprobs", "entropy", "values")  # what the roles give in one forward
 
-
-def kept_numbers(shape: Any, layers: int) -> int:
+def kept_numbers(shape: ModelConfig, layers: int) -> int:
     """About how many numbers autograd keeps for one token in `layers` layers of a decoder with the text config `shape`.
 
     Nine vectors of the hidden size (norms, projections, attention, residuals) and four of the inner one (gate, its activation, up, product).
@@ -34,7 +35,7 @@ class Activations:
     minibatch an epoch. With several processes nothing is kept, as DDP wants each forward followed by its backward.
     """
 
-    def __init__(self, roles: Roles, settings: Any, world: int):
+    def __init__(self, roles: Roles, settings: LoopSettings, world: int):
         self.weights = {p.untyped_storage().data_ptr() for p in roles.parameters()}
         self.room = settings.keep_activations * 1e9 if settings.num_mini_batches == 1 and world == 1 else 0.0
         shape = roles.causal.config.get_text_config()
@@ -42,7 +43,7 @@ class Activations:
         # bytes, an estimate for the first micro-batch, then as counted for the one before
         self.per_token = float(kept_numbers(shape, layers) * next(roles.causal.parameters()).element_size())
 
-    def run(self, forward: Callable[[Batch], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
+    def run(self, forward: Callable[[Batch], Forward], batch: Batch) -> Forward:
         """What `forward` gives: with its graph where there is room for that, else without."""
         size = int(batch.attention_mask.sum())
         if self.room <= 0 or self.per_token * size > self.room:
@@ -64,90 +65,102 @@ class Activations:
         return out
 
 
-def column(rows: Sequence[Sequence[float]], batch: Batch) -> Tensor:
+def per_token(rows: Sequence[Sequence[float]], batch: Batch) -> Tensor:
     """One number a completion token as (B, T) float32, zero where masked."""
     flat = torch.tensor([x for row in rows for x in row], device=batch.mask.device)
     return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
 
 
-def policy_forward(roles: Roles, temperature: float, batch: Batch) -> dict[str, Tensor]:
+def policy_forward(roles: Roles, temperature: float, batch: Batch) -> Forward:
     """Log-probabilities and entropies (B, T) float32 under the policy, and values where the critic is a head on it."""
     if roles.value == "shared":
-        return dict(zip(NAMES, roles(batch, temperature), strict=True))
-    return dict(zip(NAMES, roles.policy_logprobs(batch, temperature)[:2], strict=False))
+        return Forward(*roles(batch, temperature))
+    return Forward(*roles.policy_logprobs(batch, temperature)[:2], None)
 
 
-def measure(
-    roles: Roles,
-    episodes: Sequence[Episode],
-    settings: Any,
-    step: int,
-    pad_id: int,
-    device: torch.device,
-    sums: Sums,
-    kept: Activations,
-    times: dict[str, float],
-) -> list[dict[str, Any]]:
-    """Step 3 for one minibatch: its micro-batches with log-probabilities, reference log-probabilities and scores, and with values where
-    the critic is a head on the policy.
+def measured(
+    loop: Loop, episodes: Sequence[Episode], step: int, sums: Sums, times: dict[str, float]
+) -> list[list[MicroBatch]]:
+    """Step 3: every minibatch as its micro-batches, with log-probabilities under the policy as it was and under the reference, and
+    with values where the critic is a head on the policy.
 
-    Where the rollout's own log-probabilities and states are those of a training pass, the policy is not run again.
-    Before the first update the policy is the reference, to the last token; anything else means that the two are not rendered or
-    run alike, and raises RuntimeError.
+    Before the first update the policy is the reference, to the last token; anything else means that the two are not rendered or run
+    alike, and raises RuntimeError.
     """
-    entries = []
-    for indices, batch in micro_batches(
-        episodes, settings.micro_batch_tokens, pad_id, device, padding=not roles.packed
-    ):
-        said = [episodes[i].completion for i in indices]
-        if roles.trunk is not None and batch.states is None:  # an engine that gives no states
-            batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))
-        with timed(times, "reference"), torch.no_grad():
-            reference = roles.reference_logprobs(batch, settings.temperature)
-        entry: dict[str, Any] = {
-            "batch": batch,
-            "reference": reference,
-            "prompts": [episodes[i].prompt_id for i in indices],
-        }
-        for name in ("score", "raw_score"):
-            entry[f"{name}s"] = torch.tensor([getattr(episodes[i], name) for i in indices], device=device)
-        entry["importance"] = None
-        with timed(times, "values"):
-            states = [c.hidden for c in said if c.hidden is not None]
-            if roles.exact and states and len(states) == len(said):
-                for name, rows in (("logprobs", [c.logprobs for c in said]), ("entropy", [c.entropies for c in said])):
-                    entry[name] = column(rows, batch)
-                if roles.value == "shared":
-                    with torch.no_grad():
-                        entry["values"] = roles.head_values(padded(states, batch.mask.shape[1]), batch)
-            else:
-                live = kept.run(partial(policy_forward, roles, settings.temperature), batch)
-                entry |= {name: tensor.detach() for name, tensor in live.items()}
-                entry["live"] = live if live["logprobs"].requires_grad else {}
-                sampled = column([c.logprobs for c in said], batch)
-                entry["importance"] = truncated_importance_weights(
-                    entry["logprobs"], sampled, batch.mask, settings.importance_cap
-                )
-                sums.add("importance", entry["importance"].sum())
-        entry["problems"] = [
-            problem
-            for name, remedy in (
-                ("raw_scores", "mend the reward function"),
-                ("logprobs", "lower learning_rate, or use dtype: float32"),
-                ("reference", "use dtype: float32"),
-            )
-            for problem in not_finite(step, entry, name, remedy)
-        ]
-        worst = (entry["logprobs"] - reference).abs().max().item()
-        if step == 0 and not entry["problems"] and worst > 1e-3:
+    settings, share = loop.settings, loop.settings.share(loop.accelerator.num_processes)
+    kept = Activations(loop.roles, settings, loop.accelerator.num_processes)
+    minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
+    return [_measured_mini(loop, mini, step, kept, sums, times) for mini in minis]
+
+
+def _measured_mini(
+    loop: Loop, episodes: Sequence[Episode], step: int, kept: Activations, sums: Sums, times: dict[str, float]
+) -> list[MicroBatch]:
+    roles, settings = loop.roles, loop.settings
+    cut = micro_batches(
+        episodes, settings.micro_batch_tokens, loop.tokenizer.pad_token_id, loop.device, padding=not roles.packed
+    )
+    made = []
+    for indices, batch in cut:
+        micro = _measured_one(roles, settings, [episodes[i] for i in indices], batch, kept, times)
+        worst = (micro.logprobs - micro.reference).abs().max().item()
+        if step == 0 and worst > 1e-3 and not not_finite(micro, step):
             raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
         sums.add("tokens", batch.mask.sum())
-        sums.add("entropy", entry["entropy"].sum())
-        sums.add("kl", (entry["logprobs"] - reference).sum())
-        entries.append(entry)
+        sums.add("entropy", micro.entropy.sum())
+        sums.add("kl", (micro.logprobs - micro.reference).sum())
+        if micro.importance is not None:
+            sums.add("importance", micro.importance.sum())
+        made.append(micro)
     sums.add("episodes", len(episodes))
     sums.add("score", sum(e.score for e in episodes))
     sums.add("raw_score", sum(e.raw_score for e in episodes))
     sums.add("length", sum(len(e.completion.tokens) for e in episodes))
     sums.add("eos", sum(e.completion.finished for e in episodes))
-    return entries
+    return made
+
+
+def _measured_one(
+    roles: Roles,
+    settings: LoopSettings,
+    episodes: Sequence[Episode],
+    batch: Batch,
+    kept: Activations,
+    times: dict[str, float],
+) -> MicroBatch:
+    """One micro-batch. Where the rollout's own log-probabilities and states are those of a training pass, the policy is not run
+    again."""
+    said = [e.completion for e in episodes]
+    if roles.trunk is not None and batch.states is None:  # an engine that gives no states
+        batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))
+    with timed(times, "reference"), torch.no_grad():
+        reference = roles.reference_logprobs(batch, settings.temperature)
+    importance = ready = values = None
+    with timed(times, "values"):
+        states = [c.hidden for c in said if c.hidden is not None]
+        if roles.exact and states and len(states) == len(said):
+            logprobs = per_token([c.logprobs for c in said], batch)
+            entropy = per_token([c.entropies for c in said], batch)
+            if roles.value == "shared":
+                with torch.no_grad():
+                    values = roles.head_values(padded(states, batch.mask.shape[1]), batch)
+        else:
+            ran = kept.run(partial(policy_forward, roles, settings.temperature), batch)
+            logprobs, entropy = ran.logprobs.detach(), ran.entropy.detach()
+            values = None if ran.values is None else ran.values.detach()
+            ready = ran if ran.logprobs.requires_grad else None
+            sampled = per_token([c.logprobs for c in said], batch)
+            importance = truncated_importance_weights(logprobs, sampled, batch.mask, settings.importance_cap)
+    scores, raw = ([e.score for e in episodes], [e.raw_score for e in episodes])
+    return MicroBatch(
+        batch=batch,
+        prompt_ids=[e.prompt_id for e in episodes],
+        scores=torch.tensor(scores, device=batch.mask.device),
+        raw_scores=torch.tensor(raw, device=batch.mask.device),
+        logprobs=logprobs,
+        entropy=entropy,
+        reference=reference,
+        importance=importance,
+        values=values,
+        ready=ready,
+    )

@@ -15,13 +15,15 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from pipeline.settings.config import PPO
 from policies.backbone import decoder, init_head, load_causal
+from policies.episodes import PromptRow
+from policies.loop import Result, Silent
 from policies.quick.packing import packs
 from policies.roles import POLICY, Roles, lora_roles
-from policies.trainer import Result, train
+from policies.trainer import train
 
 PAD, EOS, STOP = 0, 1, 2  # STOP is a second end of completions, known to the generation config alone
 CHARACTERS = [chr(c) for c in range(32, 127)] + ["\n"]
-PROMPTS = [
+PROMPTS: list[PromptRow] = [
     {"id": f"p{i}", "prompt": text}
     for i, text in enumerate(
         ["a", "bcd", "To be, or", "x y z", "12", "What?", "the cat sat", "oh", "A B", "q", "end.", "zz"]
@@ -112,6 +114,17 @@ def vowels(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
     return torch.tensor([sum(c in "aeiou" for c in text) - 0.1 * len(text) for text in completions])
 
 
+class Watching(Silent):
+    """Keeps what is logged; further functions may be told what the loop tells, by the names of `Watch`."""
+
+    def __init__(self, logged: Figures, **told: Any):
+        self.logged = logged
+        vars(self).update(told)
+
+    def log(self, figures: dict[str, float]) -> None:
+        self.logged.append(figures)
+
+
 def run(
     roles: Roles,
     tokenizer: Any,
@@ -123,8 +136,9 @@ def run(
     seed: int = 3,
     **more: Any,
 ) -> tuple[Result, Figures]:
-    """`train` on PROMPTS; its result and what it logged."""
+    """`train` on PROMPTS; its result and what it logged. begin, show and progress are told what the loop tells."""
     logged: Figures = []
+    told = {name: more.pop(name) for name in ("begin", "show", "progress") if name in more}
     result = train(
         accelerator or Accelerator(cpu=True),
         roles,
@@ -135,7 +149,7 @@ def run(
         section,
         state=state,
         seed=seed,
-        log=logged.append,
+        watch=Watching(logged, **told),
         **more,
     )
     return result, logged

@@ -27,6 +27,7 @@ from pipeline.settings.sections import Lora
 from pipeline.training.context import accelerator, quiet
 from policies.backbone import decoder, init_head, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.episodes import prompt_order
+from policies.loop import Silent
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from policies.template import encode_prompt, opening
 from policies.trainer import train
@@ -177,12 +178,18 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
         longest = min(max(len(tokenizer(c)["input_ids"]) for c in completions) + 1, spec.response)
         return scorer(prompts, completions)
 
-    def log(figures: dict[str, float]) -> None:
-        length = figures["completions/mean_length"]
-        if not spec.stops and length < NEARLY * spec.response:
-            raise RuntimeError(f"completions of {length} tokens on average in a workload of {spec.response}")
-        phases = {k.removeprefix("time/"): v for k, v in figures.items() if k.startswith("time/")}
-        turns.done(phases=phases, mean_length=length, longest=longest if spec.stops else spec.response)
+    class Watching(Silent):
+        """Tells the other side of the bench when we are ready, and what each iteration took."""
+
+        def begin(self, step: int) -> None:
+            turns.ready(**_facts(roles.causal))
+
+        def log(self, figures: dict[str, float]) -> None:
+            length = figures["completions/mean_length"]
+            if not spec.stops and length < NEARLY * spec.response:
+                raise RuntimeError(f"completions of {length} tokens on average in a workload of {spec.response}")
+            phases = {k.removeprefix("time/"): v for k, v in figures.items() if k.startswith("time/")}
+            turns.done(phases=phases, mean_length=length, longest=longest if spec.stops else spec.response)
 
     warm_up(roles, len(tokenizer), place.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -190,14 +197,13 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
             place,
             roles,
             tokenizer,
-            placed(rows, SEED),
+            [{"id": row["id"], "prompt": row["prompt"]} for row in placed(rows, SEED)],
             [],
             score,
             settings(spec),
             state=Path(folder) / "state",
             seed=SEED,
-            log=log,
-            begin=lambda step: turns.ready(**_facts(roles.causal)),
+            watch=Watching(),
         )
     if result.halted:
         raise RuntimeError(result.halted)

@@ -35,7 +35,7 @@ from pipeline.training.context import accelerator, base_model
 from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
 from policies.decoding import decode
 from policies.engines import Engine
-from policies.episodes import Episode, Score, rollout
+from policies.episodes import Asked, Episode, Score, roll_out, scored
 from policies.roles import Roles
 from policies.rollout import Completion
 from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
@@ -189,14 +189,14 @@ def speak(
     except ValueError as error:
         raise ArtifactError(str(error)) from error
     if completion is None:
-        asked_for = [{"id": name, "prompt": asked, "ids": ids, "sample": 0}]
         section = section.model_copy(update={"response_length": how.max_new_tokens})
         engine = Engine(partial(_decoded, played, how), played.exact)
-        return rollout(played, engine, tokenizer, score, asked_for, EVAL_STEP, section, seed, {})[0]
-    said = encode_completion(tokenizer, completion)
+        said = roll_out(played, engine, tokenizer, [Asked(name, asked, ids)], EVAL_STEP, section, seed, {})
+        return scored(played, tokenizer, said, score, section, {})[0]
+    given = encode_completion(tokenizer, completion)
     with torch.no_grad():
         worth = score([asked], [completion]).item()
-    return Episode(name, asked, ids, completion, Completion(said, [0.0] * len(said), True), worth, worth)
+    return Episode(name, asked, ids, completion, Completion(given, [0.0] * len(given), True), worth, worth)
 
 
 def _decoded(

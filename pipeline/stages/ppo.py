@@ -19,16 +19,18 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar
 from pipeline.rows.published import demonstrations, prompts
-from pipeline.settings.config import Config
+from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
 from pipeline.training import preflight
 from pipeline.training.context import accelerator, closing
 from pipeline.training.model_folder import save_merged, write_card
 from policies.backbone import load_tokenizer
 from policies.engines import make_engine
+from policies.episodes import Episode, PromptRow
+from policies.loop import Result
 from policies.roles import POLICY, Roles
 from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
-from policies.trainer import Episode, Result, train
+from policies.trainer import train
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -44,8 +46,8 @@ def run(config: Config, run: Run) -> Manifest:
         run.require(parent, tokenizer=template, force=config.force)
     if "reward" in parents("ppo", config):
         run.require("reward", force=config.force)
-    shown = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
-    held_out = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
+    shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
+    held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
     line = preflight.line(config, run, widest)
     if place.is_main_process:
@@ -55,26 +57,7 @@ def run(config: Config, run: Run) -> Manifest:
     if section.report_to:
         place.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
     roles, score = build(config, run, tokenizer, place.device)
-    evaluations = Evaluations(folder / "samples.jsonl")
-    metrics_file, writes = folder / "metrics.jsonl", place.is_main_process
-    progress: Any = None
-
-    def log(figures: dict[str, float]) -> None:
-        if writes:
-            with metrics_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(figures, allow_nan=False) + "\n")
-        if section.report_to:
-            place.log(figures, step=int(figures["step"]))
-        progress.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
-
-    def begin(step: int) -> None:
-        """A resumed run repeats what the interrupted one did after its last state; those lines go."""
-        nonlocal progress
-        progress = bar(section.iterations(), "ppo", "iteration", start=step)
-        if writes:
-            for path in (metrics_file, evaluations.path):
-                keep_rows(path, lambda row: 0 < step >= row["step"])
-
+    watch = Watching(place, section, folder)
     mixed = []
     if section.ptx_coef:
         for d in demonstrations(run, "train"):
@@ -91,17 +74,12 @@ def run(config: Config, run: Run) -> Manifest:
         section,
         state=folder / "state",
         seed=config.seed,
-        log=log,
-        begin=begin,
-        show=evaluations.add if writes else lambda step, episodes: None,
-        progress=lambda step: progress.update(step - progress.n),
+        watch=watch,
         demonstrations=mixed,
         engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
-    progress.close()
-    if section.report_to:
-        place.end_training()
-    if not writes:
+    watch.end()
+    if not place.is_main_process:
         place.wait_for_everyone()
         return run.require("ppo", force=True)
     made = folder / "made"
@@ -110,7 +88,7 @@ def run(config: Config, run: Run) -> Manifest:
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():
             (made / name).write_bytes((folder / name).read_bytes())
-    (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")
+    (made / "samples.md").write_text(watch.evaluations.table(), encoding="utf-8")
     metrics = {key: value for key, value in result.last.items() if key not in ("step", "episode")}
     metrics |= {
         f"first/{key}": result.first[key]
@@ -118,8 +96,8 @@ def run(config: Config, run: Run) -> Manifest:
         if key in result.first
     }
     metrics["seconds"] = time.monotonic() - started
-    metrics["sampled_tokens"] = _sampled_tokens(metrics_file, section.batch_size)
-    gate = _gate(result, evaluations, section)
+    metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
+    gate = _gate(result, watch.evaluations, section)
     usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("ppo")}")'
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, usage)
     manifest = publish(
@@ -144,6 +122,42 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("ppo"), figures, f"make compare RUN={run.name}").replace(
         "; gate", f";{halted} gate", 1
     )
+
+
+class Watching:
+    """Writes what the loop tells into the stage's folder, on the first process, and shows how far it is."""
+
+    def __init__(self, place: Any, section: PPO, folder: Path):
+        self.place, self.section = place, section
+        self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
+        self.bar: Any = None
+
+    def begin(self, step: int) -> None:
+        """A resumed run repeats what the interrupted one did after its last state; those rows go."""
+        self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
+        if self.place.is_main_process:
+            for path in (self.log_file, self.evaluations.path):
+                keep_rows(path, lambda row: 0 < step >= row["step"])
+
+    def log(self, figures: dict[str, float]) -> None:
+        if self.place.is_main_process:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(figures, allow_nan=False) + "\n")
+        if self.section.report_to:
+            self.place.log(figures, step=int(figures["step"]))
+        self.bar.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
+
+    def show(self, step: int, episodes: list[Episode]) -> None:
+        if self.place.is_main_process:
+            self.evaluations.add(step, episodes)
+
+    def progress(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
+
+    def end(self) -> None:
+        self.bar.close()
+        if self.section.report_to:
+            self.place.end_training()
 
 
 class Evaluations:

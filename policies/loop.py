@@ -1,0 +1,91 @@
+"""Who takes part in an iteration, and who watches? The parts that stay the same from one iteration to the next, and what is left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from policies.engines import Engine
+from policies.episodes import Asked, Episode, Score
+from policies.loop_settings import LoopSettings
+from policies.roles import Roles
+from policies.untyped import Optimizer, Scheduler, Tokenizer
+
+
+class Watch(Protocol):
+    """What is told while training goes on; `Silent` is the default."""
+
+    def begin(self, step: int) -> None:
+        """From which iteration on: 0, or the one after the state that it is resumed from."""
+
+    def log(self, figures: dict[str, float]) -> None:
+        """The figures of one iteration."""
+
+    def show(self, step: int, episodes: list[Episode]) -> None:
+        """The episodes of an evaluation after `step` iterations."""
+
+    def progress(self, done: int) -> None:
+        """So many iterations are done and saved."""
+
+
+class Silent:
+    """Watches and says nothing."""
+
+    def begin(self, step: int) -> None: ...
+
+    def log(self, figures: dict[str, float]) -> None: ...
+
+    def show(self, step: int, episodes: list[Episode]) -> None: ...
+
+    def progress(self, done: int) -> None: ...
+
+
+@dataclass
+class Result:
+    """What a run of PPO leaves behind besides the weights."""
+
+    first: dict[str, float] = field(default_factory=dict)  # figures of the first iteration, before any update
+    last: dict[str, float] = field(default_factory=dict)
+    evals: list[dict[str, float]] = field(default_factory=list)
+    halted: str | None = None
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What stays the same from one iteration to the next."""
+
+    accelerator: Accelerator
+    roles: Roles
+    wrapped: nn.Module  # the roles as accelerate wrapped them: with several processes, what gradients are averaged in
+    optimizer: Optimizer
+    scheduler: Scheduler
+    engine: Engine
+    tokenizer: Tokenizer
+    score: Score
+    settings: LoopSettings
+    seed: int
+    prompts: Sequence[Asked]  # to train on
+    held_out: Sequence[Asked]  # to evaluate on
+    demonstrations: Sequence[tuple[list[int], list[int]]]  # (prompt ids, completion ids) for ptx_coef
+    state: Path
+    watch: Watch
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.accelerator.device
+        return found
+
+    @property
+    def mini_size(self) -> int:
+        """Episodes of one minibatch, over all processes."""
+        return self.settings.batch_size // self.settings.num_mini_batches
+
+    @property
+    def separate_critic(self) -> bool:
+        """Whether policy and critic can be differentiated one after the other: nothing shared is trained, and no DDP, which wants
+        all in one."""
+        return self.roles.value == "adapter" and self.accelerator.num_processes == 1
