@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from policies.quick.linear import in_one_step, quick
 from policies.quick.packing import enable_packing
 from policies.template import plain_chat
+from policies.untyped import Arguments, Foreign, Model, Tokenizer
 
 
 class BackboneError(Exception):
@@ -32,7 +33,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool = True) -> Any:
+def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool = True) -> Tokenizer:
     """A tokenizer that pads on the right with a token that is not EOS, and has a chat template: a plain one if it came without.
 
     Where pad is missing or equal to EOS, the unknown token takes its place if it has no other role, else `<|pad|>` is added: a pad
@@ -64,7 +65,7 @@ def _not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
 
 
 def _loaded(
-    loader: Any, path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None, **more: Any
+    loader: Foreign, path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None, **more: Arguments
 ) -> PreTrainedModel:
     try:
         model, info = loader.from_pretrained(
@@ -89,7 +90,9 @@ def _loaded(
     return model.eval()
 
 
-def load_causal(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
+def load_causal(
+    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None = None
+) -> PreTrainedModel:
     """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights."""
     model = _loaded(AutoModelForCausalLM, path, tokenizer, dtype, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -97,7 +100,7 @@ def load_causal(path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: 
 
 
 def load_classifier(
-    path: str | Path, tokenizer: Any, dtype: torch.dtype, revision: str | None = None
+    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
@@ -109,7 +112,7 @@ def load_classifier(
 
 
 def new_classifier(
-    path: str | Path, tokenizer: Any, dtype: torch.dtype, seed: int, revision: str | None = None
+    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, seed: int, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11)."""
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -137,7 +140,7 @@ def _float32_head(model: nn.Module) -> None:
             module.float().register_forward_pre_hook(_in_float32)
 
 
-def _in_float32(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _in_float32(module: nn.Module, inputs: tuple[Foreign, ...]) -> tuple[Foreign, ...]:
     return tuple(x.float() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs)
 
 
@@ -158,7 +161,21 @@ def output_head(model: nn.Module) -> nn.Linear:
     return heads[-1]
 
 
-def lora_config(model: PreTrainedModel, lora: Any, task_type: str) -> LoraConfig:
+class LoraSettings(Protocol):
+    """The adapter of a recipe, by peft's names."""
+
+    @property
+    def r(self) -> int: ...
+    @property
+    def lora_alpha(self) -> int: ...
+    @property
+    def target_modules(self) -> str | list[str]: ...
+    @property
+    def layers(self) -> str | None:
+        """Such as "last 10"; None: all."""
+
+
+def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> LoraConfig:
     """peft's LoraConfig from a recipe's `lora` section (r, lora_alpha, target_modules, layers)."""
     layers, targets = None, lora.target_modules
     if lora.layers is not None:
@@ -192,7 +209,7 @@ def _linear_names(model: nn.Module) -> list[str]:
     return sorted({parts[-1] for parts in linear if any(part.isdigit() for part in parts)})
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
+def eos_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
     """Every token that ends a completion: those of the generation config, and the tokenizer's EOS."""
     named = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = named if isinstance(named, list) else [named]
@@ -201,7 +218,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any) -> list[int]:
 
 def decoder(model: nn.Module) -> nn.Module:
     """The decoder without its language-model or classification head."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
     return inner.base_model
 
 
@@ -211,9 +228,9 @@ def checkpointed(model: nn.Module, on: bool, active: str | None) -> Iterator[Non
 
     transformers checkpoints only layers in training mode; the flag is set on the layers alone, so that no dropout comes with it.
     """
-    layers: list[Any] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    layers: list[Foreign] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
 
-    def again() -> tuple[Any, Any]:
+    def again() -> tuple[Foreign, Foreign]:
         return nullcontext(), adapter(model, active) if isinstance(model, PeftModel) else nullcontext()
 
     for layer in layers:

@@ -6,9 +6,8 @@ The names are those of transformers.GenerationConfig; what is cut off is cut off
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
@@ -17,13 +16,33 @@ from transformers.generation import LogitsProcessorList, MinPLogitsWarper, TopKL
 from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import Choice, Completion, choose, left_padded, sample
+from policies.untyped import Foreign, Json, Model, Noise
+
+
+class Resolved(Protocol):
+    """How completions are made, nothing left open; the names are those of transformers.GenerationConfig."""
+
+    @property
+    def do_sample(self) -> bool: ...
+    @property
+    def num_beams(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def max_new_tokens(self) -> int: ...
 
 
 def decode(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    noises: Sequence[np.ndarray],
-    how: Any,
+    noises: Sequence[Noise],
+    how: Resolved,
     *,
     eos_ids: Sequence[int],
     pad_id: int,
@@ -51,14 +70,14 @@ def decode(
     )
 
 
-def _choice(how: Any) -> Choice:
+def _choice(how: Resolved) -> Choice:
     if not how.do_sample:
         return greedy
     kept = warpers(how)
     return drawn_from(kept) if kept else choose
 
 
-def warpers(how: Any) -> LogitsProcessorList:
+def warpers(how: Resolved) -> LogitsProcessorList:
     """What `how` cuts off, in the order of GenerationMixin.generate: top-k, top-p, min-p, all after the temperature."""
     kept = LogitsProcessorList()
     if how.top_k:
@@ -80,7 +99,7 @@ def drawn_from(kept: LogitsProcessorList) -> Choice:
     """A `Choice`: drawn as `choose` does, from what `kept` leaves of the distribution at the temperature."""
 
     def choice(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        left: Any = kept(torch.empty((len(z), 0), dtype=torch.long, device=z.device), z.float() / temperature)  # type: ignore[arg-type]
+        left: Foreign = kept(torch.empty((len(z), 0), dtype=torch.long, device=z.device), z.float() / temperature)  # type: ignore[arg-type]
         tokens, _, _ = choose(left, uniform, 1.0)
         return tokens, *_of_the_whole(z, tokens, temperature)
 
@@ -96,10 +115,10 @@ def _of_the_whole(z: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor
 
 @torch.no_grad()
 def _beams(
-    model: Any,
+    model: Model,
     prompts: Sequence[Sequence[int]],
-    noises: Sequence[np.ndarray],
-    how: Any,
+    noises: Sequence[Noise],
+    how: Resolved,
     eos_ids: Sequence[int],
     pad_id: int,
     batch_size: int,
@@ -118,7 +137,7 @@ def _beams(
         rows = order[start : start + at_once]
         asked = [prompts[i] for i in rows]
         (limit,) = {len(noises[i]) for i in rows}
-        settings: dict[str, Any] = {"num_beams": how.num_beams, "do_sample": how.do_sample, "max_new_tokens": limit}
+        settings: dict[str, Json] = {"num_beams": how.num_beams, "do_sample": how.do_sample, "max_new_tokens": limit}
         if how.do_sample:
             settings |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p}
         ids, attention = left_padded(asked, 0, pad_id, device)
@@ -147,7 +166,7 @@ def _until_the_end(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _own_settings(model: Any) -> Iterator[None]:
+def _own_settings(model: Model) -> Iterator[None]:
     """Within the block the model's own generation config, from which generate fills what is left open, says nothing.
 
     Many published models have a repetition penalty or a top-p there, which would be in no report.

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,19 +30,37 @@ from transformers import GenerationConfig
 from policies.backbone import BackboneError
 from policies.roles import Roles
 from policies.rollout import Completion, sample
+from policies.untyped import Arguments, Foreign, Model, Noise
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
 PREFILL = 8192  # tokens that it passes through the model at once, at most; transformers' own default
+
+
+class EngineSettings(Protocol):
+    """What an engine reads of a recipe."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def vllm_gpu_memory_utilization(self) -> float: ...
+
+
+class Sampler(Protocol):
+    """What an engine does: the arguments of `policies.rollout.sample` after the model."""
+
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], noises: Sequence[Noise], **how: Arguments
+    ) -> list[Completion]: ...
 
 
 @dataclass(frozen=True)
 class Engine:
     """What samples completions from the policy as it is now."""
 
-    run: Callable[..., list[Completion]]  # called as the engine is, with all arguments
+    run: Sampler  # called as the engine is, with all arguments
     exact: bool  # its log-probabilities are the trainer's own, up to float32 rounding
 
-    def __call__(self, prompts: Sequence[Sequence[int]], noises: Sequence[np.ndarray], **how: Any) -> list[Completion]:
+    def __call__(self, prompts: Sequence[Sequence[int]], noises: Sequence[Noise], **how: Arguments) -> list[Completion]:
         """One completion for each prompt, in the order given, ended by any of `eos_ids` or at its limit.
 
         `prompts`, `noises` and `how` are the arguments of `policies.rollout.sample` after the model; the numbers of a noise decide
@@ -52,7 +70,7 @@ class Engine:
         return self.run(prompts, noises, **how)
 
 
-def make_engine(name: str, roles: Roles, folder: str | Path, settings: Any) -> Engine:
+def make_engine(name: str, roles: Roles, folder: str | Path, settings: EngineSettings) -> Engine:
     """The engine called `name`: transformers, continuous or vllm. Call it when the roles are on their device.
 
     vLLM alone reads `folder`, the merged model that the policy starts from, and `settings`: `temperature`, and
@@ -61,12 +79,17 @@ def make_engine(name: str, roles: Roles, folder: str | Path, settings: Any) -> E
     would change.
     """
     if name == "transformers":
-        return Engine(partial(_transformers, roles), roles.exact)
+        return transformers_engine(roles)
     if not torch.cuda.is_available():
         raise BackboneError(f"ppo.engine: {name} needs a CUDA GPU and there is none here; set ppo.engine: transformers")
     if name == "continuous":
         return Engine(partial(_continuous, roles), exact=False)
     return Engine(partial(_vllm, roles, *_start_vllm(roles, folder, settings)), exact=False)
+
+
+def transformers_engine(roles: Roles) -> Engine:
+    """The engine that runs everywhere: the trainer's own forward, and in float32 its log-probabilities."""
+    return Engine(partial(_transformers, roles), roles.exact)
 
 
 def truncated_importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
@@ -83,7 +106,7 @@ def truncated_importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor,
 
 
 def _transformers(
-    roles: Roles, prompts: Sequence[Sequence[int]], noises: Sequence[np.ndarray], **more: Any
+    roles: Roles, prompts: Sequence[Sequence[int]], noises: Sequence[Noise], **more: Arguments
 ) -> list[Completion]:
     with roles.sampling() as model:
         return sample(model, prompts, noises, **more)
@@ -92,14 +115,14 @@ def _transformers(
 def _continuous(
     roles: Roles,
     prompts: Sequence[Sequence[int]],
-    noises: Sequence[np.ndarray],
+    noises: Sequence[Noise],
     *,
     eos_ids: Sequence[int],
     pad_id: int,
     temperature: float,
     batch_size: int,
     progress: Callable[[int], object] | None = None,
-    **_: Any,
+    **_: Arguments,
 ) -> list[Completion]:
     """Transformers' continuous batching: a waiting prompt takes the place of an ended row at once, in a paged cache.
 
@@ -109,7 +132,7 @@ def _continuous(
 
     if not prompts:
         return []
-    model: Any = roles.sampler()
+    model: Model = roles.sampler()
     asked = [list(prompt) for prompt in prompts]
     (limit,) = {len(noise) for noise in noises}
     longest = max(map(len, asked))
@@ -154,7 +177,7 @@ def _continuous(
     return [_completion("continuous", a.generated_tokens, a.logprobs, limit, eos_ids) for a in found]
 
 
-def _start_vllm(roles: Roles, folder: str | Path, settings: Any) -> tuple[Any, Any]:
+def _start_vllm(roles: Roles, folder: str | Path, settings: EngineSettings) -> tuple[Foreign, Foreign]:
     """vLLM in this process, on this process's GPU, and its SamplingParams."""
     if not 0.01 <= settings.temperature <= 2:
         raise BackboneError(
@@ -185,15 +208,15 @@ def _start_vllm(roles: Roles, folder: str | Path, settings: Any) -> tuple[Any, A
 
 def _vllm(
     roles: Roles,
-    llm: Any,
-    sampling_params: Any,
+    llm: Foreign,
+    sampling_params: Foreign,
     prompts: Sequence[Sequence[int]],
-    noises: Sequence[np.ndarray],
+    noises: Sequence[Noise],
     *,
     eos_ids: Sequence[int],
     temperature: float,
     progress: Callable[[int], object] | None = None,
-    **_: Any,
+    **_: Arguments,
 ) -> list[Completion]:
     """vLLM on the policy's merged weights, handed to it before every rollout, as TRL does in one process."""
     if not prompts:
@@ -231,7 +254,7 @@ def _vllm(
     return completions
 
 
-def _seed(noise: np.ndarray) -> int:
+def _seed(noise: Noise) -> int:
     """An episode's noise as one seed: its first number, a 53-bit fraction, as an integer below 2^53."""
     return int(noise[0] * 2**53)
 

@@ -63,13 +63,13 @@ class Episode:
 
 def prompt_order(count: int, needed: range, seed: int) -> list[int]:
     """Which prompts the episodes numbered `needed` use: passes over all prompts, each pass in an order of its own."""
-    orders: dict[int, np.ndarray] = {}
+    orders: dict[int, list[int]] = {}
     out = []
     for episode in needed:
         epoch, position = divmod(episode, count)
         if epoch not in orders:
-            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count)
-        out.append(int(orders[epoch][position]))
+            orders[epoch] = np.random.default_rng([seed, epoch]).permutation(count).tolist()
+        out.append(orders[epoch][position])
     return out
 
 

@@ -1,6 +1,5 @@
 """What does the PPO loop read of a recipe? The `ppo` section as the loop sees it: any object with these attributes will do."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -145,6 +144,3 @@ class LoopSettings(EosRule, Limits, Protocol):
 
     def share(self, world_size: int) -> int:
         """Episodes of one minibatch on one of `world_size` processes."""
-
-
-Prompts = Sequence[dict[str, object]]

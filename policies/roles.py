@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,6 +14,7 @@ from policies.logprobs import Batch, token_logprobs
 from policies.quick.linear import LoraLinear
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk, find_trunk, first_adapted
+from policies.untyped import Foreign, Model
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
 
@@ -57,7 +57,7 @@ class Roles(nn.Module):
             )  # not a submodule: its weights are the policy's
 
     @property
-    def causal(self) -> Any:
+    def causal(self) -> Model:
         """The policy's causal LM, for its output embedding and configs."""
         return self.policy.get_base_model() if isinstance(self.policy, PeftModel) else self.policy
 
@@ -153,7 +153,7 @@ class Roles(nn.Module):
         """
         if not self.lora:
             return self.policy
-        base: Any = self.causal
+        base: Model = self.causal
         if self._sampler is None:
             object.__setattr__(self, "_sampler", _merged_copy(base))  # not a submodule: not trained, saved or wrapped
         for layer, merged in self._merged():
@@ -172,7 +172,7 @@ class Roles(nn.Module):
             for _, merged in self._merged():
                 merged.data = merged.new_empty(0)
 
-    def _merged(self) -> Iterator[tuple[Any, Any]]:
+    def _merged(self) -> Iterator[tuple[Foreign, Foreign]]:
         """The policy's adapted layers, each with the sampler's weight in its place."""
         assert self._sampler is not None
         for name, layer in _lora_layers(self.causal):
@@ -186,13 +186,13 @@ def _in_adapter(name: str, adapter_name: str) -> bool:
     return any(a.startswith("lora_") and b == adapter_name for a, b in zip(parts, parts[1:], strict=False))
 
 
-def _lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
+def _lora_layers(model: nn.Module) -> list[tuple[str, Foreign]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
-def _merged_copy(base: Any) -> nn.Module:
+def _merged_copy(base: Model) -> nn.Module:
     """The structure of `base` without adapter layers: no weights yet where the policy has an adapter, shared ones elsewhere."""
-    memo: dict[int, Any] = {}
+    memo: dict[int, Foreign] = {}
     for tensor in (*base.parameters(), *base.buffers()):
         memo[id(tensor)] = tensor  # deepcopy takes what the memo has: tensors are shared, not copied
     clone = copy.deepcopy(base, memo)
@@ -212,7 +212,7 @@ def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None) -> 
 
     `policy` is the PeftModel with its adapter `policy` and, when there is one, `reward`.
     """
-    base: Any = policy.get_base_model()
+    base: Model = policy.get_base_model()
     hidden = base.config.get_text_config().hidden_size
     head = nn.Linear(hidden, 1)
     from_reward = value == "adapter" and reward_head is not None and REWARD in policy.peft_config

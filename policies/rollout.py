@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from transformers.cache_utils import DynamicLayer
 from policies.backbone import decoder
 from policies.logprobs import logits
 from policies.quick.batching import together
+from policies.untyped import Arguments, Foreign, Model, Noise
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
 SPARE = 32  # places for tokens to come that a layer of the cache takes at a time
@@ -53,7 +53,7 @@ class Record:
     eos: int
 
 
-def noise(seed: int, step: int, prompt_id: str, sample: int, count: int) -> np.ndarray:
+def noise(seed: int, step: int, prompt_id: str, sample: int, count: int) -> Noise:
     """`count` uniform numbers in [0, 1) that belong to one episode, float64."""
     key = int.from_bytes(hashlib.sha256(prompt_id.encode()).digest()[:8], "big")
     return np.random.default_rng([seed, step, key, sample]).random(count)
@@ -97,13 +97,13 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 @contextmanager
-def _watched(model: Any, record: Record | None) -> Iterator[list[Tensor]]:
+def _watched(model: Model, record: Record | None) -> Iterator[list[Tensor]]:
     """Within the block the list gets what enters the layers above the trunk, at each call of the decoder."""
     seen: list[Tensor] = []
     if record is None or record.depth == 0:
         yield seen
         return
-    body: Any = decoder(model)
+    body: Model = decoder(model)
     hook = body.layers[record.depth].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         yield seen
@@ -152,10 +152,12 @@ class _Read:
     states: list[list[Tensor]]
 
 
-def _read(model: Any, prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, seen: list[Tensor]) -> _Read:
+def _read(
+    model: Model, prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device, seen: list[Tensor]
+) -> _Read:
     """Every prompt is read once, whatever number of rows it has, what all begin with once for all, and prompts of like length
     together, so that short ones are not padded to long ones."""
-    body: Any = decoder(model)
+    body: Model = decoder(model)
     begun, prefix = DynamicCache(config=model.config), _common_prefix(prompts)
     if prefix >= SHARED_PREFIX:
         body(input_ids=torch.tensor([list(prompts[0][:prefix])], device=device), past_key_values=begun, use_cache=True)
@@ -200,13 +202,15 @@ class _Roomy(DynamicLayer):
         self.__dict__ |= vars(layer)
         self._rooms: dict[str, tuple[Tensor, Tensor]] = {}  # keys, values: the whole, and what is in use of it
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Arguments, **kwargs: Arguments
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return self._longer("keys", key_states), self._longer("values", value_states)
 
     def _longer(self, name: str, new: Tensor) -> Tensor:
-        held: Any = getattr(self, name)
+        held: Foreign = getattr(self, name)
         start = held.shape[-2] if held.numel() else 0
         end = start + new.shape[-2]
         room, used = self._rooms.get(name, (held, None))
@@ -229,7 +233,7 @@ def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
     """One cache of all rows of `caches`, whose shorter keys and values (B, heads, L, D) are padded on the left."""
     if len(caches) > 1:
         for layer, *others in zip(*(cache.layers for cache in caches), strict=True):
-            parts: list[Any] = [layer, *others]
+            parts: list[Foreign] = [layer, *others]
             if layer.is_initialized:  # a layer may share another's keys and have none of its own
                 width = max(part.keys.shape[-2] for part in parts)
                 for name in ("keys", "values"):
@@ -241,7 +245,7 @@ def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
 
 @torch.no_grad()
 def _sample_batch(
-    model: Any,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     uniforms: Tensor,
     eos: Tensor,
@@ -254,7 +258,7 @@ def _sample_batch(
     """`seen` gets what enters the layers above the trunk in every call of the decoder, (B, width, H), where there is a trunk."""
     device, limit = uniforms.device, uniforms.shape[1]
     depth = record.depth if record is not None else 0
-    body: Any = decoder(model)
+    body: Model = decoder(model)
     read = _read(model, prompts, pad_id, device, seen)
     cache, final, attention = read.cache, read.final, read.attention
     positions = attention.sum(1, keepdim=True) - 1
@@ -308,7 +312,7 @@ def _sample_batch(
 def sample(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
-    noises: Sequence[np.ndarray],
+    noises: Sequence[Noise],
     *,
     eos_ids: Sequence[int],
     pad_id: int,

@@ -9,12 +9,13 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from policies.untyped import Json, Optimizer
 
 GOOD = "good.safetensors"
 
@@ -41,7 +42,7 @@ def _good(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{GOOD}")
 
 
-def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any, extra: dict[str, Any]) -> None:
+def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, extra: dict[str, Json]) -> None:
     """Write trained weights, Adam's moments, what `save_good` wrote last and `extra` (JSON) to `folder`.
 
     An interruption leaves the older state in place.
@@ -74,7 +75,7 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Any) -> dict[str, Any] | None:
+def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Json] | None:
     """Put a saved state back into `parameters` and the moments that `optimizer` has; returns what else was saved, or None if nothing was.
 
     What `save_good` wrote after that state is forgotten: `load_good` gives what came with it.

@@ -10,9 +10,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from jinja2 import TemplateError
+
+from policies.untyped import Tokenizer
 
 PromptText = str | list[dict[str, str]]
 
@@ -27,12 +28,12 @@ PLAIN_CHAT = (
 the beginning of the next turn's prompt, EOS included."""
 
 
-def plain_chat(tokenizer: Any) -> str:
+def plain_chat(tokenizer: Tokenizer) -> str:
     """PLAIN_CHAT, after whatever the tokenizer puts before every text."""
     return "".join(tokenizer.convert_ids_to_tokens(opening(tokenizer))) + PLAIN_CHAT
 
 
-def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
     """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts.
 
     Never none, as a completion needs something to follow: a text without tokens is BOS, or EOS where there is no BOS.
@@ -53,7 +54,7 @@ def encode_prompt(tokenizer: Any, prompt: PromptText) -> list[int]:
 
 
 @lru_cache(maxsize=8)
-def opening(tokenizer: Any) -> list[int]:
+def opening(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before every text: BOS for some, nothing for others."""
     with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     for start in range(len(with_special) - len(without) + 1):
@@ -62,7 +63,7 @@ def opening(tokenizer: Any) -> list[int]:
     return []
 
 
-def encode_completion(tokenizer: Any, completion: str, max_tokens: int | None = None) -> list[int]:
+def encode_completion(tokenizer: Tokenizer, completion: str, max_tokens: int | None = None) -> list[int]:
     """Token ids of a completion and the closing EOS; cut to `max_tokens` if given (EOS goes first, as it would in sampling)."""
     ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return ids[:max_tokens]
@@ -72,7 +73,7 @@ Turn = tuple[list[int], list[int]]
 """Token ids of what stands before an answer of the assistant, and of the answer with its EOS."""
 
 
-def encode_turns(tokenizer: Any, prompt: PromptText, completion: str, which: str = "all") -> list[Turn]:
+def encode_turns(tokenizer: Tokenizer, prompt: PromptText, completion: str, which: str = "all") -> list[Turn]:
     """Every turn of the assistant in a demonstration, first to last, each as it would be asked for; with `which` "last", or
     for a text prompt, the completion alone."""
     turns = [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, completion))]
@@ -110,7 +111,7 @@ def joined(turns: Sequence[Turn]) -> list[Lesson]:
     return lessons[::-1]
 
 
-def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
+def decode_completion(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Text of sampled tokens, special tokens left out, spaces kept as they are."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -120,7 +121,7 @@ def show_prompt(prompt: PromptText) -> str:
     return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
 
 
-def fingerprint(tokenizer: Any) -> str:
+def fingerprint(tokenizer: Tokenizer) -> str:
     """Hex sha256 over the tokenizer's vocabulary and rules, its chat template and its special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

@@ -20,7 +20,7 @@ from transformers import get_scheduler
 
 from policies import ppo
 from policies.advantages import with_advantages
-from policies.engines import Engine, make_engine
+from policies.engines import Engine, transformers_engine
 from policies.episodes import Asked, Episode, PromptRow, Score, as_asked, prompt_order, roll_out, scored
 from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures
 from policies.loop import Loop, Result, Silent, Watch
@@ -66,7 +66,7 @@ def train(
     wrapped, optimizer = accelerator.prepare(roles, optimizer)
     bare: Roles = accelerator.unwrap_model(wrapped)
     bare.eval()  # no dropout: it would part the new log-probabilities from the old
-    engine = engine or make_engine("transformers", bare, "", settings)
+    engine = engine or transformers_engine(bare)
     prompts, held_out = (as_asked(tokenizer, rows) for rows in (train_prompts, eval_prompts[: settings.eval_prompts]))
     loop = Loop(
         *(accelerator, bare, wrapped, optimizer, scheduler, engine, tokenizer, score, settings, seed),

@@ -1,6 +1,9 @@
 """Which objects of libraries have no type that says what we use of them? Named here, and only here, so that nothing else is `Any`."""
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 Model = Any  # a model of transformers or peft, whose parts differ from one architecture to the next
 Tokenizer = Any  # a tokenizer of transformers: special tokens and templates are set on the instance
@@ -11,3 +14,5 @@ Scheduler = Any  # what transformers.get_scheduler gives
 Arguments = Any  # arguments handed on as they came, to a library's own method
 Json = Any  # a value of parsed JSON
 Foreign = Any  # an object of a package that need not be installed (vllm), or of a library's inside (a cache's layer, a hook's arguments)
+Noise = np.ndarray[tuple[int], np.dtype[np.float64]]  # uniform numbers (T,) in [0, 1), one a token
+AnyFunction = Callable[..., Any]  # of a user or of torch: what it takes is tried, not declared

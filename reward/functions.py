@@ -13,15 +13,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from policies.template import PromptText
+from policies.untyped import AnyFunction, Arguments, Foreign, Noise
 
-RewardFunction = Callable[..., Any]
+RewardFunction = AnyFunction
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 
 
@@ -82,13 +83,13 @@ def call_checked(
     with torch.no_grad():
         result = _call(function, name, list(prompts), list(completions))
     wanted = f"it must return {len(completions)} finite numbers, one a completion"
-    if isinstance(result, np.ndarray | Tensor) and result.ndim != 1:
+    if isinstance(result, Noise | Tensor) and result.ndim != 1:
         raise RewardError(f"reward function {name} returned {_what(result)} of shape {tuple(result.shape)}; {wanted}")
-    if not isinstance(result, list | tuple | np.ndarray | Tensor):
+    if not isinstance(result, list | tuple | Noise | Tensor):
         raise RewardError(f"reward function {name} returned {_what(result)}; {wanted}")
     if len(result) != len(completions):
         raise RewardError(f"reward function {name} returned {_what(result)} of {len(result)}; {wanted}")
-    values = result.tolist() if isinstance(result, np.ndarray | Tensor) else list(result)
+    values = result.tolist() if isinstance(result, Noise | Tensor) else list(result)
     scores = torch.empty(len(values), dtype=torch.float32)
     for index, value in enumerate(values):
         number = _number(value)
@@ -101,7 +102,7 @@ def call_checked(
     return scores
 
 
-def _call(function: RewardFunction, name: str, prompts: list[PromptText], completions: list[str]) -> Any:
+def _call(function: RewardFunction, name: str, prompts: list[PromptText], completions: list[str]) -> Foreign:
     try:
         signature = inspect.signature(function)
     except ValueError:  # some functions written in C tell nothing of their parameters
@@ -117,7 +118,7 @@ def _call(function: RewardFunction, name: str, prompts: list[PromptText], comple
     )
 
 
-def _fits(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
+def _fits(signature: inspect.Signature, *args: Arguments, **kwargs: Arguments) -> bool:
     try:
         signature.bind(*args, **kwargs)
     except TypeError:
@@ -125,9 +126,9 @@ def _fits(signature: inspect.Signature, *args: Any, **kwargs: Any) -> bool:
     return True
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Foreign) -> float | None:
     """The value as float32 would hold it, None when it is no real number; text that spells a number is none."""
-    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+    if isinstance(value, Tensor | Noise) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
         return None
@@ -137,11 +138,11 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _what(result: Any) -> str:
+def _what(result: Foreign) -> str:
     return "None" if result is None else f"a {type(result).__name__}"
 
 
-def _shown(value: Any, most: int = 80) -> str:
+def _shown(value: Foreign, most: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
 

@@ -10,12 +10,13 @@ over groups, as pairs of a group share completions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.untyped import Json
 
 Floats = NDArray[np.float64]
 Groups = Sequence[Sequence[float]]
@@ -203,7 +204,7 @@ def paired_gain(
 
 def calibration_error(
     scores: Groups, ranks: Sequence[Sequence[int]], ratings: Groups | None = None, min_gap: float = 0.0
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Expected calibration error over pairs: Σ_bins (count / P)·|accuracy - confidence| (Guo et al. 1706.04599, eq. 3).
 
     Confidence max(p, 1 - p) for p = σ(s_i - s_j), the Bradley–Terry probability, so `scores` must be on the scale of
@@ -341,7 +342,7 @@ class ExpectedCalibrationError(_InMemory):
 
     def _compute(
         self, predictions: Groups, references: list[list[int]], ratings: Groups | None = None, min_gap: float = 0.0
-    ) -> dict[str, Any]:
+    ) -> dict[str, Json]:
         return calibration_error(predictions, references, ratings, min_gap)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from policies.backbone import load_classifier, load_tokenizer
 from policies.quick.batching import together
 from policies.quick.packing import packs
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
+from policies.untyped import Json, Model, Tokenizer
 
 CONTRACT_FILE = "scoring.json"
 Forward = Callable[[Tensor, Tensor], Tensor]  # input_ids, attention_mask (B, L) -> (B,) raw scores
@@ -22,7 +22,7 @@ class ScoringError(Exception):
     """A folder that cannot score; the message names the remedy."""
 
 
-def render(tokenizer: Any, prompt: PromptText, completion: str, max_length: int) -> list[int]:
+def render(tokenizer: Tokenizer, prompt: PromptText, completion: str, max_length: int) -> list[int]:
     """Token ids that a reward model scores: prompt, completion and EOS, the first `max_length` of them.
 
     An encoder, whose tokenizer closes a text with [SEP] rather than EOS, gets prompt and completion as its text pair.
@@ -41,7 +41,7 @@ class Scorer:
     """`score(prompts, completions) -> (B,) float32`: raw scores brought to mean 0 and standard deviation 1 on sft samples."""
 
     forward: Forward
-    tokenizer: Any
+    tokenizer: Tokenizer
     mean: float = 0.0
     std: float = 1.0
     max_length: int = 512
@@ -73,7 +73,9 @@ class Scorer:
         return (self.raw(prompts, completions) - self.mean) / self.std
 
 
-def write_contract(folder: Path, *, mean: float, std: float, max_length: int, tokenizer: Any, template: str) -> None:
+def write_contract(
+    folder: Path, *, mean: float, std: float, max_length: int, tokenizer: Tokenizer, template: str
+) -> None:
     """Write scoring.json: what else than weights it takes to get the same score. `template` is the fingerprint of template.py."""
     contract = {
         "mean": mean,
@@ -87,7 +89,7 @@ def write_contract(folder: Path, *, mean: float, std: float, max_length: int, to
     (folder / CONTRACT_FILE).write_text(json.dumps(contract, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_contract(folder: str | Path) -> dict[str, Any]:
+def read_contract(folder: str | Path) -> dict[str, Json]:
     """scoring.json of a reward artifact, or an empty dict for a model from elsewhere. Raises ScoringError if it is damaged."""
     path = Path(folder) / CONTRACT_FILE
     if not path.is_file():
@@ -108,7 +110,7 @@ def load_scorer(path: str | Path, dtype: torch.dtype, device: torch.device, max_
     Scores of a model without scoring.json are taken as they are (mean 0, std 1).
     """
     tokenizer = load_tokenizer(path, need_eos=False)
-    model: Any = load_classifier(path, tokenizer, dtype)
+    model: Model = load_classifier(path, tokenizer, dtype)
     model.to(device)
     contract = read_contract(path)
     return Scorer(

@@ -7,7 +7,6 @@ shuffled into single pairs, each completion would be seen K - 1 times in a pass 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -17,6 +16,7 @@ from transformers import Trainer
 from policies.quick.batching import together
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk
+from policies.untyped import Arguments, Foreign, Json, Model
 from reward.losses import k_wise, plackett_luce
 
 
@@ -31,7 +31,7 @@ class RankingCollator:
 
     pad_id: int
 
-    def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, groups: Sequence[dict[str, Json]]) -> dict[str, Tensor]:
         rows = [torch.tensor(ids) for group in groups for ids in group["input_ids"]]
         input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
         lengths = torch.tensor([len(row) for row in rows])
@@ -74,12 +74,12 @@ class RankingTrainer(Trainer):
 
     def __init__(
         self,
-        *args: Any,
+        *args: Arguments,
         loss: str,
         label_smoothing: float = 0.0,
         margin: float = 0.0,
         trunk: Trunk | None = None,
-        **kwargs: Any,
+        **kwargs: Arguments,
     ):
         super().__init__(*args, **kwargs)
         self.trunk = trunk
@@ -92,12 +92,12 @@ class RankingTrainer(Trainer):
     def compute_loss(
         self,
         model: nn.Module,
-        inputs: dict[str, Any],
+        inputs: dict[str, Json],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
+    ) -> Foreign:
         ranks, ratings = inputs["ranks"], inputs["ratings"]
-        bare: Any = self.accelerator.unwrap_model(model)
+        bare: Model = self.accelerator.unwrap_model(model)
         bare = bare.get_base_model() if isinstance(bare, PeftModel) else bare
         with nullcontext() if self.trunk is None else self.trunk.in_place_of(bare, bare.config.pad_token_id):
             flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
@@ -124,7 +124,7 @@ class RankingTrainer(Trainer):
         right = (1 + (scores[:, :, None] - scores[:, None, :]).sign()) / 2
         self.agreed += torch.stack([right[pairs].sum(), pairs.sum()])
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def log(self, logs: dict[str, float], *args: Arguments, **kwargs: Arguments) -> None:
         if "loss" in logs:
             right, pairs = self.accelerator.reduce(self.agreed, "sum").tolist()
             if pairs:

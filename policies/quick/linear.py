@@ -3,13 +3,13 @@
 What comes out is what torch's and peft's own layers give, within float tolerance; `tests/test_linear.py` holds them side by side.
 """
 
-from typing import Any
-
 import torch
 from peft import LoraConfig
 from peft.tuners import lora
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from policies.untyped import Arguments, Context, Foreign
 
 # From two rows up to here W·xᵀ beats x·Wᵀ in float32 on a CPU: 2 to 2.6 times at 2 to 8 rows, which are left when most of a batch
 # has ended, 1.4 to 1.7 times at 16 and 32; at 128 it is a draw.
@@ -61,7 +61,7 @@ class _AdaptedProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Context, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         a_, b_ = a.to(x.dtype), b.to(x.dtype)
         narrow = nn.functional.linear(x, a_)
         ctx.save_for_backward(x, weight, a, b, narrow)
@@ -70,7 +70,7 @@ class _AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, narrow = ctx.saved_tensors
         grad = grads[0].contiguous()
         back = grad @ b.to(grad.dtype)
@@ -88,7 +88,7 @@ class LoraLinear(lora.Linear):
     Anything else goes peft's own way. Stock layers cast the input to the adapter's float32 and add two more full-size tensors.
     """
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, *args: Arguments, **kwargs: Arguments) -> Tensor:
         active = self.active_adapters
         if args or kwargs or self.merged or len(active) != 1:
             return super().forward(x, *args, **kwargs)
@@ -97,9 +97,9 @@ class LoraLinear(lora.Linear):
         if not self._usual(active[0], x):
             return super().forward(x)
         name, rows = active[0], x.reshape(x.numel() // max(x.shape[-1], 1), x.shape[-1])
-        weight: Any = self.base_layer.weight
-        a: Any = self.lora_A[name].weight
-        b: Any = self.lora_B[name].weight
+        weight: Foreign = self.base_layer.weight
+        a: Foreign = self.lora_A[name].weight
+        b: Foreign = self.lora_B[name].weight
         if torch.is_grad_enabled():
             out = _AdaptedProduct.apply(rows, weight, a, b, self.scaling[name])
         else:
@@ -110,9 +110,9 @@ class LoraLinear(lora.Linear):
     @torch.no_grad()
     def merge_into(self, out: Tensor, name: str) -> None:
         """Write W + s·B·A, (out, in), with adapter `name` into `out`: what peft's merge gives, in one pass over the weights."""
-        weight: Any = self.base_layer.weight
-        a: Any = self.lora_A[name].weight
-        b: Any = self.lora_B[name].weight
+        weight: Foreign = self.base_layer.weight
+        a: Foreign = self.lora_A[name].weight
+        b: Foreign = self.lora_B[name].weight
         if name in self.lora_variant or not weight.dtype == a.dtype == b.dtype == out.dtype:
             out.copy_(weight + self.get_delta_weight(name).to(out.dtype))
         else:

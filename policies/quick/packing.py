@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from policies.untyped import Arguments, Foreign, Json, Model, ModelConfig
 
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
 # numbers reach is this times P / 2H: at 128 and at 256 tokens a lane, forward and backward cost 7 and 14% more on two cores.
@@ -83,7 +84,9 @@ class Packed:
     """In front of a decoder's class: right-padded rows without a cache are run in lanes where that is cheaper, and states are then zero
     where padded. Any other call goes through as it is."""
 
-    def forward(self: Any, input_ids: Tensor | None = None, attention_mask: Any = None, **others: Any) -> Any:
+    def forward(
+        self: Model, input_ids: Tensor | None = None, attention_mask: Foreign = None, **others: Arguments
+    ) -> Foreign:
         whole = super().forward  # type: ignore[misc]
         rows = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and _plain(others, self.config)
         laid = _laid(self, attention_mask) if rows else None
@@ -101,7 +104,7 @@ class Packed:
         return out
 
 
-def _plain(others: dict[str, Any], config: Any) -> bool:
+def _plain(others: dict[str, Json], config: ModelConfig) -> bool:
     """Whether a decoder is asked for final states alone: no cache, no positions of the caller's, nothing else by row.
 
     And whether its attention is one that tells the rows of several lanes apart; transformers' flash attention takes but one lane.
@@ -120,7 +123,7 @@ def _plain(others: dict[str, Any], config: Any) -> bool:
     )
 
 
-def _laid(decoder: Any, attention_mask: Tensor) -> Lanes | None:
+def _laid(decoder: Model, attention_mask: Tensor) -> Lanes | None:
     mask = attention_mask.bool()
     counts, place = mask.sum(1), torch.arange(mask.shape[1], device=mask.device)
     right = ((mask == (place < counts[:, None])).all(1) & (counts > 0)).all()
@@ -130,13 +133,13 @@ def _laid(decoder: Any, attention_mask: Tensor) -> Lanes | None:
     return lanes(lengths, mask.shape[1], decoder.reach, decoder.limit, mask.device)
 
 
-def packs(model: Any) -> bool:
+def packs(model: Model) -> bool:
     """Whether padding on the right costs `model` (a causal LM, a classifier, or peft's around one) next to nothing where it needs no cache."""
     return any(isinstance(module, Packed) for module in model.modules())
 
 
 @torch.no_grad()
-def enable_packing(model: Any) -> None:
+def enable_packing(model: Model) -> None:
     """Let the decoder of `model` run padded rows in lanes, in place, if it can be told positions and keeps the rows of a lane apart.
 
     Both are tried on a few tokens in two lanes: states must be those of padded rows, and those of one row the same bits whatever the
@@ -161,7 +164,7 @@ def enable_packing(model: Any) -> None:
         decoder.__class__ = plain
 
 
-def _tried(decoder: Any, packed: type) -> bool:
+def _tried(decoder: Model, packed: type) -> bool:
     """Give `decoder` the class `packed`, and whether it does what it did."""
     vocabulary = decoder.get_input_embeddings().weight.shape[0]
     device = decoder.device  # a quantised model comes on its GPU

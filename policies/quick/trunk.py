@@ -7,11 +7,12 @@ a token sequence, in the rollout or here, and what follows runs the upper layers
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+from policies.untyped import Model
 
 
 def first_adapted(model: nn.Module, adapters: Sequence[str]) -> int:
@@ -30,7 +31,7 @@ class Trunk:
     joins them while there is `room` (bytes), which is none unless the caller gives some.
     """
 
-    def __init__(self, decoder: Any, depth: int):
+    def __init__(self, decoder: Model, depth: int):
         self.room = 0.0
         self.depth = depth
         self.lower = _part(decoder, slice(0, depth), nn.Identity())
@@ -64,7 +65,7 @@ class Trunk:
         return self.upper(inputs_embeds=states, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     @contextmanager
-    def in_place_of(self, model: Any, pad_id: int) -> Iterator[None]:
+    def in_place_of(self, model: Model, pad_id: int) -> Iterator[None]:
         """Within the block `model` (a causal LM or classifier on this decoder) runs the upper layers alone on what `states` gives.
 
         Its inputs are token ids as ever, right-padded with `pad_id`; the states stand where the embedding was.
@@ -99,7 +100,7 @@ def padded(rows: Sequence[Tensor], width: int) -> Tensor:
 
 
 @torch.no_grad()
-def find_trunk(decoder: Any, depth: int) -> Trunk | None:
+def find_trunk(decoder: Model, depth: int) -> Trunk | None:
     """The trunk of `decoder` below layer `depth`, or None where there is none or the decoder cannot be run in two parts.
 
     Decoders differ in what they do before their layers (some scale embeddings), so both parts are tried on a few tokens against the whole.
@@ -117,7 +118,7 @@ def find_trunk(decoder: Any, depth: int) -> Trunk | None:
     return trunk if torch.allclose(whole, parts, rtol=1e-3, atol=1e-3 * whole.abs().max().item()) else None
 
 
-def _part(decoder: Any, which: slice, norm: nn.Module) -> Any:
+def _part(decoder: Model, which: "slice[int | None, int | None, None]", norm: nn.Module) -> Model:
     """A decoder of some of the layers of another, on the same weights. Not a copy: the modules are the same objects."""
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
