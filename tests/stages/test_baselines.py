@@ -1,4 +1,4 @@
-"""Are the baselines fair to what they stand for: the same artifacts, tokens, score and rules as ppo, sampled once, resumed exactly?"""
+"""Are the baselines fair to what they stand for: the same artifacts, score and rules as ppo, resumed exactly, compared as they were made?"""
 
 import json
 import math
@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,70 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from interruption import Stop, stopped_and_started
+from interruption import stopped_and_started
 from safetensors.torch import load_file
-from tiny import EOS, PROMPTS, STOP, lora, vowels
+from small_walk import SHRUNK, TRAINED, again, manifest, settings
+from tiny import EOS, STOP
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, RLOOConfig
 
-from data.schema import Completion, Prompt, Ranking
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
 from pipeline.artifacts.run import Run
 from pipeline.running import run_stage
-from pipeline.settings.config import PPO, Config, ConfigError
-from pipeline.settings.recipe import load
-from pipeline.settings.sections import Decoding
-from pipeline.stages import best_of_n, rft, rloo
-from pipeline.stages.dpo import as_tokens, drawn_pairs
-from pipeline.stages.rloo import rewarded
-from pipeline.training.samples import Sample, best_of_block, kl_bound, read, sample_scored
-from pipeline.training.trl_trainers import PairTrainer, PromptTrainer
-from policies.backbone import load_causal
-from policies.template import Lesson, encode_completion, encode_prompt
+from pipeline.settings.config import ConfigError
+from pipeline.stages import rft, rloo
+from policies.template import Lesson
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINED = ("dpo", "rloo", "rft")
-SHRUNK = [
-    f"data.source={ROOT / 'data' / 'smoke.jsonl'}",
-    "data.eval_fraction=0.3333",  # 32 rows to train on: two processes fill a last, smaller batch with rows seen before
-    "sft.max_steps=6",
-    "reward.max_steps=6",
-    "reward.normalise_samples=16",
-    "ppo.total_episodes=48",
-    "ppo.batch_size=16",
-    "ppo.response_length=12",
-    "ppo.eval_prompts=6",
-    *(f"{stage}.{name}" for stage in TRAINED for name in ("save_steps=2", "logging_steps=1", "learning_rate=1e-2")),
-    "dpo.max_steps=6",
-    "rloo.batch_size=8",
-    "rloo.per_device_train_batch_size=4",
-    "rft.tuning=lora",
-    "rft.max_steps=6",
-    "best_of_n.n=8",
-    "best_of_n.prompts=5",
-    "compare.prompts=8",
-    "compare.perplexity_rows=6",
-]
+
+
 MADE = {"README.md", "manifest.json", "metrics.jsonl"}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-
-
-def settings(*more: str) -> Config:
-    return load(ROOT / "recipes" / "smoke.yaml", [*SHRUNK, *more])
-
-
-def again(name: str) -> Path:
-    """A run that has what the baselines are made from."""
-    for stage in ("data", "sft", "reward"):
-        shutil.copytree(Path("runs/whole") / stage, Path("runs") / name / stage)
-    return Path("runs") / name
-
-
-def manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -122,241 +77,6 @@ def walk(tmp_path_factory: pytest.TempPathFactory, told: dict[str, Any]) -> Iter
             patch.setattr(rloo, name, inner)
         patch.setattr(rft, "fine_tune", right_tuning)
         yield Path("runs/whole")
-
-
-# Pairs
-
-
-def ranking(texts: Sequence[str], tiers: Sequence[Sequence[int]], prompt: Any = "To be") -> Ranking:
-    completions = tuple(Completion(str(i), text) for i, text in enumerate(texts))
-    return Ranking("r", prompt, completions, tuple(tuple(map(str, tier)) for tier in tiers), "f:1")
-
-
-def test_pairs_are_those_of_the_order_and_ties_are_none(tiny_tokenizer: Any) -> None:
-    """Of four completions ranked 3 > {0, 2} > 1 the pairs are 3>0, 3>2, 3>1, 0>1, 2>1: all six but the tie."""
-    group = as_tokens(tiny_tokenizer, ranking([" a", " b", " c", " d"], [[3], [0, 2], [1]]), 64)
-    assert sorted(group.pairs) == [(0, 1), (2, 1), (3, 0), (3, 1), (3, 2)]
-    assert as_tokens(tiny_tokenizer, ranking([" a", " b"], [[0, 1]]), 64).pairs == []
-
-
-def test_pairs_are_rendered_as_everywhere_else(tiny_tokenizer: Any) -> None:
-    chat = [{"role": "user", "content": "To be?"}]
-    for prompt in ("To be", chat):
-        group = as_tokens(tiny_tokenizer, ranking([" or", " not"], [[1], [0]], prompt), 64)
-        assert group.prompt == encode_prompt(tiny_tokenizer, prompt)
-        assert group.completions == [encode_completion(tiny_tokenizer, text) for text in (" or", " not")]
-        assert all(ids[-1] == EOS for ids in group.completions)
-
-
-def test_what_the_limit_makes_equal_is_no_pair(tiny_tokenizer: Any) -> None:
-    """One token a character: "To be" and six more are 11; the first six of " not so" and " not you" are equal, " not" is not."""
-    texts = [" not so", " not you", " not"]
-    group = as_tokens(tiny_tokenizer, ranking(texts, [[0], [1], [2]]), 10)
-    assert [len(ids) for ids in group.completions] == [5, 5, 5] and group.pairs == [(0, 2), (1, 2)]
-    assert len(as_tokens(tiny_tokenizer, ranking(texts, [[0], [1], [2]]), 64).pairs) == 3
-    assert as_tokens(tiny_tokenizer, ranking(texts, [[0], [1], [2]]), 5).pairs == []  # no room at all
-
-
-def test_a_ranking_weighs_the_same_however_many_completions_it_has(tiny_tokenizer: Any) -> None:
-    """Twelve passes over a ranking of four (6 pairs) and one of two (1 pair): 12 draws each, every pair of the four twice."""
-    groups = [
-        as_tokens(tiny_tokenizer, ranking([" a", " b", " c", " d"], [[0], [1], [2], [3]]), 64),
-        as_tokens(tiny_tokenizer, ranking([" a", " b"], [[1], [0]]), 64),
-    ]
-    order = [0, 1] * 12
-    drawn = drawn_pairs(groups, order, seed=3)
-    of_four, of_two = drawn[::2], drawn[1::2]
-    assert set(Counter(of_four).values()) == {2} and len(set(of_four)) == 6
-    assert set(of_four[:6]) == set(of_four[6:]) == set(groups[0].pairs)
-    assert of_two == [(1, 0)] * 12
-    assert of_four[:6] != groups[0].pairs or of_four[6:] != groups[0].pairs  # in a random order
-    assert drawn_pairs(groups, order[:9], seed=3) == drawn[:9]
-
-
-# trl's trainers
-
-
-def trainer_arguments(folder: Path) -> dict[str, Any]:
-    return {"output_dir": str(folder), "report_to": [], "bf16": False, "use_cpu": True, "remove_unused_columns": False}
-
-
-def test_dpo_trains_on_our_tokens(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    """trl would render "What?" and " yes" in one go and cut at the common prefix. What goes into the model here is prompt + completion
-    + EOS, with the mask on the completion; and before any step the loss is log 2, as π = π_ref (Rafailov et al. 2023, eq. 7)."""
-    group = as_tokens(tiny_tokenizer, ranking([" yes", " no"], [[0], [1]], "What?"), 64)
-    row = {"prompt_ids": group.prompt, "chosen_ids": group.completions[0], "rejected_ids": group.completions[1]}
-    trainer = PairTrainer(
-        model=load_causal(tiny_folder, tiny_tokenizer, torch.float32),
-        args=DPOConfig(**trainer_arguments(tmp_path), per_device_train_batch_size=1, max_length=None),
-        train_dataset=Dataset.from_list([row]),
-        processing_class=tiny_tokenizer,
-        peft_config=lora(),
-    )
-    batch = next(iter(trainer.get_train_dataloader()))
-    width = len(group.prompt) + len(" yes") + 1
-    rejected = [*group.prompt, *group.completions[1]]
-    pad = [tiny_tokenizer.pad_token_id] * (width - len(rejected))
-    assert batch["input_ids"].tolist() == [[*group.prompt, *group.completions[0]], [*rejected, *pad]]
-    assert batch["completion_mask"].tolist() == [[0] * 5 + [1] * 5, [0] * 5 + [1] * 4 + [0]]
-    loss = trainer.compute_loss(trainer.model, batch)
-    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
-
-
-def test_rloo_renders_prompts_as_everywhere_else(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    """Texts and messages side by side, which trl cannot hold in one data set."""
-    prompts: list[Any] = ["To be", [{"role": "user", "content": "To be?"}], ""]
-    rows = [{"prompt": json.dumps(prompt)} for prompt in prompts]
-    trainer = PromptTrainer(
-        model=load_causal(tiny_folder, tiny_tokenizer, torch.float32),
-        reward_funcs=lambda completion_ids, **_: [float(len(ids)) for ids in completion_ids],
-        args=RLOOConfig(**trainer_arguments(tmp_path), per_device_train_batch_size=2, max_completion_length=3),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tiny_tokenizer,
-        peft_config=lora(),
-    )
-    batch = trainer._generate_and_score_completions([row for row in rows for _ in range(2)])
-    mask = batch["prompt_mask"].bool()
-    given = [ids[own].tolist() for ids, own in zip(batch["prompt_ids"], mask, strict=True)]
-    assert given[::2] == given[1::2] == [encode_prompt(tiny_tokenizer, prompt) for prompt in prompts]
-    assert batch["completion_ids"].shape[1] <= 3
-
-
-@pytest.mark.parametrize(
-    ("rule", "unfinished"),
-    [
-        ({"missing_eos_score": -1.0}, -1.0),
-        ({"missing_eos_score": None}, 0.8),
-        ({"missing_eos_score": None, "missing_eos_penalty": 0.5}, 0.3),
-    ],
-)
-def test_rloo_is_rewarded_as_ppo_is(tiny_tokenizer: Any, rule: dict[str, Any], unfinished: float) -> None:
-    """`vowels` gives "ae" 2 - 0.2 and "b" -0.1; "oxi…" without an end gets 2 - 1.2 = .8 or what the rule says. Both ends count."""
-    heard: list[Any] = []
-
-    def score(prompts: Sequence[Any], completions: Sequence[str]) -> torch.Tensor:
-        heard.extend(zip(prompts, completions, strict=True))
-        return vowels(prompts, completions)
-
-    reward = rewarded(tiny_tokenizer, score, [EOS, STOP], Config(ppo=PPO(**rule)))
-    ids = [tiny_tokenizer(text)["input_ids"] for text in ("ae", "b", "oxi         ")]
-    chat = [{"role": "user", "content": "x"}]
-    asked = [json.dumps(prompt) for prompt in ("p", chat, "q")]
-    values = reward(
-        prompts=asked, completion_ids=[[*ids[0], EOS], [*ids[1], STOP], ids[2]], completions=[], trainer=None
-    )
-    assert values == pytest.approx([1.8, -0.1, unfinished])
-    assert heard == [("p", "ae"), (chat, "b"), ("q", "oxi         ")]
-
-
-# Best of n
-
-
-def samples(rewards: Sequence[float]) -> list[Sample]:
-    return [Sample([7] * (i + 1), f"text {i}", True, reward + 10, reward) for i, reward in enumerate(rewards)]
-
-
-def test_the_best_of_a_block_is_the_best_by_reward() -> None:
-    own = samples([1, 3, 2, 0, 5, 5])
-    assert [best_of_block(own, 2, block)[1] for block in range(3)] == [1, 2, 4]
-    assert best_of_block(own, 6, 0)[0].text == "text 4"  # the first of equals
-    assert best_of_block(own, 1, 3)[1] == 3
-
-
-def test_estimates_are_means_over_blocks() -> None:
-    """Rewards 1 3 2 0 of one prompt and 4 0 0 0 of another, scores 10 more. best_of_1: (6/4 + 4/4)/2 + 10 = 11.25; best_of_2:
-    blocks 3, 2 and 4, 0: 2.25 + 10; best_of_4: (3 + 4)/2 + 10; best_of_3 reads one block, 3 and 4. Lengths are 1 to 4."""
-    asked = [Prompt("a", "a", "f:1"), Prompt("b", "b", "f:2")]
-    found = {"a": samples([1, 3, 2, 0]), "b": samples([4, 0, 0, 0])}
-    made = {n: best_of_n.estimates(asked, found, n, seed=0) for n in (1, 2, 3, 4)}
-    assert [made[n]["score"] for n in (1, 2, 3, 4)] == pytest.approx([11.25, 12.25, 13.5, 13.5])
-    assert [made[n]["tokens_per_answer"] for n in (1, 2, 3, 4)] == pytest.approx([2.5, 5, 6, 10])
-    assert made[2]["length"] == pytest.approx((2 + 3 + 1 + 3) / 4)  # of equal rewards the first
-    assert made[4]["score_low"] <= made[4]["score"] <= made[4]["score_high"]
-
-
-def test_the_bound_of_the_kl_holds_and_is_near() -> None:
-    """Best-of-n of 1,000 equally likely answers, all of different worth: the i-th worst is chosen with (i/1000)^n - ((i-1)/1000)^n,
-    so the KL is known exactly."""
-    assert [kl_bound(n) for n in (1, 4, 16, 64)] == pytest.approx([0, 0.636294, 1.835089, 3.174508], abs=1e-6)
-    steps = np.arange(1001) / 1000
-    for n in (1, 4, 16, 64):
-        p = np.diff(steps**n)
-        p = p[p > 0]
-        kl = float((p * np.log(p * 1000)).sum())
-        assert kl <= kl_bound(n) + 1e-9 and kl == pytest.approx(kl_bound(n), abs=0.01)
-    tied = np.array([0.5**4, 1 - 0.5**4])  # two kinds of answers: ties take from the KL
-    assert float((tied * np.log(tied / 0.5)).sum()) < kl_bound(4)
-
-
-def asked_of(count: int) -> list[Prompt]:
-    return [Prompt(row["id"], row["prompt"], "f:1") for row in PROMPTS[:count]]
-
-
-def draw(
-    path: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any = vowels, **how: Any
-) -> dict[str, list[Sample]]:
-    done: list[int] = []
-    sample_scored(
-        path,
-        read(path),
-        model,
-        tokenizer,
-        asked_of(count),
-        score,
-        PPO(missing_eos_score=-9.0),
-        n=n,
-        how=Decoding(**how).settled(temperature=1.0, response_length=6),
-        seed=3,
-        stream="test",
-        batch_size=8,
-        progress=done.append,
-    )
-    assert sum(done) == count * n
-    return read(path)
-
-
-def test_samples_belong_to_their_prompt_and_number(
-    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever else is sampled with them, and interrupted in the middle of a line or not."""
-    model = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
-    whole = draw(tmp_path / "whole", model, tiny_tokenizer, 5, 8)
-    assert list(whole) == [p.id for p in asked_of(5)] and {len(own) for own in whole.values()} == {8}
-    fewer = draw(tmp_path / "fewer", model, tiny_tokenizer, 2, 3)
-    assert all(whole[name][:3] == own for name, own in fewer.items())
-    texts = {one.text for own in whole.values() for one in own}
-    assert len(texts) > 30  # 40 samples of a random model
-    for own in whole.values():
-        for one in own:
-            assert one.finished == (one.tokens[-1] in (EOS, STOP))
-            assert one.reward == (pytest.approx(one.score) if one.finished else -9.0)
-            assert one.score == pytest.approx(vowels([""], [one.text]).item(), abs=1e-6)
-
-    monkeypatch.setattr("pipeline.training.samples.AT_ONCE", 16)  # two prompts at a time
-    calls: list[int] = []
-
-    def failing(prompts: Sequence[Any], completions: Sequence[str]) -> torch.Tensor:
-        calls.append(len(prompts))
-        if len(calls) == 2:
-            raise Stop
-        return vowels(prompts, completions)
-
-    path = tmp_path / "cut"
-    with pytest.raises(Stop):
-        draw(path, model, tiny_tokenizer, 5, 8, failing)
-    assert len(read(path)) == 2
-    with path.open("ab") as file:
-        file.write(b'{"prompt_id": "p2", "samp')
-    assert draw(path, model, tiny_tokenizer, 5, 8, failing) == whole
-    assert calls == [16, 16, 16, 8]
-
-
-def test_samples_are_decoded_as_they_are_asked_for(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    """From the likeliest token alone, all samples of a prompt are one; from two, at most two begin them."""
-    model = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
-    one, two = (draw(tmp_path / str(k), model, tiny_tokenizer, 3, 8, top_k=k) for k in (1, 2))
-    assert all(len({tuple(sample.tokens) for sample in own}) == 1 for own in one.values())
-    assert max(len({sample.tokens[0] for sample in own}) for own in two.values()) == 2
 
 
 # The walk
@@ -528,23 +248,6 @@ def test_rloo_refuses_several_processes(walk: Path) -> None:
     )
 
 
-# What is set
-
-
-def test_settings_that_do_not_go_together_are_told_before_anything_is_loaded() -> None:
-    with pytest.raises(ConfigError, match=r"dpo\.beta: ppo\.kl_coef is 0"):
-        settings("ppo.kl_coef=0").check_stage("dpo", 1)
-    settings("ppo.kl_coef=0", "dpo.beta=0.1").check_stage("dpo", 1)
-    assert (settings().dpo_beta(), settings("dpo.beta=0.3").dpo_beta()) == (0.05, 0.3)
-    with pytest.raises(ConfigError, match=r"rloo\.batch_size: ppo\.total_episodes 48 is no multiple of 20"):
-        settings("rloo.batch_size=20").check_stage("rloo", 1)
-    with pytest.raises(ConfigError, match="no multiple of num_generations 4"):
-        settings("rloo.batch_size=6")
-    with pytest.raises(ConfigError, match=r"rft\.batch_size: 8 rows cannot be shared by 3 process"):
-        settings().check_stage("rft", 3)
-    assert settings().rft_prompts() == 12 and settings("rft.prompts=5").rft_prompts() == 5
-
-
 # The comparison
 
 
@@ -684,11 +387,3 @@ def test_samples_of_another_sft_model_are_refused(walk: Path) -> None:
     run_stage("sft", settings("sft.max_steps=3"), "other")
     with pytest.raises(ArtifactError, match=r"best_of_n was made from sft .*; run .make best-of-n RUN=other"):
         Run("other").require("best_of_n", force=True)
-
-
-def test_make_names_the_models(tmp_path: Path) -> None:
-    call = ["make", "-n", "-C", str(ROOT), "compare", "RUN=r", "MODELS=base  best_of_16 org/name"]
-    done = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert " 'compare.models=[base,best_of_16,org/name]'\n" in done.stdout
-    done = subprocess.run([*call[:-1], "MODELS="], capture_output=True, text=True, check=True)
-    assert "compare.models" not in done.stdout

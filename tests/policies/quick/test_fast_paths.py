@@ -5,8 +5,6 @@ log_softmax of all logits,
 nothing kept. Then each quick way alone left out, and all of them together.
 """
 
-import gc
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,11 +25,17 @@ from pipeline.settings.sections import Lora
 from policies import logprobs
 from policies.backbone import decoder, init_head, load_causal, lora_config
 from policies.engines import Engine, make_engine
-from policies.logprobs import Batch, _HeadLogprobs, pack, plain_logprobs, token_logprobs
+from policies.logprobs import Batch, _HeadLogprobs, pack, token_logprobs
 from policies.measure import Activations
 from policies.roles import POLICY, VALUE, Roles, lora_roles
 from policies.rollout import sample
-from policies.trainer import _allocate
+
+
+def one_batch() -> Batch:
+    generator = torch.Generator().manual_seed(6)
+    rows = [torch.randint(3, 98, (n,), generator=generator).tolist() for n in (9, 14, 5)]
+    return pack([r[:3] for r in rows], [r[3:] for r in rows], PAD)
+
 
 LAYERS, DEPTH = 4, 2
 Forward = Callable[[Batch], dict[str, Tensor]]
@@ -247,15 +251,6 @@ def test_after_the_first_minibatch_nothing_is_kept(
     )  # rounding: 7e-6, with whitened rewards 2e-5; a gradient too much or too little: 1e-2
 
 
-# --- recomputing
-
-
-def one_batch() -> Batch:
-    generator = torch.Generator().manual_seed(6)
-    rows = [torch.randint(3, 98, (n,), generator=generator).tolist() for n in (9, 14, 5)]
-    return pack([r[:3] for r in rows], [r[3:] for r in rows], PAD)
-
-
 @pytest.mark.parametrize("trunk", [True, False])
 def test_checkpointing_recomputes_each_role_under_its_own_adapter(deep: Path, tiny_tokenizer: Any, trunk: bool) -> None:
     """One backward through policy and critic together, when no adapter is chosen any more.
@@ -326,209 +321,6 @@ def test_the_critics_activations_are_gone_when_the_policys_come(
     mixed = policy * (again // 2)
     assert seen == critic * rounds + mixed + policy * rounds + mixed + (critic + policy) * rounds
     assert all(p.grad is None for p in roles.parameters())  # their memory is given back
-
-
-def test_moments_made_beforehand_are_those_that_adam_makes() -> None:
-    """Three steps of AdamW on the same gradients, with its state made in advance and by torch itself."""
-    ends = []
-    for beforehand in (True, False):
-        p = nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.1, fused=True)
-        if beforehand:
-            _allocate({"p": p}, optimizer)
-            assert p.grad is not None and not p.grad.any()
-        for step in range(3):
-            optimizer.zero_grad(set_to_none=not beforehand)
-            (p**2 * (step + 1)).sum().backward()
-            optimizer.step()
-        ends.append((p.detach(), *optimizer.state[p].values()))
-    for a, b in zip(*ends, strict=True):
-        assert torch.equal(a, b) and a.dtype == b.dtype
-
-
-# --- activations
-
-
-class Nothing:
-    """Roles without weights."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return iter(())
-
-
-def asked(keep: float, world: int = 1, minis: int = 1) -> Activations:
-    roles: Any = Nothing()
-    roles.trunk, roles.causal = None, torch.nn.Linear(1, 1)
-    shape = SimpleNamespace(num_hidden_layers=1, hidden_size=1, intermediate_size=1)
-    roles.causal.config = SimpleNamespace(get_text_config=lambda: shape)
-    return Activations(roles, SimpleNamespace(keep_activations=keep, num_mini_batches=minis), world)
-
-
-WEIGHT = torch.ones(100, 100, requires_grad=True)
-
-
-def grow(batch: Batch, born: list[Any]) -> dict[str, Tensor]:
-    """One (100, 100) float32 tensor kept, 40 kB: exp keeps its result."""
-    y = WEIGHT.detach().requires_grad_().exp()
-    born.append(weakref.ref(y))
-    return {"values": y.sum()}
-
-
-def test_room_is_counted_in_bytes_and_not_for_several_processes_or_minibatches() -> None:
-    """Room for 100 kB keeps two of 40 kB, not the third. A tensor saved twice counts once, a weight not at all."""
-    batch = one_batch()
-    for activations, expected in (
-        (asked(1e-4), [True, True, False, False]),
-        (asked(1e-4, world=2), [False] * 4),
-        (asked(1e-4, minis=2), [False] * 4),
-        (asked(0.0), [False] * 4),
-    ):
-        outs = [activations.run(partial(grow, born=[]), batch) for _ in range(4)]
-        assert [out["values"].requires_grad for out in outs] == expected
-    activations = asked(1e-4)
-    activations.weights = {WEIGHT.untyped_storage().data_ptr()}
-    activations.run(lambda b: {"values": (WEIGHT * WEIGHT).sum()}, batch)
-    assert activations.room == 1e5
-    y = WEIGHT * 1.0
-    activations.run(lambda b: {"values": (y * y).sum() + (y.t() * y).sum()}, batch)
-    assert activations.room == pytest.approx(1e5 - 4e4)
-
-
-def test_what_was_kept_goes_when_it_is_dropped() -> None:
-    """As after a halt between measuring and learning: no cycle may hold on to a graph that never runs backward."""
-    born: list[Any] = []
-    for keep in (0.0, 1.0):
-        out = asked(keep).run(partial(grow, born=born), one_batch())
-        assert out["values"].item() == pytest.approx(1e4 * torch.e, rel=1e-5)
-        del out
-        gc.collect()
-    assert [ref() is None for ref in born] == [True, True]
-
-
-# --- log-probabilities from hidden states
-
-
-def inputs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(count)
-    hidden, weight = torch.randn(count, 16, generator=g), 0.5 * torch.randn(40, 16, generator=g)
-    return hidden.to(dtype), weight.to(dtype), torch.randint(40, (count,), generator=g)
-
-
-@pytest.mark.parametrize("scale", [1.0, 1 / 0.7, 0.25])
-@pytest.mark.parametrize("count", [0, 1, logprobs.CHUNK, logprobs.CHUNK + 1, 2 * logprobs.CHUNK + 88])
-@pytest.mark.parametrize(
-    "block", [64, 20, 16, 1]
-)  # of 40 words: one, two, three of which the last is smaller, each its own
-def test_head_logprobs_are_the_plain_ones(
-    count: int, scale: float, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Values, entropies, and gradients of hidden states and weight of Σ c·log p; entropies take no part in them."""
-    monkeypatch.setattr(logprobs, "BLOCK", block)
-    results = []
-    for quick in (True, False):
-        hidden, weight, tokens = inputs(count, torch.float32)
-        hidden.requires_grad_(), weight.requires_grad_()
-        if quick:
-            found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, scale, True)
-        else:
-            found, entropy = plain_logprobs(nn.functional.linear(hidden, weight) * scale, tokens)
-        assert not entropy.requires_grad and found.shape == entropy.shape == (count,)
-        (found * torch.linspace(-1, 2, count)).sum().backward()
-        results.append((found.detach(), entropy, hidden.grad, weight.grad))
-    for name, a, b in zip(("logprobs", "entropy", "hidden", "weight"), *results, strict=True):
-        assert a is not None and b is not None
-        assert count == 0 or (a - b).abs().max() <= 1e-5 * max(1.0, b.abs().max().item()), name
-
-
-def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One block holds all of the probability, so that the others' share is 0; log-probabilities stay finite, gradients right,
-    and none is above 0, wherever the token lies."""
-    monkeypatch.setattr(logprobs, "BLOCK", 8)
-    hidden = torch.ones(40, 16)
-    weight = torch.full((40, 16), -200.0)
-    weight[17] = 200.0
-    found, kept = [], []
-    for quick in (True, False):
-        h = hidden.clone().requires_grad_()
-        if quick:
-            logp, entropy = _HeadLogprobs.apply(h, weight, torch.arange(40), 1.0, True)
-        else:
-            logp, entropy = plain_logprobs(nn.functional.linear(h, weight), torch.arange(40))
-        logp.sum().backward()
-        found.append(torch.stack([logp.detach(), entropy]))
-        kept.append(h.grad)
-    assert found[0][0, 17] == 0.0 and (found[0][0] <= 0).all() and found[0][0, 0] == -6400.0
-    assert torch.equal(*found) and torch.equal(*kept)
-
-
-@pytest.mark.parametrize("token", [-1, 40, 47, 48, 1000])
-def test_a_token_outside_of_the_vocabulary_raises(token: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "BLOCK", 16)  # the last of three blocks has 8 words
-    hidden, weight, tokens = inputs(3, torch.float32)
-    tokens[1] = token
-    with pytest.raises(RuntimeError, match="out of bounds"):
-        _HeadLogprobs.apply(hidden, weight, tokens, 1.0, False)
-
-
-@pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, False), (False, True), (False, False)])
-def test_gradients_only_where_wanted(of_hidden: bool, of_weight: bool) -> None:
-    """A frozen head under an adapter, as with LoRA; and without gradients nothing is kept."""
-    hidden, weight, tokens = inputs(300, torch.float32)
-    hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
-    found = _HeadLogprobs.apply(hidden, weight, tokens, 0.8, True)[0]
-    assert found.requires_grad == (of_hidden or of_weight)
-    plain = plain_logprobs(nn.functional.linear(hidden, weight) * 0.8, tokens)[0]
-    torch.testing.assert_close(found, plain)
-    if not found.requires_grad:
-        return
-    wanted = [t for t in (hidden, weight) if t.requires_grad]
-    expected = torch.autograd.grad(plain.sum(), wanted)
-    torch.testing.assert_close(torch.autograd.grad(found.sum(), wanted), expected, atol=1e-4, rtol=1e-5)
-
-
-def test_head_logprobs_in_bfloat16() -> None:
-    """Logits are rounded to bfloat16 as any bfloat16 head gives them, 2⁻⁹ of each, and no more: all else is float32.
-
-    A log-probability moves by at most twice the largest logit's rounding, an entropy by twice that times 1 + the
-    spread of the logits.
-    Gradients: softmax (2⁻⁹), g·(1[token] - softmax) (2⁻⁹) and the result (2⁻⁹) are rounded, on top of the logits' own
-    error in softmax.
-    """
-    hidden, weight, tokens = inputs(300, torch.bfloat16)
-    wide = [t.double().requires_grad_() for t in (hidden, weight)]
-    exact, exact_entropy = plain_logprobs(wide[0] @ wide[1].T / 0.7, tokens)
-    exact.sum().backward()
-    hidden.requires_grad_(), weight.requires_grad_()
-    found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7, True)
-    found.sum().backward()
-    assert found.dtype == entropy.dtype == torch.float32
-    z = (wide[0] @ wide[1].T / 0.7).detach()
-    error = 2.0**-9 * z.abs().amax(1) * 1.1
-    spread = z.amax(1) - z.amin(1)
-    assert ((found - exact).abs() <= 2 * error).all()
-    assert ((entropy - exact_entropy).abs() <= 2 * error * (1 + spread)).all()
-    onehot_less_p = nn.functional.one_hot(tokens, 40) - torch.softmax(z, -1)
-    off = (2 * error[:, None] * torch.softmax(z, -1) + 3 * 2.0**-9) / 0.7  # of the logits' gradient, elementwise
-    for t, w, size in (
-        (hidden, wide[0], off @ wide[1].abs() + 2.0**-8 * (onehot_less_p.abs() / 0.7) @ wide[1].abs()),
-        (weight, wide[1], off.T @ wide[0].abs() + 2.0**-8 * (onehot_less_p.abs().T / 0.7) @ wide[0].abs()),
-    ):
-        assert t.grad is not None and w.grad is not None and t.grad.dtype == torch.bfloat16
-        assert ((t.grad.double() - w.grad).abs() <= size.detach()).all()
-
-
-def test_bfloat16_gradients_of_a_row_sum_to_nothing() -> None:
-    """Rows of W with a common mean c: what the gradient has along c is g·(1 - Σ softmax), which rounding g once on each side would
-    make as large as the rest. Relative error of the whole, by float64: .006 with one rounded g, .03 with two."""
-    generator = torch.Generator().manual_seed(5)
-    weight = (torch.randn(6000, 64, generator=generator) + 10 * torch.randn(1, 64, generator=generator)).bfloat16()
-    hidden = (0.01 * torch.randn(64, 64, generator=generator)).bfloat16().requires_grad_()
-    tokens, g = torch.randint(6000, (64,), generator=generator), torch.randn(64, generator=generator)
-    wide = hidden.detach().double().requires_grad_()
-    (plain_logprobs(wide @ weight.double().T, tokens)[0] * g).sum().backward()
-    (_HeadLogprobs.apply(hidden, weight, tokens, 1.0, True)[0] * g).sum().backward()
-    assert hidden.grad is not None and wide.grad is not None
-    assert ((hidden.grad.double() - wide.grad).norm() / wide.grad.norm()).item() < 0.012
 
 
 @pytest.mark.parametrize("case", ["plain", "bias", "softcap", "scaled", "divided"])
