@@ -83,13 +83,13 @@ def call_checked(
     with torch.no_grad():
         result = _call(function, name, list(prompts), list(completions))
     wanted = f"it must return {len(completions)} finite numbers, one a completion"
-    if isinstance(result, Noise | Tensor) and result.ndim != 1:
+    if isinstance(result, np.ndarray | Tensor) and result.ndim != 1:
         raise RewardError(f"reward function {name} returned {_what(result)} of shape {tuple(result.shape)}; {wanted}")
-    if not isinstance(result, list | tuple | Noise | Tensor):
+    if not isinstance(result, list | tuple | np.ndarray | Tensor):
         raise RewardError(f"reward function {name} returned {_what(result)}; {wanted}")
     if len(result) != len(completions):
         raise RewardError(f"reward function {name} returned {_what(result)} of {len(result)}; {wanted}")
-    values = result.tolist() if isinstance(result, Noise | Tensor) else list(result)
+    values = result.tolist() if isinstance(result, np.ndarray | Tensor) else list(result)
     scores = torch.empty(len(values), dtype=torch.float32)
     for index, value in enumerate(values):
         number = _number(value)
@@ -128,7 +128,7 @@ def _fits(signature: inspect.Signature, *args: Arguments, **kwargs: Arguments) -
 
 def _number(value: Foreign) -> float | None:
     """The value as float32 would hold it, None when it is no real number; text that spells a number is none."""
-    if isinstance(value, Tensor | Noise) and value.ndim == 0:
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
         value = value.item()
     if not isinstance(value, int | float | np.integer | np.floating | np.bool_):
         return None

@@ -15,8 +15,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from pipeline.settings.config import PPO
 from policies.backbone import decoder, init_head, load_causal
-from policies.episodes import PromptRow
-from policies.loop import Result, Silent
+from policies.engines import transformers_engine
+from policies.episodes import Asked, Episode, PromptRow, as_asked, roll_out, scored
+from policies.loop import Loop, Result, Silent
 from policies.quick.packing import packs
 from policies.roles import POLICY, Roles, lora_roles
 from policies.trainer import train
@@ -115,14 +116,10 @@ def vowels(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
 
 
 class Watching(Silent):
-    """Keeps what is logged; further functions may be told what the loop tells, by the names of `Watch`."""
+    """Hands what the loop tells to the functions that are given, by the names of `Watch`."""
 
-    def __init__(self, logged: Figures, **told: Any):
-        self.logged = logged
+    def __init__(self, **told: Callable[..., Any]):
         vars(self).update(told)
-
-    def log(self, figures: dict[str, float]) -> None:
-        self.logged.append(figures)
 
 
 def run(
@@ -149,10 +146,37 @@ def run(
         section,
         state=state,
         seed=seed,
-        watch=Watching(logged, **told),
+        watch=Watching(log=logged.append, **told),
         **more,
     )
     return result, logged
+
+
+def asked(tokenizer: Any, rows: Sequence[PromptRow] = PROMPTS) -> list[Asked]:
+    """Prompts as the loop asks them: each once, rendered."""
+    return as_asked(tokenizer, rows)
+
+
+def said(
+    roles: Roles,
+    tokenizer: Any,
+    prompts: Sequence[Asked],
+    section: PPO,
+    score: Callable[[Sequence[Any], Sequence[str]], Tensor] = vowels,
+    step: int = 0,
+    seed: int = 1,
+) -> list[Episode]:
+    """Steps 1 and 2 of the loop."""
+    engine = transformers_engine(roles)
+    episodes = roll_out(roles, engine, tokenizer, prompts, step, section, seed, {})
+    return scored(roles, tokenizer, episodes, score, section, {})
+
+
+def loop_of(roles: Roles, tokenizer: Any, section: PPO, state: Path) -> Loop:
+    """What an iteration takes, for tests of single steps; there is nothing to optimise with."""
+    accelerator = Accelerator(cpu=True)
+    parts = (accelerator, roles, roles, None, None, transformers_engine(roles), tokenizer, vowels, section, 1)
+    return Loop(*parts, asked(tokenizer), [], (), state, Silent())
 
 
 def rows(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,13 @@ from tiny import PROMPTS, Figures, make_roles, run, settings, vowels, weights
 from torch import Tensor
 
 from policies.backbone import load_tokenizer
+from policies.episodes import PromptRow
+from policies.loop import Result
 from policies.roles import Roles
-from policies.trainer import Result
 
-HELD_OUT = [{"id": f"h{i}", "prompt": text} for i, text in enumerate(["so", "The end", "7", "why not", "m"])]
+HELD_OUT: list[PromptRow] = [
+    {"id": f"h{i}", "prompt": text} for i, text in enumerate(["so", "The end", "7", "why not", "m"])
+]
 DEMONSTRATIONS = [([10, 11], [12, 13, 1]), ([20], [21, 1]), ([30, 31, 32], [33, 34, 35, 36, 1])]
 
 

@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from tiny import EOS, PROMPTS, make_roles, randomise, settings, vowels
+from tiny import EOS, PROMPTS, asked, loop_of, make_roles, randomise, said, settings
 from transformers import AutoModelForCausalLM
 
 from pipeline.inspect.tokens import shown, tokens, totals
 from policies import ppo
-from policies.advantages import estimate, shape_rewards
-from policies.engines import make_engine
-from policies.episodes import Episode, rollout
+from policies.advantages import with_advantages
+from policies.episodes import Episode
 from policies.figures import Sums
-from policies.measure import Activations, measure
+from policies.measure import measured
+from policies.micro_batch import known
 from policies.rollout import Completion
 from policies.template import encode_prompt
 from policies.trainer import EVAL_STEP
@@ -25,15 +24,15 @@ BETA, GAMMA, LAM = 0.3, 0.9, 0.8
 
 
 def episodes(four: Any, tokenizer: Any, section: Any) -> list[Episode]:
-    asked = [{**p, "ids": encode_prompt(tokenizer, p["prompt"]), "sample": 0} for p in PROMPTS[:6]]
-    engine = make_engine("transformers", four, "", section)
-    return rollout(four, engine, tokenizer, vowels, asked, EVAL_STEP, section, 3, {})
+    return said(four, tokenizer, asked(tokenizer, PROMPTS[:6]), section, step=EVAL_STEP, seed=3)
 
 
 @pytest.mark.parametrize(("tuning", "value"), [("lora", "adapter"), ("lora", "shared"), ("full", "adapter")])
-def test_sums_are_those_of_the_trainer(tiny_folder: Path, tiny_tokenizer: Any, tuning: str, value: str) -> None:
-    """`measure`, which the trainer calls, on the same episodes: its KL in sum, its log-probabilities, values, and ppo.gae on them."""
-    section = settings(gamma=GAMMA, lam=LAM, temperature=0.8)
+def test_sums_are_those_of_the_trainer(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, tuning: str, value: str
+) -> None:
+    """`measured`, which the trainer calls, on the same episodes: its KL in sum, its log-probabilities, values, and ppo.gae on them."""
+    section = settings(gamma=GAMMA, lam=LAM, temperature=0.8, batch_size=6, total_episodes=6, micro_batch_tokens=120)
     four = make_roles(tiny_folder, tiny_tokenizer, tuning, value)
     if tuning == "lora":
         randomise(four, "policy", "value")
@@ -44,9 +43,8 @@ def test_sums_are_those_of_the_trainer(tiny_folder: Path, tiny_tokenizer: Any, t
     four.eval()
     told = episodes(four, tiny_tokenizer, section)
     sums = Sums()
-    entries = measure(four, told, section, 1, 0, torch.device("cpu"), sums, Activations(four, section, 1), {})
-    shape_rewards(Accelerator(), [entries], section, BETA)
-    assert estimate(Accelerator(), four, [entries], section, 1, {}) == []
+    loop = loop_of(four, tiny_tokenizer, section, tmp_path)
+    (micros,) = with_advantages(loop, measured(loop, told, 1, sums, {}), BETA, {})
     pages = [tokens(four, tiny_tokenizer, e, section, BETA, critic=True) for e in told]
     assert sum(row["kl"] for rows in pages for row in rows) == pytest.approx(sums.totals["kl"].item(), abs=1e-4)
     assert abs(sums.totals["kl"].item()) > 0.1
@@ -54,21 +52,21 @@ def test_sums_are_those_of_the_trainer(tiny_folder: Path, tiny_tokenizer: Any, t
         sums.totals["entropy"].item(), abs=1e-3
     )
     seen = 0
-    for entry in entries:
-        mask = entry["batch"].mask
-        rewards = ppo.shape_rewards(entry["scores"], entry["logprobs"], entry["reference"], mask, BETA)
-        advantages, returns = ppo.gae(rewards, entry["values"], mask, GAMMA, LAM)
+    for micro in micros:
+        mask = micro.batch.mask
+        rewards = ppo.shape_rewards(micro.scores, micro.logprobs, micro.reference, mask, BETA)
+        advantages, returns = ppo.gae(rewards, known(micro.values), mask, GAMMA, LAM)
         for line in range(len(mask)):
             own = next(
                 rows
                 for rows, e in zip(pages, told, strict=True)
-                if e.completion.tokens == entry["batch"].tokens[line][mask[line]].tolist()
-                and e.score == pytest.approx(entry["scores"][line].item())
-                and rows[0]["logprob"] == pytest.approx(entry["logprobs"][line, 0].item(), abs=1e-4)
+                if e.completion.tokens == micro.batch.tokens[line][mask[line]].tolist()
+                and e.score == pytest.approx(micro.scores[line].item())
+                and rows[0]["logprob"] == pytest.approx(micro.logprobs[line, 0].item(), abs=1e-4)
             )
             for name, column in (
                 ("reward", rewards),
-                ("value", entry["values"]),
+                ("value", known(micro.values)),
                 ("advantage", advantages),
                 ("return", returns),
             ):

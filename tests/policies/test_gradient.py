@@ -37,7 +37,7 @@ def captured(
     accelerator = Accelerator(cpu=True)
     grads: dict[str, Tensor] = {}
     episodes: list[Episode] = []
-    clip, draw = accelerator.clip_grad_norm_, trainer.rollout
+    clip, draw = accelerator.clip_grad_norm_, trainer.scored
 
     def spy(parameters: Any, norm: float) -> Any:
         grads.update({n: p.grad.clone() for n, p in roles.trainable().items() if p.grad is not None})
@@ -48,7 +48,7 @@ def captured(
         return list(episodes)
 
     monkeypatch.setattr(accelerator, "clip_grad_norm_", spy)
-    monkeypatch.setattr(trainer, "rollout", keep)
+    monkeypatch.setattr(trainer, "scored", keep)
     _, logged = run(roles, tokenizer, section, state, accelerator=accelerator, **more)
     monkeypatch.undo()
     return grads, episodes, logged[0]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from tiny import PROMPTS, furthest, make_roles, run, same, settings, vowels, weights
+from tiny import PROMPTS, Watching, furthest, make_roles, run, same, settings, vowels, weights
 from torch import Tensor
 from two_processes import HELD_OUT, train_tiny
 
@@ -71,7 +71,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(
             try:
                 result = trainer.train(
                     Accelerator(cpu=True), roles, tiny_tokenizer, PROMPTS, HELD_OUT, vowels, section, state=state, seed=3,
-                    log=keep, begin=begun.append, progress=progress,
+                    watch=Watching(begin=begun.append, log=keep, progress=progress),
                 )  # fmt: skip
                 return result, figures, weights(roles), begun
             except Stop:

@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PROMPTS, furthest, make_roles, randomise, run, same, settings, vowels, weights
+from tiny import asked, furthest, make_roles, randomise, run, said, same, settings, vowels, weights
 from torch import Tensor
 from two_processes import DEMONSTRATIONS, HELD_OUT
 
-from policies.engines import make_engine
-from policies.episodes import rollout
 from policies.roles import Roles
-from policies.template import encode_prompt
 
 
 def fresh(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = "adapter") -> Roles:
@@ -133,18 +130,7 @@ def test_missing_eos(tiny_folder: Path, tiny_tokenizer: Any, changes: dict[str, 
     roles = fresh(tiny_folder, tiny_tokenizer)
     with torch.no_grad():
         roles.causal.lm_head.weight[[1, 2]] *= 2.5  # both ends of the generation config
-    prompts = [{**p, "ids": encode_prompt(tiny_tokenizer, p["prompt"]), "sample": 0} for p in PROMPTS]
-    episodes = rollout(
-        roles,
-        make_engine("transformers", roles, "", None),
-        tiny_tokenizer,
-        vowels,
-        prompts,
-        0,
-        settings(**changes),
-        1,
-        {},
-    )
+    episodes = said(roles, tiny_tokenizer, asked(tiny_tokenizer), settings(**changes))
     assert {e.completion.finished for e in episodes} == {True, False}
     assert {e.completion.tokens[-1] for e in episodes if e.completion.finished} == {1, 2}
     for e in episodes:

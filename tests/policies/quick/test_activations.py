@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from policies.logprobs import Batch, pack
 from policies.measure import Activations
-from policies.trainer import _allocate
+from policies.micro_batch import Forward, known
+from policies.trainer import allocate
 
 
 def one_batch() -> Batch:
@@ -30,7 +31,7 @@ def test_moments_made_beforehand_are_those_that_adam_makes() -> None:
         p = nn.Parameter(torch.tensor([1.0, -2.0]))
         optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.1, fused=True)
         if beforehand:
-            _allocate({"p": p}, optimizer)
+            allocate({"p": p}, optimizer)
             assert p.grad is not None and not p.grad.any()
         for step in range(3):
             optimizer.zero_grad(set_to_none=not beforehand)
@@ -59,11 +60,16 @@ def asked(keep: float, world: int = 1, minis: int = 1) -> Activations:
 WEIGHT = torch.ones(100, 100, requires_grad=True)
 
 
-def grow(batch: Batch, born: list[Any]) -> dict[str, Tensor]:
+def sampled(values: Tensor) -> Forward:
+    """A forward whose values alone matter."""
+    return Forward(values.detach(), values.detach(), values)
+
+
+def grow(batch: Batch, born: list[Any]) -> Forward:
     """One (100, 100) float32 tensor kept, 40 kB: exp keeps its result."""
     y = WEIGHT.detach().requires_grad_().exp()
     born.append(weakref.ref(y))
-    return {"values": y.sum()}
+    return sampled(y.sum())
 
 
 def test_room_is_counted_in_bytes_and_not_for_several_processes_or_minibatches() -> None:
@@ -76,13 +82,13 @@ def test_room_is_counted_in_bytes_and_not_for_several_processes_or_minibatches()
         (asked(0.0), [False] * 4),
     ):
         outs = [activations.run(partial(grow, born=[]), batch) for _ in range(4)]
-        assert [out["values"].requires_grad for out in outs] == expected
+        assert [known(out.values).requires_grad for out in outs] == expected
     activations = asked(1e-4)
     activations.weights = {WEIGHT.untyped_storage().data_ptr()}
-    activations.run(lambda b: {"values": (WEIGHT * WEIGHT).sum()}, batch)
+    activations.run(lambda b: sampled((WEIGHT * WEIGHT).sum()), batch)
     assert activations.room == 1e5
     y = WEIGHT * 1.0
-    activations.run(lambda b: {"values": (y * y).sum() + (y.t() * y).sum()}, batch)
+    activations.run(lambda b: sampled((y * y).sum() + (y.t() * y).sum()), batch)
     assert activations.room == pytest.approx(1e5 - 4e4)
 
 
@@ -91,7 +97,7 @@ def test_what_was_kept_goes_when_it_is_dropped() -> None:
     born: list[Any] = []
     for keep in (0.0, 1.0):
         out = asked(keep).run(partial(grow, born=born), one_batch())
-        assert out["values"].item() == pytest.approx(1e4 * torch.e, rel=1e-5)
+        assert known(out.values).item() == pytest.approx(1e4 * torch.e, rel=1e-5)
         del out
         gc.collect()
     assert [ref() is None for ref in born] == [True, True]

@@ -26,7 +26,9 @@ from policies import logprobs
 from policies.backbone import decoder, init_head, load_causal, lora_config
 from policies.engines import Engine, make_engine
 from policies.logprobs import Batch, _HeadLogprobs, pack, token_logprobs
+from policies.loop import Loop
 from policies.measure import Activations
+from policies.micro_batch import Forward, known
 from policies.roles import POLICY, VALUE, Roles, lora_roles
 from policies.rollout import sample
 
@@ -38,7 +40,6 @@ def one_batch() -> Batch:
 
 
 LAYERS, DEPTH = 4, 2
-Forward = Callable[[Batch], dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +145,7 @@ def slow_run(folder: Path, tokenizer: Any, state: Path, value: str, epochs: int)
         start = weights(roles)
         with pytest.MonkeyPatch.context() as patch, watched(roles) as counts:
             patch.setattr(Roles, "exact", False)
-            for user in ("advantages", "trainer"):  # the critic is run for its values, then again with the policy
-                patch.setattr(f"policies.{user}.apart", lambda *_: False)
+            patch.setattr(Loop, "separate_critic", False)  # it is run for its values, then again with the policy
             patch.setattr("policies.roles.token_logprobs", slow_logprobs)
             patch.setattr("policies.episodes.together", lambda lengths, *_: [list(range(len(lengths)))])
             patch.setattr("policies.quick.packing.lanes", lambda *_: None)
@@ -202,9 +202,9 @@ def test_weights_are_those_of_the_slow_way(
     kept: list[bool] = []
     right = Activations.run
 
-    def spy(self: Activations, forward: Forward, batch: Batch) -> dict[str, Tensor]:
+    def spy(self: Activations, forward: Callable[[Batch], Forward], batch: Batch) -> Forward:
         out = right(self, forward, batch)
-        kept.append(out["logprobs"].requires_grad)
+        kept.append(out.logprobs.requires_grad)
         return out
 
     monkeypatch.setattr(Activations, "run", spy)
@@ -238,8 +238,7 @@ def test_after_the_first_minibatch_nothing_is_kept(
                 patch.setattr(Roles, "exact", False)
             if not quick:
                 object.__setattr__(roles, "trunk", None)
-                for user in ("advantages", "trainer"):
-                    patch.setattr(f"policies.{user}.apart", lambda *_: False)
+                patch.setattr(Loop, "separate_critic", False)
             more: Any = {"num_mini_batches": 2, "keep_activations": float(quick), "whiten_rewards": whiten}
             run(roles, tiny_tokenizer, section("adapter", 2, total_episodes=16, **more), tmp_path / f"{quick}")
         passes = counts["reference"]
@@ -273,13 +272,13 @@ def test_checkpointing_recomputes_each_role_under_its_own_adapter(deep: Path, ti
         body.layers[-1].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
         activations = Activations(roles, SimpleNamespace(keep_activations=1.0, num_mini_batches=1), 1)
 
-        def both(batch: Batch, roles: Roles = roles) -> dict[str, Tensor]:
-            return dict(zip(("logprobs", "entropy", "values"), roles(batch, 0.7), strict=True))
+        def both(batch: Batch, roles: Roles = roles) -> Forward:
+            return Forward(*roles(batch, 0.7))
 
         out = activations.run(both, one_batch())
         kept[on], before = 1e9 - activations.room, len(seen)
         assert not any(layer.gradient_checkpointing or layer.training for layer in body.layers)
-        (out["logprobs"].sum() + (out["values"] ** 2).sum()).backward()
+        (out.logprobs.sum() + (known(out.values) ** 2).sum()).backward()
         calls[on] = (before, len(seen))
         grads[on] = {name: p.grad.clone() for name, p in roles.trainable().items() if p.grad is not None}
     assert calls == {False: (2, 2), True: (2, 4)}

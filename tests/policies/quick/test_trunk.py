@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, randomise, rows, settings, unpacked
+from tiny import DEMO_TEXTS, EOS, PAD, PROMPTS, STOP, asked, randomise, rows, said, settings, unpacked
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -27,13 +28,10 @@ from transformers import (
 from pipeline.settings.sections import Lora
 from pipeline.training.roles import _last_score
 from policies.backbone import decoder, load_causal, lora_config
-from policies.engines import make_engine
-from policies.episodes import rollout
 from policies.quick.linear import in_one_step
 from policies.quick.trunk import Trunk, find_trunk, first_adapted, padded
 from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
 from policies.rollout import Completion, Record, noise, sample
-from policies.template import encode_prompt
 from reward.model import Scorer
 
 LAYERS = 4
@@ -330,12 +328,7 @@ def test_scores_in_a_rollout_are_those_without(
     assert roles.trunk is not None
     unpacked(roles.trunk.lower)
     head = nn.Linear(32, 1)
-    prompts = [
-        {"id": p["id"], "prompt": p["prompt"], "ids": encode_prompt(tiny_tokenizer, p["prompt"]), "sample": 0}
-        for p in PROMPTS * 2
-    ]
-    for number, p in enumerate(prompts):
-        p["sample"] = number
+    prompts = [replace(one, sample=number) for number, one in enumerate(asked(tiny_tokenizer, PROMPTS * 2))]
     ran: list[int] = []
 
     def score(owner: Roles, size: int) -> Scorer:
@@ -347,8 +340,8 @@ def test_scores_in_a_rollout_are_those_without(
         ran.append(sum(calls))
         return out
 
-    engine, section = make_engine("transformers", roles, "", None), settings(response_length=10)
-    episodes = rollout(roles, engine, tiny_tokenizer, watched, prompts, 0, section, 1, {})
+    section = settings(response_length=10)
+    episodes = said(roles, tiny_tokenizer, prompts, section, watched)
     known = other = 0
     for e in episodes:
         plain = score(twin, 1)([e.prompt], [e.text])[0].item()
@@ -372,9 +365,7 @@ def test_known_states_go_when_scoring_fails(deep: Path, tiny_tokenizer: Any) -> 
         seen.append(len(roles.trunk.known))
         raise ValueError("no score")
 
-    prompts = [{"id": t, "prompt": t, "ids": encode_prompt(tiny_tokenizer, t), "sample": 0} for t in DEMO_TEXTS[0]]
+    prompts = asked(tiny_tokenizer, [{"id": text, "prompt": text} for text in DEMO_TEXTS[0]])
     with pytest.raises(ValueError, match="no score"):
-        rollout(
-            roles, make_engine("transformers", roles, "", None), tiny_tokenizer, fail, prompts, 0, settings(), 1, {}
-        )
+        said(roles, tiny_tokenizer, prompts, settings(), fail)
     assert seen == [4] and not roles.trunk.known
