@@ -1,6 +1,6 @@
 """Is the aligned model better, by how much, and at what price? Every number that answers it, in one dict.
 
-`compare` samples every model on the same held-out prompts with the same seeds, has the judges heard
+`compare` samples every model on the same held-out prompts with the same seeds, asks the judges
 (judges/panel.py) and hands the rows to `summarise`; verdict.py says in words what the numbers allow, page.py and exports.py
 show them.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import statistics
-from pipeline.comparison.pairing import Opinion, Rows, judged, main_model, paired, pairs_of, reference_of, scores_by
+from pipeline.comparison.pairing import ByKey, Opinion, judged, main_model, paired, pairs_of, reference_of, scores_by
 from pipeline.pages.common import require_finite
 from pipeline.report import ranking_models, seed_spread
 from pipeline.report.agreement import agreement
@@ -47,7 +47,7 @@ def summarise(
     "perplexity" (on held-out demonstrations), "perplexity_plain" (on plain text), "kl_bound" (nats, of best-of-n),
     "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
     opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.
-    training: what `panel.over_training` found. problems: sentences for the warnings, such as of a judge that failed.
+    training: what `over_training` found. problems: sentences for the warnings, such as of a judge that failed.
     seeds: what `seed_spread.block` found of further training seeds.
     Raises ValueError when the samples do not pair up or a number is missing or not finite.
     """
@@ -55,7 +55,7 @@ def summarise(
         raise ValueError("no samples: nothing to compare")
     rows = paired(samples, models)
     optimised = _optimised(opinions)
-    heard = sorted(opinions, key=lambda one: TRUST.index(one.label))
+    opinions = sorted(opinions, key=lambda one: TRUST.index(one.label))
     keys = list(next(iter(rows.values())))
     prompts = [prompt for prompt, _ in keys]
     main = main_model(rows)
@@ -65,28 +65,28 @@ def summarise(
         "samples_per_model": len(keys),
         "main": main,
         "optimised": optimised,
-        "judges": [one.name for one in heard if one.name != optimised],
+        "judges": [one.name for one in opinions if one.name != optimised],
         "panel": {
-            one.name: {"label": one.label, "scores": one.outcomes is None, "summary": one.summary} for one in heard
+            one.name: {"label": one.label, "scores": one.outcomes is None, "summary": one.summary} for one in opinions
         },
-        "models": {model: _model(model, rows, models[model], heard, optimised, draws, seed) for model in rows},
+        "models": {model: _model(model, rows, models[model], opinions, optimised, draws, seed) for model in rows},
         "pairs": {},
         "slices": {},
     }
     for a, b in pairs_of(list(rows)):
         pair: dict[str, Any] = {}
-        for one in heard:
+        for one in opinions:
             if outcome := _pair(one, rows, a, b, draws, seed):
                 pair[one.name] = outcome
         report["pairs"][f"{a} vs {b}"] = pair
         if a == main and b == reference_of(rows, main):
-            report["slices"] = {"pair": f"{a} vs {b}", "judges": _slices(heard, rows, a, b, draws, seed)}
+            report["slices"] = {"pair": f"{a} vs {b}", "judges": _slices(opinions, rows, a, b, draws, seed)}
     report["ranking"] = {
         one.name: ranking_models.bradley_terry(matches, min(draws, ranking_models.DRAWS), seed)
-        for one in heard
+        for one in opinions
         if (matches := _matches(one, rows))
     }
-    report["agreement"] = _agreement(heard, rows, draws, seed) if len(heard) > 1 else None
+    report["agreement"] = _agreement(opinions, rows, draws, seed) if len(opinions) > 1 else None
     report["training"] = training
     report["frontier"] = _frontier(report)
     report["identical"] = _identical(rows, main)
@@ -115,16 +115,16 @@ def _optimised(opinions: Sequence[Opinion]) -> str:
 
 def _model(
     model: str,
-    rows: Rows,
+    rows: ByKey,
     described: Mapping[str, Any],
-    heard: Sequence[Opinion],
+    opinions: Sequence[Opinion],
     optimised: str,
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
     own = list(rows[model].values())
     prompts = [row["prompt_id"] for row in own]
-    scoring = [one.name for one in heard if one.outcomes is None]
+    scoring = [one.name for one in opinions if one.outcomes is None]
 
     def interval(values: Sequence[float]) -> dict[str, float]:
         return statistics.mean_interval(values, prompts, draws, seed)
@@ -170,7 +170,7 @@ def _model(
     }
 
 
-def _pair(one: Opinion, rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any] | None:
+def _pair(one: Opinion, rows: ByKey, a: str, b: str, draws: int, seed: int) -> dict[str, Any] | None:
     """What a judge says of a against b; None where it judged none of their samples."""
     found = judged(one, rows, a, b)
     if not found:
@@ -204,10 +204,10 @@ def _pair(one: Opinion, rows: Rows, a: str, b: str, draws: int, seed: int) -> di
     return outcome
 
 
-def _slices(heard: Sequence[Opinion], rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any]:
+def _slices(opinions: Sequence[Opinion], rows: ByKey, a: str, b: str, draws: int, seed: int) -> dict[str, Any]:
     """judge -> slicing -> slice -> outcome of a against b; a slicing that puts all prompts together says nothing."""
     cuts: dict[str, dict[str, Any]] = {}
-    for one in heard:
+    for one in opinions:
         found = judged(one, rows, a, b)
         own = [rows[a][key] for key in found]
         halves = [0.5] * len(own)
@@ -220,7 +220,7 @@ def _slices(heard: Sequence[Opinion], rows: Rows, a: str, b: str, draws: int, se
     return {judge: own for judge, own in cuts.items() if own}
 
 
-def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
+def _matches(one: Opinion, rows: ByKey) -> list[ranking_models.Match]:
     if one.outcomes is None:
         prompts = [prompt for prompt, _ in next(iter(rows.values()))]
         return ranking_models.every_pair({model: scores_by(own, one.name) for model, own in rows.items()}, prompts)
@@ -231,18 +231,18 @@ def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
     ]
 
 
-def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> dict[str, Any]:
+def _agreement(opinions: Sequence[Opinion], rows: ByKey, draws: int, seed: int) -> dict[str, Any]:
     """`agreement.agreement` over all pairs that are compared."""
-    outcomes: dict[str, list[float]] = {one.name: [] for one in heard}
+    outcomes: dict[str, list[float]] = {one.name: [] for one in opinions}
     prompts: list[str] = []
     for a, b in pairs_of(list(rows)):
         prompts += [prompt for prompt, _ in rows[a]]
-        for one in heard:
+        for one in opinions:
             found = judged(one, rows, a, b)
             outcomes[one.name] += [found.get(key, math.nan) for key in rows[a]]
     scored = {
         one.name: np.concatenate([scores_by(own, one.name) for own in rows.values()])
-        for one in heard
+        for one in opinions
         if one.outcomes is None
     }
     step = max((-(-len(values) // _SCORED_FOR_TAU) for values in scored.values()), default=1)
@@ -250,7 +250,7 @@ def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> d
     return agreement(outcomes, prompts, thinned, draws, seed) if prompts else {"judges": list(outcomes), "pairs": []}
 
 
-def _identical(rows: Rows, main: str) -> dict[str, float]:
+def _identical(rows: ByKey, main: str) -> dict[str, float]:
     """Other model -> share of the samples in which it says, and ends, just as `main` does."""
     own = rows[main].items()
     return {

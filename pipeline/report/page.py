@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.comparison.pairing import Opinion, Rows, judged, paired, pairs_of, reference_of
+from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
 from pipeline.pages.common import page_template, to_json
 from pipeline.report.plots import LABELS, figures
 from pipeline.report.sentences import ends, reading
@@ -57,7 +57,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … (cut here)"
 
 
-def _browser(report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
+def _browser(report: Mapping[str, Any], rows: ByKey, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
     """The example browser's data, and a sentence on what was cut to keep the page small ("" when nothing was)."""
     keys = list(next(iter(rows.values())))
 
@@ -80,7 +80,7 @@ def _browser(report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion])
     return data, _cut(rows, keys, cap)
 
 
-def _cut(rows: Rows, keys: Sequence[tuple[str, int]], cap: int) -> str:
+def _cut(rows: ByKey, keys: Sequence[tuple[str, int]], cap: int) -> str:
     texts = [own[key]["completion"] for own in rows.values() for key in keys]
     texts += [next(iter(rows.values()))[key]["prompt"] for key in keys]
     long = sum(len(text) > cap for text in texts)
@@ -92,7 +92,7 @@ def _cut(rows: Rows, keys: Sequence[tuple[str, int]], cap: int) -> str:
 
 
 def _data(
-    report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion], keys: Sequence[tuple[str, int]], cap: int
+    report: Mapping[str, Any], rows: ByKey, opinions: Sequence[Opinion], keys: Sequence[tuple[str, int]], cap: int
 ) -> dict[str, Any]:
     scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
     first = next(iter(rows.values()))

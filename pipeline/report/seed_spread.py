@@ -17,10 +17,9 @@ from pipeline.artifacts import seeds
 from pipeline.artifacts.files import weights_sha256
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Run
+from pipeline.comparison.pairing import Samples
 from pipeline.report.sentences import ends, reading, seeds_sentence
 from pipeline.settings.config import Config
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,23 @@ class Trained:
     column first; `against` are the rows of the model called `reference`, on the same prompts with the same noise."""
 
     reference: str
-    against: Rows
-    by_seed: Mapping[int, Rows]
+    against: Samples
+    by_seed: Mapping[int, Samples]
 
 
-def trained(run: Run, references: Mapping[str, str | None], samples: Rows, again: Rows) -> dict[str, Trained]:
+def trained(
+    run: Run, references: Mapping[str, str | None], samples: Samples, of_other_seeds: Samples
+) -> dict[str, Trained]:
     """The models of the comparison that have further seeds. references: model -> what it is held against, None for nothing;
-    samples, again: rows of the models that are compared, and of the further seeds under the names of their folders."""
+    samples, of_other_seeds: rows of the models that are compared, and of the further seeds under the names of their folders."""
     found = {}
     for model, reference in references.items():
         every = seeds.siblings(run, model)
         if len(every) < 2 or reference is None:
             continue
         of = {
-            name: [row for row in (*samples, *again) if row["model"] == name] for name in (reference, *folders(every))
+            name: [row for row in (*samples, *of_other_seeds) if row["model"] == name]
+            for name in (reference, *folders(every))
         }
         found[model] = Trained(reference, of[reference], {one.seed: of[one.folder] for one in every})
     return found
@@ -86,11 +88,11 @@ def block(
     return found
 
 
-def provenance(run: Run, config: Config, again: Rows) -> dict[str, Any]:
+def provenance(run: Run, config: Config, of_other_seeds: Samples) -> dict[str, Any]:
     """What the models of further seeds are: model -> folder -> its seed, hash, gate, and KL to sft and length on average."""
     told: dict[str, Any] = {}
     for one in seeds.further(run, config):
-        rows = [row for row in again if row["model"] == one.folder]
+        rows = [row for row in of_other_seeds if row["model"] == one.folder]
         shared = ", ".join(parents(one.stage, config))
         told.setdefault(
             one.stage, {"shared by all seeds": f"{shared}: the spread is over seeds of stage {one.stage} alone"}

@@ -21,9 +21,9 @@ from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
 from pipeline.training.baselines import load_sft, open_parents
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
-from pipeline.training.samples import Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
+from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
 from policies.template import fingerprint
 
 SIZES = (1, 4, 16, 64)
@@ -34,11 +34,11 @@ def run(config: Config, run: Run) -> Manifest:
         raise ConfigError(
             "compare.generation.do_sample: false, and the samples of a prompt are the same; set it to true for best_of_n"
         )
-    place, section = accelerator(), config.best_of_n
+    accelerator, section = make_accelerator(), config.best_of_n
     tokenizer = open_parents("best_of_n", config, run)
     folder = working_folder(run, "best_of_n", config)
-    score = scores(config, run, place.device)
-    model = load_sft(config, run, tokenizer, "lora", place.device)
+    score = scores(config, run, accelerator.device)
+    model = load_sft(config, run, tokenizer, "lora", accelerator.device)
     asked = prompts(run, "eval")[: section.prompts]
     path = folder / "samples.jsonl"
     with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
@@ -51,7 +51,7 @@ def run(config: Config, run: Run) -> Manifest:
             score,
             config.ppo,
             n=section.n,
-            how=config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length),
+            how=config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,
             # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
             stream="best_of_n",
@@ -91,7 +91,7 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("best_of_n"), figures, f'make compare RUN={run.name} MODELS="sft ppo {most}"')
 
 
-def estimates(asked: Sequence[Prompt], found: Samples, n: int, seed: int) -> dict[str, float]:
+def estimates(asked: Sequence[Prompt], found: ByPrompt, n: int, seed: int) -> dict[str, float]:
     """Figures of best_of_n over all whole blocks of n samples: the mean score with its 95% interval over prompts, mean tokens and
     EOS rate of what is chosen, tokens sampled for one answer, and the bound of its KL to the sft model."""
     chosen = [(p.id, best_of_block(found[p.id], n, b)[0]) for p in asked for b in range(len(found[p.id]) // n)]

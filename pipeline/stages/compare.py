@@ -23,15 +23,17 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.comparison import plain_text
 from pipeline.comparison.contenders import best_of_rows, check_prompts, common_prompts, contenders, described
+from pipeline.comparison.pairing import Samples
 from pipeline.judges import panel
 from pipeline.judges.judge import Judge
+from pipeline.judges.over_training import over_training
 from pipeline.pages.progress import bar
 from pipeline.report import exports, numbers, seed_spread
 from pipeline.report.slices import source_of
 from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import Config, best_of
-from pipeline.settings.sections import Decoding, Settled
-from pipeline.training.context import accelerator, closing
+from pipeline.settings.sections import Decoding, Resolved
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import loss
 from pipeline.training.roles import scores
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
@@ -41,19 +43,18 @@ from policies.rollout import Completion, noise
 from policies.template import PromptText, decode_completion, encode_completion, encode_prompt, fingerprint, show_prompt
 
 SEPARATORS = ("\n", "\n---\n")  # between the examples of a few-shot prompt: the first that no example contains
-Rows = list[dict[str, Any]]
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place, section = accelerator(), config.compare
-    device, dtype = place.device, pick_dtype(config.dtype, place.device)
+    accelerator, section = make_accelerator(), config.compare
+    device, dtype = accelerator.device, pick_dtype(config.dtype, accelerator.device)
     tokenizer = load_tokenizer(run.folder("sft"))
     template = fingerprint(tokenizer)
-    made_of = {
+    manifests = {
         name: run.require(name, tokenizer=None if name == "reward" else template, force=config.force)
         for name in parents("compare", config)
     }
-    last = list(made_of.values())[-1]
+    last = list(manifests.values())[-1]
     models = contenders(config, run, tokenizer)
     called = panel.called(config, run)  # a wrong name or a missing key is told before anything is sampled
     folder = working_folder(run, "compare", config)
@@ -64,8 +65,8 @@ def run(config: Config, run: Run) -> Manifest:
         print(f"compare: {_few_prompts(len(held_out), len(wanted))}", flush=True)
     examples = demonstrations(run, "train")[: section.few_shot]
     rows_for_perplexity = demonstrations(run, "eval")[: section.perplexity_rows]
-    elsewhere = plain_text.passages(section.plain_text, tokenizer, config.data.max_length)
-    samples: Rows = []
+    plain_passages = plain_text.passages(section.plain_text, tokenizer, config.data.max_length)
+    samples: Samples = []
     information: dict[str, dict[str, Any]] = {}
     for source in dict.fromkeys(one.source for one in models):
         together = [one for one in models if one.source == source]
@@ -78,7 +79,7 @@ def run(config: Config, run: Run) -> Manifest:
             information[one.name] = described(one, run) | {
                 # of other tokens it would be another quantity
                 "perplexity": math.exp(loss(model, own, tokenizer, 16)) if own else None,
-                "perplexity_plain": math.exp(loss(model, elsewhere, tokenizer, 8)) if own and not shots else None,
+                "perplexity_plain": math.exp(loss(model, plain_passages, tokenizer, 8)) if own and not shots else None,
                 "tokens_per_answer": sum(row["length"] for row in said) / len(said),
             }
         if source == str(run.folder("sft")):
@@ -90,15 +91,15 @@ def run(config: Config, run: Run) -> Manifest:
     further = seeds.further(run, config)
     if left := seeds.strays(run, config):
         print(f"compare: without {', '.join(left)}: made with other settings or from other models than now", flush=True)
-    again: Rows = []
+    of_other_seeds: Samples = []
     for sibling in further:
         run.require(sibling.folder, tokenizer=template, force=True)  # whatever its gate said, see seeds.siblings
         model = load_causal(run.folder(sibling.folder), tokenizer, dtype).to(device)
-        again += _sampled(sibling.folder, model, tokenizer, held_out, [], config)
+        of_other_seeds += _sampled(sibling.folder, model, tokenizer, held_out, [], config)
         del model
         gc.collect()
     _kl(samples, {one.name for one in models if one.has_kl}, sft, tokenizer, config)
-    _kl(again, {sibling.folder for sibling in further}, sft, tokenizer, config)
+    _kl(of_other_seeds, {sibling.folder for sibling in further}, sft, tokenizer, config)
     del sft
     gc.collect()
     for name in section.models:
@@ -106,12 +107,14 @@ def run(config: Config, run: Run) -> Manifest:
             said, information[name] = best_of_rows(name, config, run, held_out)
             samples += said
     information = {name: information[name] for name in section.models}
-    _place([*samples, *again], held_out)
-    opinions, problems, training, between = _judge(samples, again, information, config, run, called, dtype, device)
+    _place([*samples, *of_other_seeds], held_out)
+    opinions, problems, training, between = _judge(
+        samples, of_other_seeds, information, config, run, called, dtype, device
+    )
     provenance = {
-        **_command(made_of, further, config, run),
+        **_command(manifests, further, config, run),
         "made": now(),
-        "data": {kind: made_of["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
+        "data": {kind: manifests["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
         "seed": config.seed,
         "decoding": _decoding(config, over_training=training is not None),
         "score that was optimised": ", ".join(config.ppo.reward_funcs),
@@ -121,7 +124,7 @@ def run(config: Config, run: Run) -> Manifest:
     }
     problems += [f"{one.folder} failed its gate, and counts among the seeds." for one in further if one.gate == "fail"]
     if further:
-        provenance["training seeds"] = seed_spread.provenance(run, config, again)
+        provenance["training seeds"] = seed_spread.provenance(run, config, of_other_seeds)
     if len(held_out) < len(wanted):
         provenance["prompts"] = _few_prompts(len(held_out), len(wanted))
     summary = numbers.summarise(
@@ -137,8 +140,8 @@ def run(config: Config, run: Run) -> Manifest:
     made = folder / "made"
     made.mkdir(exist_ok=True)
     exports.write(summary, samples, opinions, made)
-    if again:
-        exports.write_samples(made / "samples.seeds.jsonl", again)
+    if of_other_seeds:
+        exports.write_samples(made / "samples.seeds.jsonl", of_other_seeds)
     metrics = {"prompts": float(summary["prompts"])}
     for name, model_figures in summary["models"].items():
         metrics |= {
@@ -169,14 +172,14 @@ def summary(manifest: Manifest, run: Run) -> str:
 
 
 def _command(
-    made_of: Mapping[str, Manifest], further: Sequence[seeds.Sibling], config: Config, run: Run
+    manifests: Mapping[str, Manifest], further: Sequence[seeds.Sibling], config: Config, run: Run
 ) -> dict[str, str]:
     """How the comparison and the stages that it reads were made; nothing where no command line was there."""
     if run.command is None:
         return {}
     gold = run.manifest("gold") if "gold" in read_by(run, "compare", config) else None
     made: dict[str, tuple[dict[str, Any], int]] = {}
-    for stage, manifest in (dict(made_of) | ({} if gold is None else {"gold": gold})).items():
+    for stage, manifest in (dict(manifests) | ({} if gold is None else {"gold": gold})).items():
         count = max((one.seed - manifest.seed + 1 for one in further if one.stage == stage), default=1)
         made[stage] = ((manifest.command or run.command) | {"seeds": count}, manifest.world_size)
     return {"command": reproduce.commands(run.name, made | {"compare": (run.command, 1)})}
@@ -186,8 +189,8 @@ def _few_prompts(count: int, wanted: int) -> str:
     return f"all models on {count} of {wanted} held-out prompts, those of stage best_of_n; for more raise best_of_n.prompts"
 
 
-def _settled(config: Config) -> Settled:
-    return config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length)
+def _settled(config: Config) -> Resolved:
+    return config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
 
 
 def _decoding(config: Config, over_training: bool) -> dict[str, Any]:
@@ -195,7 +198,7 @@ def _decoding(config: Config, over_training: bool) -> dict[str, Any]:
     how = _settled(config)
     told: dict[str, Any] = {"in words": how.words(), **how.acting()}
     told["KL and entropy"] = f"of the whole distribution at temperature {how.temperature}, at the tokens that were said"
-    in_training = Decoding().settled(config.ppo.temperature, config.ppo.response_length).words()
+    in_training = Decoding().resolved(config.ppo.temperature, config.ppo.response_length).words()
     if over_training and in_training != how.words():
         told["over training"] = f"otherwise, as the trainer evaluates: {in_training}"
     return told
@@ -231,7 +234,7 @@ def _with_shots(
 
 def _sampled(
     name: str, model: Any, tokenizer: Any, held_out: list[Prompt], examples: Sequence[Demonstration], config: Config
-) -> Rows:
+) -> Samples:
     """One model's completions: rows of samples.jsonl without scores, with the sampler's log-probabilities for now."""
     section, how = config.compare, _settled(config)
     numbered = [(prompt, n) for prompt in held_out for n in range(section.samples_per_prompt)]
@@ -289,7 +292,7 @@ def _tokens_with(tokenizer: Any, text: str) -> list[int]:
     return [i for i in range(len(tokenizer)) if text in tokenizer.decode([i])]
 
 
-def _kl(samples: Rows, measured: set[str], sft: Any, tokenizer: Any, config: Config) -> None:
+def _kl(samples: Samples, measured: set[str], sft: Any, tokenizer: Any, config: Config) -> None:
     """log π - log π_sft of each whole completion of the `measured` models, nats; 0 for sft itself, None for others: the few-shot
     prompt is another condition, another tokenizer has other tokens."""
     temperature = _settled(config).temperature
@@ -313,7 +316,7 @@ def _kl(samples: Rows, measured: set[str], sft: Any, tokenizer: Any, config: Con
             row["kl"] = 0.0
 
 
-def _place(samples: Rows, held_out: Sequence[Prompt]) -> None:
+def _place(samples: Samples, held_out: Sequence[Prompt]) -> None:
     """Where each prompt comes from and what it is about, into its rows."""
     known = {prompt.id: prompt for prompt in held_out}
     for row in samples:
@@ -324,8 +327,8 @@ def _place(samples: Rows, held_out: Sequence[Prompt]) -> None:
 
 
 def _judge(
-    samples: Rows,
-    again: Rows,
+    samples: Samples,
+    of_other_seeds: Samples,
     information: dict[str, Any],
     config: Config,
     run: Run,
@@ -334,7 +337,7 @@ def _judge(
     device: torch.device,
 ) -> tuple[list[numbers.Opinion], list[str], dict[str, Any] | None, dict[str, Any]]:
     """What every judge says, a sentence for each that failed, the scores over ppo's training, and how far training seeds are
-    apart by those that score, from what the models of further seeds said (`again`); working columns go."""
+    apart by those that score, from what the models of further seeds said (`of_other_seeds`); working columns go."""
     score = scores(config, run, device)
 
     def in_parts(asked: Sequence[PromptText], said: Sequence[str]) -> list[float]:
@@ -346,19 +349,19 @@ def _judge(
         return values
 
     judges, absent = panel.seated(config, in_parts, called, samples, dtype, device, run)
-    opinions, problems = panel.heard(samples, judges, information)
-    scored, more = panel.scored(again, judges, opinions)
+    opinions, problems = panel.opinions(samples, judges, information)
+    scored, more = panel.scored(of_other_seeds, judges, opinions)
     references = {name: numbers.reference_of(information, name) for name in information}
-    trained = seed_spread.trained(run, references, samples, again)
+    trained = seed_spread.trained(run, references, samples, of_other_seeds)
     between = seed_spread.block(trained, scored, seed=config.seed)
-    for row in [*samples, *again]:
+    for row in [*samples, *of_other_seeds]:
         del row["_prompt"]
         row.pop("_completion", None)
     training = None
     if "ppo" in information:
         sitting = {one.name for one in opinions}
         heard = [judge for judge in judges if judge.name in sitting]
-        training = panel.over_training(run.folder("ppo"), prompts(run, "eval"), heard, seed=config.seed)
+        training = over_training(run.folder("ppo"), prompts(run, "eval"), heard, seed=config.seed)
     return opinions, absent + problems + more, training, between
 
 

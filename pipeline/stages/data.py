@@ -23,7 +23,7 @@ from pipeline.rows.gather import EVAL, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training.context import base_model, closing
 
-Rows = Mapping[str, list[Any]]
+Files = Mapping[str, list[Any]]
 """Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
 
 SHOWN = 3
@@ -46,19 +46,19 @@ def run(config: Config, run: Run) -> Manifest:
         checked = Gate([*checked.checks, *more])
     metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
     metrics |= {name: float(count) for name, count in counts.items()}
-    place = folder / "made"
-    place.mkdir(exist_ok=True)
+    made_in = folder / "made"
+    made_in.mkdir(exist_ok=True)
     for name, rows in files.items():
-        write_rows(place / f"{name}.jsonl", [row.to_json() for row in rows])
+        write_rows(made_in / f"{name}.jsonl", [row.to_json() for row in rows])
     if rejects:
-        write_rows(place / "rejects.jsonl", rejects)
-    (place / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
-    write_rows(place / "metrics.jsonl", [metrics])
+        write_rows(made_in / "rejects.jsonl", rejects)
+    (made_in / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
+    write_rows(made_in / "metrics.jsonl", [metrics])
     return publish(
         run,
         "data",
         config,
-        place,
+        made_in,
         tokenizer=fingerprint(tokenizer),
         model={"base": config.model, "revision": config.revision},
         dtype="none",
@@ -113,7 +113,7 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
     return files
 
 
-def for_gold(files: Rows, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
+def for_gold(files: Files, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
     """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold, and a check of it.
 
     Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
@@ -134,7 +134,7 @@ def for_gold(files: Rows, config: Config) -> tuple[dict[str, list[Any]], list[Ch
     return {**files, "rankings.train": kept, "rankings.gold": aside}, [few]
 
 
-def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
+def described(files: Files, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
     """What the manifest says of the data: every source, all counts, the rows of each file, the mixture they make."""
     data: dict[str, Any] = {"sources": gathered.sources, "counts": dict(counts)}
     for name, rows in files.items():
@@ -147,7 +147,7 @@ def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed:
 # Gate
 
 
-def gate(files: Rows, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
+def gate(files: Files, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
     asked = {side: _prompts(files[f"prompts.{side}"]) for side in (TRAIN, EVAL)}
     leaked = len(asked[TRAIN] & asked[EVAL])
     leaked += _reviews_on_both_sides(files) if config.data.embedded() else _prompts_on_both_sides(files, asked)
@@ -182,7 +182,7 @@ def _prompts(rows: Sequence[Any]) -> set[str]:
     return {prompt_key(row.prompt) for row in rows if row.prompt != ""}
 
 
-def _reviews_on_both_sides(files: Rows) -> int:
+def _reviews_on_both_sides(files: Files) -> int:
     """Whole reviews: their openings are shared by design."""
     train, held_out = (
         {f"{row.prompt}{row.completion}" for row in files[f"demonstrations.{side}"]} for side in (TRAIN, EVAL)
@@ -190,13 +190,13 @@ def _reviews_on_both_sides(files: Rows) -> int:
     return len(train & held_out)
 
 
-def _prompts_on_both_sides(files: Rows, asked: Mapping[str, set[str]]) -> int:
+def _prompts_on_both_sides(files: Files, asked: Mapping[str, set[str]]) -> int:
     """Prompts of any rows, but for those that `asked` counts."""
     train, held_out = ({key for kind in KINDS for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
     return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
 
 
-def _decontamination(files: Rows, counts: Mapping[str, int]) -> list[Check]:
+def _decontamination(files: Files, counts: Mapping[str, int]) -> list[Check]:
     """A warning where many rows went: a phrase of the prompts' wording may be taken for a copy of them."""
     shares = [0.0]
     for kind in KINDS:
@@ -223,7 +223,7 @@ def _weights(made: Sequence[Portion]) -> list[Check]:
 # Samples
 
 
-def samples(files: Rows, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
+def samples(files: Files, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
     """How every source was understood, and some rows as the model will see them, for people to look at."""
     from policies.template import encode_completion, encode_prompt
 

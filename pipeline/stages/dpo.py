@@ -24,7 +24,7 @@ from pipeline.artifacts.run import Run
 from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.trainers import Report, batched_order, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.backbone import lora_config
@@ -43,11 +43,11 @@ class Group:
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
+    accelerator = make_accelerator()
     section = config.dpo
     tokenizer = open_parents("dpo", config, run)
     folder = working_folder(run, "dpo", config)
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     ranked = [as_tokens(tokenizer, r, config.data.max_length) for r in rankings(run, "train")]
     held_out = [
         group
@@ -63,9 +63,9 @@ def run(config: Config, run: Run) -> Manifest:
             )
     order = batched_order([max(len(g.prompt) + len(c) for c in g.completions) for g in groups], section, config.seed)
     chosen = drawn_pairs(groups, order, config.seed)
-    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     arguments = PairArguments(
-        **trainer_arguments(section, folder, place.num_processes, config.seed),
+        **trainer_arguments(section, folder, accelerator.num_processes, config.seed),
         beta=config.dpo_beta(),
         max_length=None,
         disable_dropout=True,
@@ -80,8 +80,8 @@ def run(config: Config, run: Run) -> Manifest:
         peft_config=lora_config(model, section.lora, "CAUSAL_LM") if lora else None,
     )
     seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "dpo"), folder)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("dpo", force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
@@ -126,7 +126,7 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate,
         described={"beta": config.dpo_beta(), "tuning": section.tuning},
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
 
 
@@ -160,8 +160,8 @@ def drawn_pairs(groups: Sequence[Group], order: Sequence[int], seed: int) -> lis
     out = []
     for i in order:
         pairs = groups[i].pairs
-        turn, place = divmod(drawn[i], len(pairs))
-        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[place])])
+        turn, at = divmod(drawn[i], len(pairs))
+        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[at])])
         drawn[i] += 1
     return out
 

@@ -22,7 +22,7 @@ from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
 from pipeline.training import preflight
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.model_folder import save_merged, write_card
 from policies.backbone import load_tokenizer
 from policies.engines import make_engine
@@ -39,7 +39,7 @@ def run(config: Config, run: Run) -> Manifest:
     from pipeline.training.roles import build
 
     section = config.ppo
-    place = accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
+    accelerator = make_accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
     tokenizer = load_tokenizer(run.folder("sft"))
     template = fingerprint(tokenizer)
     for parent in ("data", "sft"):
@@ -50,14 +50,14 @@ def run(config: Config, run: Run) -> Manifest:
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
     line = preflight.line(config, run, widest)
-    if place.is_main_process:
+    if accelerator.is_main_process:
         print(line, flush=True)
     folder = working_folder(run, "ppo", config)
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     if section.report_to:
-        place.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
-    roles, score = build(config, run, tokenizer, place.device)
-    watch = Watching(place, section, folder)
+        accelerator.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
+    roles, score = build(config, run, tokenizer, accelerator.device)
+    watch = Watching(accelerator, section, folder)
     mixed = []
     if section.ptx_coef:
         for d in demonstrations(run, "train"):
@@ -65,7 +65,7 @@ def run(config: Config, run: Run) -> Manifest:
             mixed.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
     started = time.monotonic()
     result = train(
-        place,
+        accelerator,
         roles,
         tokenizer,
         shown,
@@ -79,11 +79,11 @@ def run(config: Config, run: Run) -> Manifest:
         engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
     watch.end()
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("ppo", force=True)
     made = folder / "made"
-    roles = place.unwrap_model(roles)
+    roles = accelerator.unwrap_model(roles)
     _save(made, roles, tokenizer, save_file)
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():
@@ -112,7 +112,7 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate,
         notes={"halted": result.halted, "evaluations": result.evals},
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
 
 
@@ -127,28 +127,28 @@ def summary(manifest: Manifest, run: Run) -> str:
 class Watching:
     """Writes what the loop tells into the stage's folder, on the first process, and shows how far it is."""
 
-    def __init__(self, place: Any, section: PPO, folder: Path):
-        self.place, self.section = place, section
+    def __init__(self, accelerator: Any, section: PPO, folder: Path):
+        self.accelerator, self.section = accelerator, section
         self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
         self.bar: Any = None
 
     def begin(self, step: int) -> None:
         """A resumed run repeats what the interrupted one did after its last state; those rows go."""
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             for path in (self.log_file, self.evaluations.path):
                 keep_rows(path, lambda row: 0 < step >= row["step"])
 
     def log(self, figures: dict[str, float]) -> None:
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(figures, allow_nan=False) + "\n")
         if self.section.report_to:
-            self.place.log(figures, step=int(figures["step"]))
+            self.accelerator.log(figures, step=int(figures["step"]))
         self.bar.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
 
     def show(self, step: int, episodes: list[Episode]) -> None:
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             self.evaluations.add(step, episodes)
 
     def progress(self, done: int) -> None:
@@ -157,7 +157,7 @@ class Watching:
     def end(self) -> None:
         self.bar.close()
         if self.section.report_to:
-            self.place.end_training()
+            self.accelerator.end_training()
 
 
 class Evaluations:

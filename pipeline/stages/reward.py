@@ -24,7 +24,7 @@ from pipeline.pages.progress import bar
 from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
@@ -51,14 +51,14 @@ STAGES = {
 
 def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     """Make stage reward, or `stage` gold: the same from other rankings."""
-    place = accelerator()
-    section, device = config.reward, place.device
+    accelerator = make_accelerator()
+    section, device = config.reward, accelerator.device
     sft = run.folder("sft")
     policy_tokenizer = load_tokenizer(sft)
     run.require("data", tokenizer=fingerprint(policy_tokenizer), force=config.force)
     run.require("sft", tokenizer=fingerprint(policy_tokenizer), force=config.force)
     folder = working_folder(run, stage, config)
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     base: str | Path = section.model or sft
     tokenizer = load_tokenizer(base, need_eos=False)
     dtype = pick_dtype(config.dtype, device)
@@ -84,7 +84,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = RankingTrainer(
         model=model,
-        args=RankingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
+        args=RankingArguments(**trainer_arguments(section, folder, accelerator.num_processes, config.seed)),
         train_dataset=[groups[i] for i in order],
         data_collator=RankingCollator(tokenizer.pad_token_id),
         loss=section.loss,
@@ -93,8 +93,8 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         trunk=trunk,
     )
     seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require(stage, force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
@@ -150,7 +150,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         metrics=metrics,
         gate=gate,
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
 
 

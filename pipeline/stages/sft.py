@@ -19,7 +19,7 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
-from pipeline.training.context import accelerator, base_model, closing
+from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.model_folder import save_merged, write_card
 from policies.backbone import eos_ids, load_causal, load_tokenizer, pick_dtype
@@ -28,13 +28,13 @@ from policies.template import Turn, encode_prompt, encode_turns, fingerprint, jo
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
-    section, device = config.sft, place.device
+    accelerator = make_accelerator()
+    section, device = config.sft, accelerator.device
     path = base_model(config)
     tokenizer = load_tokenizer(path, config.revision)
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     dtype = pick_dtype(config.dtype, device)
     model = load_causal(path, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.revision).to(
         device
@@ -55,9 +55,11 @@ def run(config: Config, run: Run) -> Manifest:
                 "give demonstrations, raise data.max_length, or data.eval_fraction where nothing is held out"
             )
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
-    model, order, seconds, skipped = fine_tune("sft", section, model, tokenizer, lessons, folder, place, config.seed)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    model, order, seconds, skipped = fine_tune(
+        "sft", section, model, tokenizer, lessons, folder, accelerator, config.seed
+    )
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("sft", force=True)
     made = folder / "made"
     merged = save_merged(made, model, tokenizer).to(device)
@@ -99,7 +101,7 @@ def run(config: Config, run: Run) -> Manifest:
         metrics=metrics,
         gate=gate,
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
 
 

@@ -83,7 +83,7 @@ class Heldout:
     scores: list[float]
 
 
-def hear(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
+def answer_held_out(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
     """Sample a completion of each of `asked` as ppo's evaluations do, and score it. The model may have an adapter."""
     encoded = [encode_prompt(tokenizer, p.prompt) for p in asked]
     said = sample(
