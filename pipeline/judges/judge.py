@@ -98,7 +98,7 @@ def gold(path: str | Path, dtype: torch.dtype, device: torch.device, max_length:
 
     def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
         with bar(len(completions), f"compare: {name}", "sample") as progress:
-            return (scorer.raw(prompts, completions, progress.update) - scorer.mean) / scorer.std
+            return scorer(prompts, completions, progress.update)
 
     return by_scores(name, "gold", score)
 

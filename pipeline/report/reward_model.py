@@ -17,7 +17,7 @@ from pipeline.artifacts.files import read_rows
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
-from pipeline.report.slices import source_of
+from pipeline.rows.published import source_of
 from policies.template import show_prompt
 from reward import metrics
 

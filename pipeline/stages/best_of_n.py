@@ -6,13 +6,13 @@ n completions (64) of each held-out prompt are sampled once from the sft model a
 all read from these: a block of 4 samples in a row gives one best_of_4, and the mean over blocks is an unbiased estimate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data.schema import Prompt
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.gate import Gate, above, at_least, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -27,6 +27,9 @@ from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, s
 from policies.template import fingerprint
 
 SIZES = (1, 4, 16, 64)
+
+PROMPTS = at_least(20)
+GAIN = above(0)
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -66,7 +69,6 @@ def run(config: Config, run: Run) -> Manifest:
     made.mkdir(exist_ok=True)
     write_rows(made / "samples.jsonl", sample_rows(asked, found))
     write_rows(made / "metrics.jsonl", [metrics])
-    gain = metrics[f"best_of_{section.n}/score"] - metrics["best_of_1/score"]
     return publish(
         run,
         "best_of_n",
@@ -76,12 +78,19 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": "sft", "n": section.n},
         dtype=str(next(model.parameters()).dtype),
         metrics=metrics,
-        gate=Gate(
-            [
-                check("held-out prompts", float(len(asked)), "at least 20", warn=len(asked) < 20),
-                check(f"score of best_of_{section.n} over one sample", gain, "above 0", warn=gain <= 0),
-            ]
-        ),
+        gate=gate(metrics),
+    )
+
+
+def gate(figures: Mapping[str, float]) -> Gate:
+    """figures: "prompts", "n", and the scores of best_of_1 and best_of_n."""
+    most = f"best_of_{int(figures['n'])}"
+    gain = figures[f"{most}/score"] - figures["best_of_1/score"]
+    return Gate(
+        [
+            check("held-out prompts", figures["prompts"], should=PROMPTS),
+            check(f"score of {most} over one sample", gain, should=GAIN),
+        ]
     )
 
 

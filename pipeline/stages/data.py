@@ -14,7 +14,7 @@ from data.refining import mixing, split
 from data.refining.clean import Steps
 from data.schema import prompt_key
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Check, Gate, check
+from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -30,6 +30,11 @@ SHOWN = 3
 REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontaminated", "thinned", "like_evaluation")
 """Endings of the counts that the closing line tells where they are not zero."""
 
+SOME = at_least(1)
+PROMPTS, HELD_OUT_PROMPTS = at_least(100), at_least(50)
+HELD_OUT_RANKINGS, SET_ASIDE = at_least(30), at_least(100)
+DECONTAMINATED = at_most(0.1)
+
 
 def run(config: Config, run: Run) -> Manifest:
     from policies.backbone import load_tokenizer
@@ -40,10 +45,10 @@ def run(config: Config, run: Run) -> Manifest:
     gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
-    checked = gate(files, made, counts, config)
+    figures = figures_of(files, made, counts, config)
     if config.data.gold_fraction:
-        files, more = for_gold(files, config)
-        checked = Gate([*checked.checks, *more])
+        files = for_gold(files, config)
+        figures["set_aside"] = len(files["rankings.gold"])
     metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
     metrics |= {name: float(count) for name, count in counts.items()}
     made_in = folder / "made"
@@ -63,7 +68,7 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": config.model, "revision": config.revision},
         dtype="none",
         metrics=metrics,
-        gate=checked,
+        gate=gate(figures),
         data=described(files, counts, gathered, bool(config.data.mixture)),
     )
 
@@ -113,25 +118,15 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
     return files
 
 
-def for_gold(files: Files, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
-    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold, and a check of it.
+def for_gold(files: Files, config: Config) -> dict[str, list[Any]]:
+    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold.
 
     Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
     """
     # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
     similarity = None if config.data.embedded() else config.data.split_similarity
-    ranked = files["rankings.train"]
-    kept, aside = split.set_aside(ranked, similarity, config.data.gold_fraction, config.seed)
-    why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
-    few = check(
-        "rankings set aside for stage gold",
-        len(aside),
-        "at least 1, better 100",
-        fail=not aside,
-        warn=len(aside) < 100,
-        why=why,
-    )
-    return {**files, "rankings.train": kept, "rankings.gold": aside}, [few]
+    kept, aside = split.set_aside(files["rankings.train"], similarity, config.data.gold_fraction, config.seed)
+    return {**files, "rankings.train": kept, "rankings.gold": aside}
 
 
 def described(files: Files, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
@@ -147,35 +142,47 @@ def described(files: Files, counts: Mapping[str, int], gathered: Gathered, mixed
 # Gate
 
 
-def gate(files: Files, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
+def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> dict[str, Any]:
+    """What `gate` looks at, of the rows before some are set aside for stage gold."""
     asked = {side: _prompts(files[f"prompts.{side}"]) for side in (TRAIN, EVAL)}
     leaked = len(asked[TRAIN] & asked[EVAL])
     leaked += _reviews_on_both_sides(files) if config.data.embedded() else _prompts_on_both_sides(files, asked)
-    prompts, held_out, ranked = len(asked[TRAIN]), len(asked[EVAL]), len(files["rankings.eval"])
-    more = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
-    return Gate(
-        [
-            check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
-            check(
-                "held-out prompts",
-                held_out,
-                "at least 1, better 50",
-                fail=held_out == 0,
-                warn=held_out < 50,
-                why=more,
-            ),
-            check(
-                "held-out rankings",
-                ranked,
-                "at least 1 where there are rankings",
-                fail=ranked == 0 and bool(files["rankings.train"]),
-                warn=ranked < 30,
-            ),
-            check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
-            *_decontamination(files, counts),
-            *_weights(made),
-        ]
-    )
+    return {
+        "prompts": len(asked[TRAIN]),
+        "held_out_prompts": len(asked[EVAL]),
+        "rankings": len(files["rankings.train"]),
+        "held_out_rankings": len(files["rankings.eval"]),
+        "on_both_sides": leaked,
+        "decontaminated": _decontaminated(files, counts),
+        "sources_without_rows": _without_rows(made),
+    }
+
+
+def gate(figures: Mapping[str, Any]) -> Gate:
+    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any."""
+    prompts_why = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
+    checks = [
+        check("training prompts", figures["prompts"], must=SOME, should=PROMPTS),
+        check("held-out prompts", figures["held_out_prompts"], must=SOME, should=HELD_OUT_PROMPTS, why=prompts_why),
+        check(
+            "held-out rankings",
+            figures["held_out_rankings"],
+            must=SOME if figures["rankings"] else None,
+            should=HELD_OUT_RANKINGS,
+        ),
+        check("prompts seen on both sides", figures["on_both_sides"], must=NONE),
+    ]
+    if share := figures["decontaminated"]:
+        why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
+        name = "share of training rows that repeated held-out prompts"
+        checks.append(check(name, share, should=DECONTAMINATED, why=why))
+    if (absent := figures["sources_without_rows"]) is not None:
+        name = "sources of the mixture without training rows"
+        checks.append(check(name, len(absent), should=NONE, why="; ".join(absent)))
+    if (aside := figures.get("set_aside")) is not None:
+        why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
+        checks.append(check("rankings set aside for stage gold", aside, must=SOME, should=SET_ASIDE, why=why))
+    return Gate(checks)
 
 
 def _prompts(rows: Sequence[Any]) -> set[str]:
@@ -196,28 +203,21 @@ def _prompts_on_both_sides(files: Files, asked: Mapping[str, set[str]]) -> int:
     return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
 
 
-def _decontamination(files: Files, counts: Mapping[str, int]) -> list[Check]:
-    """A warning where many rows went: a phrase of the prompts' wording may be taken for a copy of them."""
+def _decontaminated(files: Files, counts: Mapping[str, int]) -> float:
+    """The largest share of a kind's training rows that went; where many do, a phrase of the prompts' wording may be taken for a
+    copy of them."""
     shares = [0.0]
     for kind in KINDS:
         if removed := counts.get(f"{kind}_decontaminated", 0):
             shares.append(removed / (removed + len(files[f"{kind}.train"]) + counts.get(f"{kind}_thinned", 0)))
-    if not (share := max(shares)):
-        return []
-    why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
-    name = "share of training rows that repeated held-out prompts"
-    return [check(name, share, "at most 0.1", warn=share > 0.1, why=why)]
+    return max(shares)
 
 
-def _weights(made: Sequence[Portion]) -> list[Check]:
-    """A warning where a source with a weight has no rows of its kind left to train on."""
+def _without_rows(made: Sequence[Portion]) -> list[str] | None:
+    """The sources with a weight that have no rows of their kind left to train on; None where no source has a weight."""
     wanted = [portion for portion in made if portion.weight is not None and portion.side == TRAIN]
-    if not wanted:
-        return []
     present = {portion.name for portion in wanted if portion.rows}
-    absent = sorted({portion.name for portion in wanted} - present)
-    why = "; ".join(absent)
-    return [check("sources of the mixture without training rows", len(absent), "0", warn=bool(absent), why=why)]
+    return sorted({portion.name for portion in wanted} - present) if wanted else None
 
 
 # Samples

@@ -25,4 +25,5 @@ def run(config: Config, run: Run) -> Manifest:
     return reward_model.run(config, run, "gold")
 
 
+gate = reward_model.gate
 summary = reward_model.summary

@@ -12,14 +12,13 @@ from typing import Any
 
 from data.schema import Prompt
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
-from pipeline.training.baselines import answer_held_out, gains, load_sft, open_parents, publish_policy
+from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.roles import scores
@@ -48,9 +47,9 @@ def run(config: Config, run: Run) -> Manifest:
         accelerator.wait_for_everyone()
         return run.require("rft", force=True)
     after = answer_held_out(model, tokenizer, asked, score, config)
-    figures, checks = gains(before, after, model, config, run, tokenizer)
+    gained = gains(before, after, model, config, run, tokenizer)
     every = [one for p in shown for one in found[p.id]]
-    figures |= {
+    figures = gained.metrics | {
         "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),
         "sampled/scores": sum(one.score for one in every) / len(every),
         "train_rows": float(len(order)),
@@ -68,7 +67,7 @@ def run(config: Config, run: Run) -> Manifest:
         model,
         tokenizer,
         metrics=figures,
-        gate=Gate(checks),
+        gate=gate(gained),
         described={"n": section.n, "tuning": section.tuning},
     )
     accelerator.wait_for_everyone()

@@ -12,13 +12,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
-from pipeline.training.baselines import answer_held_out, gains, load_sft, open_parents, publish_policy
+from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
@@ -64,7 +63,7 @@ def run(config: Config, run: Run) -> Manifest:
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
     after = answer_held_out(model, tokenizer, asked, score, config)
-    figures, checks = gains(before, after, model, config, run, tokenizer)
+    found = gains(before, after, model, config, run, tokenizer)
     return publish_policy(
         "rloo",
         "Policy aligned with RLOO",
@@ -73,8 +72,8 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
-        metrics=figures | {"sampled_tokens": float(seen - given), "seconds": seconds},
-        gate=Gate(checks),
+        metrics=found.metrics | {"sampled_tokens": float(seen - given), "seconds": seconds},
+        gate=gate(found),
         described={"beta": config.ppo.kl_coef, "tuning": section.tuning},
     )
 
