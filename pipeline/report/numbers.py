@@ -17,8 +17,9 @@ from pipeline.pages.common import require_finite
 from pipeline.report import ranking_models, seed_spread
 from pipeline.report.agreement import agreement
 from pipeline.report.side_effects import length_drift, side_effects
+from pipeline.report.signs import signs
 from pipeline.report.slices import SLICINGS, slice_win_rates
-from pipeline.report.verdict import signs, verdict, warnings
+from pipeline.report.verdict import verdict, warnings
 
 # Readers trust these in this order, so the verdict names them so.
 TRUST = ("human", "gold", "LLM", "independent", "optimised")
@@ -96,7 +97,7 @@ def summarise(
         model: {judge: own[judge] for judge in report["panel"] if judge in own} for model, own in (seeds or {}).items()
     }
     report["verdict"] = " ".join([verdict(report), *seed_spread.sentences(report)])
-    report["signs"] = signs(report)
+    report["signs"] = [sign._asdict() for sign in signs(report)]
     report["warnings"] = [*problems, *warnings(report)]
     report["provenance"] = provenance | {"models": {model: models[model] for model in rows}}
     require_finite(report, "report")
