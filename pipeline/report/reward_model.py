@@ -20,6 +20,7 @@ from pipeline.pages.visible import visible
 from pipeline.rows.published import source_of
 from policies.template import show_prompt
 from reward import metrics
+from reward.statistics import LEVEL
 
 MISTAKES = 20
 SOURCES = 12  # slices by tag or source; the rest are one
@@ -192,7 +193,7 @@ def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[
         figures=figures(numbers, calibration),
         provenance=provenance,
         shown=_shown,
-        level=metrics.LEVEL,
+        level=LEVEL,
         few=metrics.MIN_GROUPS,
     )
 

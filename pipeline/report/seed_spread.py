@@ -20,6 +20,7 @@ from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Samples
 from pipeline.report.sentences import ends, reading, seeds_sentence
 from pipeline.settings.config import Config
+from reward.statistics import Floats
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def provenance(run: Run, config: Config, of_other_seeds: Samples) -> dict[str, A
     return told
 
 
-def chance(outcomes: statistics.Floats, prompts: Sequence[str]) -> float:
+def chance(outcomes: Floats, prompts: Sequence[str]) -> float:
     """The standard deviation between seeds' win rates that sampling alone would give, were all seeds equally good.
 
     outcomes: (seeds, N) float64 of the same N samples, whose `prompts` (N,) are named; several samples of a prompt count

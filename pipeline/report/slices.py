@@ -71,7 +71,7 @@ def slice_win_rates(
     a: Sequence[float],
     b: Sequence[float],
     slicing: Slicing,
-    tie: float = 1e-9,
+    tie: float = statistics.TIE,
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict[str, int | float | None]]:
