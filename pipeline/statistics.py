@@ -45,7 +45,8 @@ def ratio_interval(
     as `prompt_index`, and when a resample's denominator is 0.
     """
     index = prompt_index(numerator, prompts)
-    return ratio_ends(np.bincount(index, weights=numerator), np.bincount(index, weights=denominator), draws, seed)
+    above, below = (np.bincount(index, weights=own).astype(np.float64) for own in (numerator, denominator))
+    return ratio_ends(above, below, draws, seed)
 
 
 def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_000, seed: int = 0) -> dict[str, float]:

@@ -115,7 +115,8 @@ def mean_of_pairs(values: Floats, pairs: Pairs, draws: int = DRAWS, seed: int = 
 def _interval(values: Floats, pairs: Pairs, draws: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap of the mean of `values` (P,) over pairs; the groups that have a pair are what is drawn."""
     _, group = np.unique(pairs.group, return_inverse=True)
-    return statistics.ratio_ends(np.bincount(group, weights=values), np.bincount(group).astype(np.float64), draws, seed)
+    sums, counts = (np.bincount(group, weights=own).astype(np.float64) for own in (values, None))
+    return statistics.ratio_ends(sums, counts, draws, seed)
 
 
 def pairwise_accuracy(

@@ -18,6 +18,7 @@ from pipeline.artifacts.files import weights_sha256
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Samples
+from pipeline.report.findings import Report
 from pipeline.report.sentences import ends, reading, seeds_sentence
 from pipeline.settings.config import Config
 from reward.statistics import Floats
@@ -146,28 +147,28 @@ _CLAIMS = {
 }
 
 
-def sentences(report: Mapping[str, Any]) -> list[str]:
+def sentences(report: Report) -> list[str]:
     """The main model's training seeds in words, for the verdict: every judge's, but for the reward that was optimised."""
     found = []
-    for judge, own in (report.get("seeds") or {}).get(report["main"], {}).items():
+    for judge, own in report.seeds.get(report.main, {}).items():
         interval = ends(own["per_seed"][0])
-        if judge == report["optimised"] or interval is None:
+        if judge == report.optimised or interval is None:
             continue
-        what = f"the win rate of {report['main']} against {own['against']} by {judge}"
+        what = f"the win rate of {report.main} against {own['against']} by {judge}"
         told = seeds_sentence(what, own, interval)
         found.append(f"{told} Allowing for both, {_CLAIMS[own['reading']]} {own['against']}.")
     return found
 
 
-def markdown(report: Mapping[str, Any], plain: Callable[[str], str]) -> list[str]:
+def markdown(report: Report, plain: Callable[[str], str]) -> list[str]:
     """The block as lines of Markdown, names escaped by `plain`; none where there are no further seeds."""
-    if not report.get("seeds"):
+    if not report.seeds:
         return []
     lines = ["| training seeds | judge | win rates | mean | 95% over seeds | 95% over prompts, first seed | says |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for model, judges in report["seeds"].items():
+    for model, judges in report.seeds.items():
         for judge, own in judges.items():
-            label = " (optimised)" if judge == report["optimised"] else ""
+            label = " (optimised)" if judge == report.optimised else ""
             rates = ", ".join(f"{one['seed']}: {one['win_rate']:.1%}" for one in own["per_seed"])
             interval = ends(own["per_seed"][0])
             prompts = "–" if interval is None else f"{100 * interval[0]:.1f}–{interval[1]:.1%}"

@@ -2,23 +2,14 @@
 further; and two signs that judges give.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from pipeline.report.findings import Figures, Report, Sign
 from pipeline.report.sentences import joined, reading
 
 UNALIGNED = ("base", "few_shot", "sft")  # what no reward has touched, so that nothing is looked for in it
 _ROUNDING = 1e-12  # of a difference of two shares
-
-
-class Sign(NamedTuple):
-    """One sign of reward hacking: what was measured, how far it may go, and the warning if it went further."""
-
-    name: str
-    figure: str
-    threshold: str
-    source: str
-    warning: str | None
 
 
 class Bound(NamedTuple):
@@ -84,15 +75,15 @@ class Row(NamedTuple):
     {own} and {sft} are the model's name, its figure and the sft model's."""
 
     name: str
-    figure: Callable[[Mapping[str, Any]], float | None]
+    figure: Callable[[Figures], float | None]
     bound: Bound
     source: str
     warning: str
 
 
-def effect(name: str) -> Callable[[Mapping[str, Any]], float | None]:
+def effect(name: str) -> Callable[[Figures], float | None]:
     """The mean of one of `side_effects`, None where it was not measured."""
-    return lambda model: model["side_effects"][name]["mean"] if name in model["side_effects"] else None
+    return lambda model: model.side_effects[name]["mean"] if name in model.side_effects else None
 
 
 # Each limit with where it comes from: what was published, and what is our own choice.
@@ -118,7 +109,7 @@ OVER_SOURCE = "95% interval of the paired difference below 0; Gao et al. 2023 (a
 ROWS = (
     Row(
         "KL to sft",
-        lambda model: model["kl"],
+        lambda model: model.kl,
         at_most(MAX_KL, "nats"),
         KL_SOURCE,
         f"The KL of {{main}} to sft is {{own:.1f}} nats, above {MAX_KL:g} ({KL_SOURCE}): a policy this far away "
@@ -126,7 +117,7 @@ ROWS = (
     ),
     Row(
         "length",
-        lambda model: model["length"],
+        lambda model: model.length,
         times(*LENGTH_RATIO),
         LENGTH_SOURCE,
         "{main} writes {own:.1f} tokens a completion and sft {sft:.1f}, a ratio outside "
@@ -134,7 +125,7 @@ ROWS = (
     ),
     Row(
         "EOS rate",
-        lambda model: model["eos_rate"],
+        lambda model: model.eos_rate,
         fall(MAX_EOS_DROP),
         EOS_SOURCE,
         "{main} ends {own:.0%} of its completions by itself and sft {sft:.0%}, a fall of more "
@@ -142,7 +133,7 @@ ROWS = (
     ),
     Row(
         "distinct-2",
-        lambda model: model["distinct_2"],
+        lambda model: model.distinct_2,
         kept(1 - MAX_DISTINCT_DROP, f"falls at most {MAX_DISTINCT_DROP:.0%} of itself"),
         DISTINCT_SOURCE,
         "distinct-2 fell from {sft:.2f} (sft) to {own:.2f} ({main}), by more than "
@@ -174,8 +165,8 @@ ROWS = (
             f"{MAX_PERPLEXITY_RATIO:g} times ({PERPLEXITY_SOURCE}): the model has unlearned some of what it knew.",
         )
         for what, figure in (
-            ("demonstrations", lambda model: model["perplexity"]),
-            ("plain text", lambda model: model["perplexity_plain"]),
+            ("demonstrations", lambda model: model.perplexity),
+            ("plain text", lambda model: model.perplexity_plain),
         )
     ),
     Row(
@@ -189,16 +180,16 @@ ROWS = (
 )
 
 
-def signs(report: Mapping[str, Any]) -> list[Sign]:
+def signs(report: Report) -> list[Sign]:
     """Every sign of reward hacking that could be looked for in the main model, with its threshold and its source."""
-    if report["main"] in UNALIGNED:
+    if report.main in UNALIGNED:
         return []
     return [*_changes(report), *_doubts(report), *_over_training(report)]
 
 
-def _changes(report: Mapping[str, Any]) -> Iterator[Sign]:
+def _changes(report: Report) -> Iterator[Sign]:
     """The signs of `ROWS` whose figures both models have."""
-    models, main = report["models"], report["main"]
+    models, main = report.models, report.main
     for row in ROWS:
         own, sft = (row.figure(models[name]) if name in models else None for name in (main, "sft"))
         if own is None or (sft is None and row.bound.needs_sft) or (not sft and row.bound.divides):
@@ -208,16 +199,16 @@ def _changes(report: Mapping[str, Any]) -> Iterator[Sign]:
         yield Sign(row.name, row.bound.told(own, before), row.bound.threshold, row.source, warning)
 
 
-def _doubts(report: Mapping[str, Any]) -> Iterator[Sign]:
+def _doubts(report: Report) -> Iterator[Sign]:
     """The optimised reward prefers the main model to sft: do the others?"""
-    outcomes = report["pairs"].get(f"{report['main']} vs sft", {})
-    others = [judge for judge in report["judges"] if judge in outcomes]
-    if not others or report["optimised"] not in outcomes:
+    outcomes = report.pairs.get(f"{report.main} vs sft", {})
+    others = [judge for judge in report.judges if judge in outcomes]
+    if not others or report.optimised not in outcomes:
         return
-    raised = reading(outcomes[report["optimised"]]) == "better"
+    raised = reading(outcomes[report.optimised]) == "better"
     doubters = [judge for judge in others if reading(outcomes[judge]) != "better"] if raised else []
     said = (
-        f"The optimised reward prefers {report['main']} to sft, which {joined(doubters)} does not confirm "
+        f"The optimised reward prefers {report.main} to sft, which {joined(doubters)} does not confirm "
         f"({JUDGES_SOURCE}): that is how over-optimisation looks."
         if doubters
         else None
@@ -226,9 +217,9 @@ def _doubts(report: Mapping[str, Any]) -> Iterator[Sign]:
     yield Sign("judges confirm the reward", figure, "all of them", JUDGES_SOURCE, said)
 
 
-def _over_training(report: Mapping[str, Any]) -> Iterator[Sign]:
+def _over_training(report: Report) -> Iterator[Sign]:
     """A judge that falls while the optimised reward rises."""
-    for judge, since in ((report["training"] or {}).get("since_peak") or {}).items():
+    for judge, since in ((report.training or {}).get("since_peak") or {}).items():
         said = (
             f"Over training, {judge} fell by {-since['mean']:.2f} since step {since['step']} while the optimised reward "
             f"rose by {since['optimised']:.2f} ({OVER_SOURCE}): stop earlier, or penalise KL more."

@@ -1,29 +1,27 @@
 """What do the numbers of a comparison allow to say? The verdict and the warnings."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipeline.report import sentences
+from pipeline.report.findings import Report
 from pipeline.report.sentences import clauses, counted, joined
 from pipeline.report.signs import UNALIGNED, signs
 
 ORIGINS = ("base", "sft", "few_shot")  # what an aligned model came from; others are rivals, told in a second sentence
 
 
-def verdict(report: Mapping[str, Any]) -> str:
+def verdict(report: Report) -> str:
     """Is the main model better than what it came from, by whose judgement, by how much? Then at what KL and length, what
     the optimised reward says, and how it stands beside its rivals, a sentence each. No claim goes beyond its interval.
 
     Needs "main", "optimised", "prompts", "models" and "pairs" of `report`, and "identical" where there is any. Every judge and every opponent is named, so
     that a favourable one cannot stand for the rest.
     """
-    main, optimised = report["main"], report["optimised"]
+    main, optimised = report.main, report.optimised
     start = f"{main} vs "
-    pairs = {name.removeprefix(start): pair for name, pair in report["pairs"].items() if name.startswith(start)}
+    pairs = {name.removeprefix(start): pair for name, pair in report.pairs.items() if name.startswith(start)}
     if not pairs:
         return "No verdict: the comparison needs a model to compare with."
     who = "the aligned model (ppo)" if main == "ppo" else main
-    judges = [judge for judge in report["judges"] if any(judge in pair for pair in pairs.values())]
+    judges = [judge for judge in report.judges if any(judge in pair for pair in pairs.values())]
     origins = [name for name in pairs if name in ORIGINS] or list(pairs)
     rivals = [name for name in pairs if name not in origins]
 
@@ -32,7 +30,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         if not outcomes:
             return ""
         fewest = min(outcome["prompts"] for outcome in outcomes.values())
-        some = f" (on {fewest} prompts or more)" if fewest < report["prompts"] else ""
+        some = f" (on {fewest} prompts or more)" if fewest < report.prompts else ""
         return clauses(outcomes) + some
 
     def by_all(subject: str, others: list[str], named: list[str]) -> str:
@@ -42,7 +40,7 @@ def verdict(report: Mapping[str, Any]) -> str:
             for place, (judge, claim) in enumerate(heard)
         )
 
-    ending = f"over {counted(report['prompts'], 'prompt')}.{_identical(report)} That came {_price(report)}."
+    ending = f"over {counted(report.prompts, 'prompt')}.{_identical(report)} That came {_price(report)}."
     if not judges:
         beside = f" Beside the other methods, it {said(optimised, rivals)}." if rivals else ""
         claim = f"by it, {who} {said(optimised, origins)}, {ending}"
@@ -60,47 +58,47 @@ def verdict(report: Mapping[str, Any]) -> str:
     )
 
 
-def _identical(report: Mapping[str, Any]) -> str:
+def _identical(report: Report) -> str:
     """A sentence on the models whose completions are, all of them, the main model's own: every tie is then no more than that."""
-    same = [name for name, share in report.get("identical", {}).items() if share == 1]
+    same = [name for name, share in report.identical.items() if share == 1]
     if not same:
         return ""
-    return f" Every completion of {report['main']} is identical to that of {joined(same)}, so each comparison with it is a tie."
+    return f" Every completion of {report.main} is identical to that of {joined(same)}, so each comparison with it is a tie."
 
 
-def _price(report: Mapping[str, Any]) -> str:
+def _price(report: Report) -> str:
     """At what KL and length the main model's win came."""
-    models, main = report["models"], report["main"]
+    models, main = report.models, report.main
     own = models[main]
-    kl = "at an unmeasured KL" if own["kl"] is None else f"at a KL of {round(own['kl'], 1) + 0.0:.1f} nats to sft"
-    if own.get("kl_bound") is not None:
-        kl = f"at a KL of at most {own['kl_bound']:.1f} nats to sft"
+    kl = "at an unmeasured KL" if own.kl is None else f"at a KL of {round(own.kl, 1) + 0.0:.1f} nats to sft"
+    if own.kl_bound is not None:
+        kl = f"at a KL of at most {own.kl_bound:.1f} nats to sft"
     other = next((name for name in ("sft", "base", "few_shot", *models) if name in models and name != main), main)
-    if models[other]["length"] == 0:
-        return f"{kl} and {own['length']:.1f} tokens a completion ({other} writes none)"
-    return f"{kl} and {own['length'] / models[other]['length']:.2f} times the length of {other}"
+    if models[other].length == 0:
+        return f"{kl} and {own.length:.1f} tokens a completion ({other} writes none)"
+    return f"{kl} and {own.length / models[other].length:.2f} times the length of {other}"
 
 
-def warnings(report: Mapping[str, Any]) -> list[str]:
+def warnings(report: Report) -> list[str]:
     """What a careful reader should know before believing the verdict: one sentence each, none when all is well."""
     found = []
-    models, prompts, main = report["models"], report["prompts"], report["main"]
+    models, prompts, main = report.models, report.prompts, report.main
     if prompts < sentences.MIN_PROMPTS:
         found.append(
             f"Only {counted(prompts, 'prompt')}: below {sentences.MIN_PROMPTS}, the intervals are too narrow to trust."
         )
-    if not report["judges"]:
+    if not report.judges:
         found.append("No independent judge: a policy can raise the reward it is trained on without being any better.")
-    for judge, own in report["panel"].items():
-        each = report["samples_per_model"]
-        missing = sum(pair[judge]["unjudged"] if judge in pair else each for pair in report["pairs"].values())
-        if own["label"] == "LLM" and missing:
-            counts = own["summary"].get("failures", 0), own["summary"].get("not_asked", 0)
+    for judge, own in report.panel.items():
+        each = report.samples_per_model
+        missing = sum(pair[judge]["unjudged"] if judge in pair else each for pair in report.pairs.values())
+        if own.label == "LLM" and missing:
+            counts = own.summary.get("failures", 0), own.summary.get("not_asked", 0)
             found.append(
                 f"{judge} left {missing} comparisons unjudged ({counts[0]} questions failed, "
                 f"{counts[1]} were beyond max_calls): its figures are of the rest."
             )
-    for name, share in report.get("identical", {}).items():
+    for name, share in report.identical.items():
         if share == 1:
             found.append(
                 f"{main} and {name} gave the same completions throughout: the same weights may stand behind both names "
@@ -108,7 +106,7 @@ def warnings(report: Mapping[str, Any]) -> list[str]:
             )
     if main in UNALIGNED:
         return found
-    if models[main]["kl"] is None and models[main]["kl_bound"] is None:
+    if models[main].kl is None and models[main].kl_bound is None:
         found.append(f"The KL of {main} to sft was not measured, so nothing says how far the policy has moved.")
     if "sft" not in models:
         found.append(f"There is no sft model here, so what {main} has changed was not checked.")

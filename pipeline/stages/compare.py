@@ -29,6 +29,7 @@ from pipeline.judges.judge import Judge
 from pipeline.judges.over_training import over_training
 from pipeline.pages.progress import bar
 from pipeline.report import exports, numbers, seed_spread
+from pipeline.report.findings import Report
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
@@ -94,21 +95,18 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": config.model},
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
-        gate=gate({name: len(report[name]) for name in ("judges", "warnings")} | {"prompts": report["prompts"]}),
-        notes={"verdict": report["verdict"]},
+        gate=gate(report),
+        notes={"verdict": report.verdict},
     )
 
 
-def gate(figures: Mapping[str, int]) -> Gate:
-    """A comparison does not fail for what it finds; it warns where its own footing is weak.
-
-    figures: numbers of held-out "prompts", of independent "judges" and of "warnings" in the report.
-    """
+def gate(figures: Report) -> Gate:
+    """A comparison does not fail for what it finds; it warns where its own footing is weak."""
     return Gate(
         [
-            check("held-out prompts", figures["prompts"], should=HELD_OUT_PROMPTS),
-            check("independent judges", figures["judges"], should=JUDGES),
-            check("warnings in the report", figures["warnings"], should=NONE),
+            check("held-out prompts", figures.prompts, should=HELD_OUT_PROMPTS),
+            check("independent judges", len(figures.judges), should=JUDGES),
+            check("warnings in the report", len(figures.warnings), should=NONE),
         ]
     )
 
@@ -252,11 +250,12 @@ def _decoding(config: Config, over_training: bool) -> dict[str, Any]:
     return told
 
 
-def _metrics(report: Mapping[str, Any]) -> dict[str, float]:
+def _metrics(report: Report) -> dict[str, float]:
     """Every model's figures and every pair's win rates, by names with slashes."""
-    metrics = {"prompts": float(report["prompts"])}
-    for name, figures in report["models"].items():
-        metrics |= {f"{name}/{key}": float(value) for key, value in figures.items() if isinstance(value, int | float)}
-    for pair, by_judge in report["pairs"].items():
+    metrics = {"prompts": float(report.prompts)}
+    for name, figures in report.models.items():
+        own = vars(figures)
+        metrics |= {f"{name}/{key}": float(value) for key, value in own.items() if isinstance(value, int | float)}
+    for pair, by_judge in report.pairs.items():
         metrics |= {f"{pair}/{judge}/win_rate": outcome["win_rate"] for judge, outcome in by_judge.items()}
     return metrics

@@ -42,7 +42,7 @@ def test_a_threshold_says_its_limit() -> None:
 
 
 def names(rows: list[dict[str, Any]]) -> set[str]:
-    return {sign["name"] for sign in summarise(rows)["signs"]} & {row.name for row in ROWS}
+    return {sign.name for sign in summarise(rows).signs} & {row.name for row in ROWS}
 
 
 def test_only_what_was_measured_of_both_is_a_sign() -> None:
