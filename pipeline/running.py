@@ -18,7 +18,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, parents
 from pipeline.artifacts.reproduce import given
 from pipeline.artifacts.run import Run
-from pipeline.artifacts.seeds import settled
+from pipeline.artifacts.seeds import with_seed
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
@@ -70,7 +70,9 @@ def due(stage: str, config: Config, run: Run) -> bool:
 
 def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
     """Whether the stage is to be made with the seed `further` after the recipe's."""
-    return due(stage, *settled(stage, config, Run(name, world_size=1 if STAGES[stage].one_process else nproc), further))
+    return due(
+        stage, *with_seed(stage, config, Run(name, world_size=1 if STAGES[stage].one_process else nproc), further)
+    )
 
 
 def missing_baselines(config: Config, name: str) -> list[str]:
@@ -90,7 +92,7 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
     if world > 1 and STAGES[stage].one_process:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, command=command)
-    config, run = settled(stage, config, run, further)
+    config, run = with_seed(stage, config, run, further)
     if not due(stage, config, run):
         return
     with run.held(stage):

@@ -9,17 +9,17 @@ What models write is measured in `report.side_effects`, models are ranked in `re
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95
-_CELLS = 4_000_000  # resampled prompts held at once: bounds memory at about 64 MB, whatever the number of prompts
+from reward.statistics import LEVEL, Floats, ratio_ends
+from reward.statistics import outcomes as _outcomes
 
-Floats = NDArray[np.float64]
+TIE = 1e-9  # scores nearer to each other tie: a model's scores may hang on the batch in their last digits
 
 
 def prompt_index(values: Floats, prompts: Sequence[str]) -> NDArray[np.int64]:
@@ -36,23 +36,6 @@ def prompt_index(values: Floats, prompts: Sequence[str]) -> NDArray[np.int64]:
     return np.unique(np.asarray(prompts, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
-def resamples(groups: int, draws: int, seed: int, cells: int = 1) -> Iterator[NDArray[np.int64]]:
-    """`draws` bootstrap samples of `groups` prompts, in chunks (rows, groups) int64 of indices.
-
-    A chunk has at most 4,000,000 / `cells` entries: `cells` is how many numbers a caller makes of each.
-    """
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS // (groups * cells))
-    for start in range(0, draws, rows):
-        yield rng.integers(groups, size=(min(rows, draws - start), groups))
-
-
-def percentile_ends(values: Floats) -> tuple[float, float]:
-    """The middle 95% of bootstrap replicates (draws,) float64."""
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def ratio_interval(
     numerator: Floats, denominator: Floats, prompts: Sequence[str], draws: int, seed: int
 ) -> tuple[float, float]:
@@ -62,14 +45,8 @@ def ratio_interval(
     as `prompt_index`, and when a resample's denominator is 0.
     """
     index = prompt_index(numerator, prompts)
-    above, below = np.bincount(index, weights=numerator), np.bincount(index, weights=denominator)
-    parts = []
-    for picked in resamples(len(above), draws, seed):
-        divisor = below[picked].sum(axis=1)
-        if (divisor == 0).any():
-            raise ValueError("a resample has nothing to divide by: too few prompts have a denominator above 0")
-        parts.append(above[picked].sum(axis=1) / divisor)
-    return percentile_ends(np.concatenate(parts))
+    above, below = (np.bincount(index, weights=own).astype(np.float64) for own in (numerator, denominator))
+    return ratio_ends(above, below, draws, seed)
 
 
 def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_000, seed: int = 0) -> dict[str, float]:
@@ -82,7 +59,7 @@ def mean_interval(x: Sequence[float], prompts: Sequence[str], draws: int = 10_00
     return {"mean": float(values.mean()), "low": low, "high": high}
 
 
-def outcomes(a: Sequence[float], b: Sequence[float], tie: float = 1e-9) -> Floats:
+def outcomes(a: Sequence[float], b: Sequence[float], tie: float = TIE) -> Floats:
     """(N,) float64: 1 where a[i] beats b[i], 0 where it loses, ½ where the two are within `tie` of each other.
 
     a and b (N,) are scores of two models' completions of the same prompts with the same seeds. Raises ValueError when
@@ -95,14 +72,14 @@ def outcomes(a: Sequence[float], b: Sequence[float], tie: float = 1e-9) -> Float
         difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if not np.isfinite(difference).all():
         raise ValueError(f"value {int(np.argmin(np.isfinite(difference)))} is not finite")
-    return np.where(difference > tie, 1.0, np.where(difference < -tie, 0.0, 0.5))
+    return _outcomes(difference, tie)
 
 
 def win_rate(
     a: Sequence[float],
     b: Sequence[float],
     prompts: Sequence[str],
-    tie: float = 1e-9,
+    tie: float = TIE,
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, int | float]:

@@ -15,7 +15,7 @@ from transformers.generation import LogitsProcessorList, MinPLogitsWarper, TopKL
 
 from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
-from policies.rollout import Choice, Completion, choose, left_padded, sample
+from policies.rollout import Choice, Completion, choose, left_padded, sample, seed_of
 from policies.untyped import Foreign, Json, Model, Noise
 
 
@@ -142,7 +142,7 @@ def _beams(
             settings |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p}
         ids, attention = left_padded(asked, 0, pad_id, device)
         with _own_settings(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(noises[rows[0]][0] * 2**53))  # a 53-bit fraction, as an integer
+            torch.manual_seed(seed_of(noises[rows[0]]))
             found = model.generate(
                 input_ids=ids,
                 attention_mask=attention,

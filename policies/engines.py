@@ -29,7 +29,7 @@ from transformers import GenerationConfig
 
 from policies.backbone import BackboneError
 from policies.roles import Roles
-from policies.rollout import Completion, sample
+from policies.rollout import Completion, sample, seed_of
 from policies.untyped import Arguments, Foreign, Model, Noise
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
@@ -148,7 +148,7 @@ def _continuous(
     )
     batching = ContinuousBatchingConfig(
         return_logprobs=True,
-        seed=int(np.random.SeedSequence([_seed(n) for n in noises]).generate_state(1)[0]),
+        seed=int(np.random.SeedSequence([seed_of(n) for n in noises]).generate_state(1)[0]),
         # left to itself it would take nine tenths of the memory that is free, and clear all of it
         page_size=PAGE,
         num_blocks=rows * -(-(longest + limit) // PAGE),
@@ -234,7 +234,7 @@ def _vllm(
                 top_k=-1,
                 top_p=1.0,
                 max_tokens=len(noise),
-                seed=_seed(noise),
+                seed=seed_of(noise),
                 stop_token_ids=list(eos_ids),
                 ignore_eos=True,  # it would add the tokenizer's and the generation config's; ours name them all
                 logprobs=0,  # of the sampled token alone
@@ -252,11 +252,6 @@ def _vllm(
     if progress is not None:
         progress(len(completions))
     return completions
-
-
-def _seed(noise: Noise) -> int:
-    """An episode's noise as one seed: its first number, a 53-bit fraction, as an integer below 2^53."""
-    return int(noise[0] * 2**53)
 
 
 def _completion(

@@ -59,6 +59,11 @@ def noise(seed: int, step: int, prompt_id: str, sample: int, count: int) -> Nois
     return np.random.default_rng([seed, step, key, sample]).random(count)
 
 
+def seed_of(noise: Noise) -> int:
+    """An episode's noise as one seed, for what takes no noise: its first number, a 53-bit fraction, as an integer below 2^53."""
+    return int(noise[0] * 2**53)
+
+
 def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """One token a row, drawn from softmax(z / temperature), (B,) int64, its log-probability and the entropy, (B,) float32.
 

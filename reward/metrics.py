@@ -17,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.untyped import Json
+from reward import statistics
+from reward.statistics import Floats
 
-Floats = NDArray[np.float64]
 Groups = Sequence[Sequence[float]]
 
-LEVEL = 0.95
 DRAWS = 10_000
 BINS = 10
 MIN_GROUPS = 10
 _ROUNDING = 1e-9  # a gap of 0.5 between means of ratings may come out as 0.49999999999999978
-_CELLS = 4_000_000  # resampled groups held at once: bounds memory at about 100 MB
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _flat(values: Groups, ranks: Sequence[Sequence[int]], what: str) -> Floats:
 
 def _outcomes(values: Floats, pairs: Pairs) -> Floats:
     """(P,) 1 where the better completion has the higher value, ½ where the values are equal, else 0."""
-    return (1.0 + np.sign(values[pairs.better] - values[pairs.worse])) / 2.0
+    return statistics.outcomes(values[pairs.better] - values[pairs.worse])
 
 
 def outcomes(scores: Groups, ranks: Sequence[Sequence[int]], pairs: Pairs) -> Floats:
@@ -116,15 +115,8 @@ def mean_of_pairs(values: Floats, pairs: Pairs, draws: int = DRAWS, seed: int = 
 def _interval(values: Floats, pairs: Pairs, draws: int, seed: int) -> tuple[float, float]:
     """Percentile bootstrap of the mean of `values` (P,) over pairs; the groups that have a pair are what is drawn."""
     _, group = np.unique(pairs.group, return_inverse=True)
-    sums, counts = np.bincount(group, weights=values), np.bincount(group).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS // len(sums))
-    means = []
-    for start in range(0, draws, rows):
-        picked = rng.integers(len(sums), size=(min(rows, draws - start), len(sums)))
-        means.append(sums[picked].sum(axis=1) / counts[picked].sum(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    sums, counts = (np.bincount(group, weights=own).astype(np.float64) for own in (values, None))
+    return statistics.ratio_ends(sums, counts, draws, seed)
 
 
 def pairwise_accuracy(

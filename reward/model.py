@@ -69,8 +69,10 @@ class Scorer:
                 progress(len(picked))
         return scores
 
-    def __call__(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
-        return (self.raw(prompts, completions) - self.mean) / self.std
+    def __call__(
+        self, prompts: Sequence[PromptText], completions: Sequence[str], progress: Callable[[int], object] | None = None
+    ) -> Tensor:
+        return (self.raw(prompts, completions, progress) - self.mean) / self.std
 
 
 def write_contract(

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.comparison.pairing import Opinion
 from pipeline.report import exports, numbers
+from pipeline.report.findings import Report
 
 Sample = dict[str, Any]
 
@@ -46,7 +47,7 @@ def opinions(judges: list[str] | None = None) -> list[Opinion]:
     return [Opinion("reward", "optimised"), *(Opinion(name, "independent") for name in names)]
 
 
-def summarise(samples: list[Sample], judges: list[str] | None = None, **more: Any) -> dict[str, Any]:
+def summarise(samples: list[Sample], judges: list[str] | None = None, **more: Any) -> Report:
     names = list(dict.fromkeys(row["model"] for row in samples))
     given = {"provenance": {"command": "make compare RUN=x", "seeds": [0]}, "draws": 200} | more
     return numbers.summarise(samples, models(*names), opinions(judges), **given)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import reward.statistics as reward_statistics
 from pipeline import statistics
 
 
@@ -95,7 +96,7 @@ def test_chunks_of_draws_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holding two resamples at once instead of all draws the same random numbers in the same order."""
     x, prompts = list(np.random.default_rng(2).normal(size=40)), [str(i) for i in range(40)]
     whole = statistics.mean_interval(x, prompts, draws=501)
-    monkeypatch.setattr(statistics, "_CELLS", 80)
+    monkeypatch.setattr(reward_statistics, "_CELLS", 80)
     assert statistics.mean_interval(x, prompts, draws=501) == whole
 
 

@@ -61,18 +61,20 @@ def broken(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
 
 
 def main(folder: Path, out: Path) -> None:
-    place = Accelerator(cpu=True)
-    result, logged, roles = train_tiny(folder, out / "state", place.num_processes)
+    accelerator = Accelerator(cpu=True)
+    result, logged, roles = train_tiny(folder, out / "state", accelerator.num_processes)
     tokenizer = load_tokenizer(folder)
     section = settings(micro_batch_tokens=60)
-    halted, _ = run(make_roles(folder, tokenizer), tokenizer, section, out / "halted", score=broken, accelerator=place)
-    (out / f"halted.{place.process_index}").write_text(str(halted.halted))
-    if place.is_main_process:
+    halted, _ = run(
+        make_roles(folder, tokenizer), tokenizer, section, out / "halted", score=broken, accelerator=accelerator
+    )
+    (out / f"halted.{accelerator.process_index}").write_text(str(halted.halted))
+    if accelerator.is_main_process:
         save_file(weights(roles), out / "weights.safetensors")
         (out / "logged.json").write_text(
-            json.dumps({"world": place.num_processes, "logged": logged, "evals": result.evals})
+            json.dumps({"world": accelerator.num_processes, "logged": logged, "evals": result.evals})
         )
-    place.end_training()
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Run:
     main_process: bool = True
     world_size: int = 1
     command: dict[str, Any] | None = None  # what the command line was given (reproduce.given), for the manifests
-    beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.settled)
+    beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.with_seed)
 
     def __post_init__(self) -> None:
         check_run_name(self.name)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GOLD = 1  # what stage gold adds to the seed, so that it does not begin as the reward model did
 
 
-def settled(stage: str, config: Config, run: "Run", further: int = 0) -> tuple[Config, "Run"]:
+def with_seed(stage: str, config: Config, run: "Run", further: int = 0) -> tuple[Config, "Run"]:
     """The config and the run that `stage` is made with: with the seed `further` after the recipe's, beside its own folder."""
     if stage == "gold":
         return config.model_copy(update={"seed": config.seed + GOLD}), run

@@ -24,7 +24,7 @@ from pipeline.artifacts.files import read_rows
 from pipeline.bench.turns import Spec, Turns
 from pipeline.settings.config import PPO
 from pipeline.settings.sections import Lora
-from pipeline.training.context import accelerator, quiet
+from pipeline.training.context import make_accelerator, quiet
 from policies.backbone import decoder, init_head, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
 from policies.episodes import prompt_order
 from policies.loop import Silent
@@ -164,13 +164,15 @@ def settings(spec: Spec) -> PPO:
 def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> None:
     """Build the roles on `base`, warm up, then one PPO iteration each time it is our turn. Raises RuntimeError when a
     fixed workload was not the workload, or training halted."""
-    place = accelerator()
+    accelerator = make_accelerator()
     tokenizer = tokenizer if spec.stops else unending(tokenizer, base, rows)
     roles, forward = (
-        with_lora(base, spec, place.device) if spec.lora else with_models(base, spec, tokenizer, place.device)
+        with_lora(base, spec, accelerator.device)
+        if spec.lora
+        else with_models(base, spec, tokenizer, accelerator.device)
     )
     longest_text = max(len(row["ids"]) for row in rows) + spec.response + 1
-    scorer = Scorer(forward, tokenizer, max_length=longest_text, device=place.device, padding=not roles.packed)
+    scorer = Scorer(forward, tokenizer, max_length=longest_text, device=accelerator.device, padding=not roles.packed)
     longest = 0
 
     def score(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
@@ -191,10 +193,10 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
             phases = {k.removeprefix("time/"): v for k, v in figures.items() if k.startswith("time/")}
             turns.done(phases=phases, mean_length=length, longest=longest if spec.stops else spec.response)
 
-    warm_up(roles, len(tokenizer), place.device)
+    warm_up(roles, len(tokenizer), accelerator.device)
     with tempfile.TemporaryDirectory() as folder:
         result = train(
-            place,
+            accelerator,
             roles,
             tokenizer,
             [{"id": row["id"], "prompt": row["prompt"]} for row in placed(rows, SEED)],
@@ -215,7 +217,7 @@ def main() -> None:
     quiet()
     tokenizer = load_tokenizer(spec.model)
     # in full fine-tuning what is trained is float32, as in stage ppo
-    dtype = pick_dtype(spec.dtype, accelerator().device) if spec.lora else torch.float32
+    dtype = pick_dtype(spec.dtype, make_accelerator().device) if spec.lora else torch.float32
     play(load_causal(spec.model, tokenizer, dtype), tokenizer, spec, read_rows(Path(spec.prompts)), turns)
 
 

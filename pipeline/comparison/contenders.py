@@ -102,7 +102,7 @@ def _decoding(settings: dict[str, Any]) -> str:
     if "compare.generation" not in settings:
         return "by another version"
     given = Decoding(**settings["compare.generation"])
-    return given.settled(settings["ppo.temperature"], settings["ppo.response_length"]).words()
+    return given.resolved(settings["ppo.temperature"], settings["ppo.response_length"]).words()
 
 
 def check_prompts(models: Sequence[Contender], held_out: Sequence[Prompt]) -> None:

@@ -11,9 +11,13 @@ ORDER = ("base", "few_shot", "sft", "ppo", "dpo", "rloo", "rft")
 
 
 Key = tuple[str, int]
+"""The prompt's id and the sample's seed: what samples of different models are paired by."""
 
+Samples = list[dict[str, Any]]
+"""Rows of samples.jsonl, of all models in any order."""
 
-Rows = dict[str, dict[Key, dict[str, Any]]]
+ByKey = dict[str, dict[Key, dict[str, Any]]]
+"""model -> key -> row, with the same keys in the same order for all models: what `paired` makes of samples."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,13 @@ def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def paired(samples: list[dict[str, Any]], models: Mapping[str, Any]) -> Rows:
+def paired(samples: Samples, models: Mapping[str, Any]) -> ByKey:
     """model -> (prompt_id, seed) -> row, models in reading order and keys in the same order for all of them."""
     found = {row["model"] for row in samples}
     if found != set(models):
         raise ValueError(f"samples are of {sorted(found)} but models describes {sorted(models)}")
     known = [model for model in ORDER if model in models]
-    rows: Rows = {model: {} for model in [*known, *(model for model in models if model not in known)]}
+    rows: ByKey = {model: {} for model in [*known, *(model for model in models if model not in known)]}
     texts: dict[str, str] = {}
     for row in samples:
         key = (row["prompt_id"], row["seed"])
@@ -78,7 +82,7 @@ def paired(samples: list[dict[str, Any]], models: Mapping[str, Any]) -> Rows:
     return {model: {key: own[key] for key in keys} for model, own in rows.items()}
 
 
-def judged(one: Opinion, rows: Rows, a: str, b: str) -> dict[Key, float]:
+def judged(one: Opinion, rows: ByKey, a: str, b: str) -> dict[Key, float]:
     """(prompt_id, seed) -> outcome of a against b by a judge, of those comparisons that it judged."""
     if one.outcomes is None:
         found = statistics.outcomes(scores_by(rows[a], one.name), scores_by(rows[b], one.name))

@@ -29,9 +29,9 @@ from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
 from pipeline.pages.visible import visible
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import PPO, Config
-from pipeline.settings.sections import Settled
+from pipeline.settings.sections import Resolved
 from pipeline.training import roles
-from pipeline.training.context import accelerator, base_model
+from pipeline.training.context import base_model, make_accelerator
 from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
 from policies.decoding import decode
 from policies.engines import Engine
@@ -65,8 +65,8 @@ def run(
         kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
     for parent in parents("ppo", config):
         run.require(parent, force=True)
-    section, device = config.ppo, accelerator().device
-    how = config.inspect.generation.settled(section.temperature, section.response_length)
+    section, device = config.ppo, make_accelerator().device
+    how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt)
     place = _place(config, run, model)
     played, score = _roles(config, run, model, place, tokenizer, device)
@@ -181,7 +181,7 @@ def speak(
     completion: str | None,
     section: PPO,
     seed: int,
-    how: Settled,
+    how: Resolved,
 ) -> Episode:
     """The episode: decoded as `how` says and scored as the trainer does, or the completion that is given, EOS at its end, scored."""
     try:
@@ -201,7 +201,7 @@ def speak(
 
 def _decoded(
     played: Roles,
-    how: Settled,
+    how: Resolved,
     asked: Sequence[Sequence[int]],
     noises: Sequence[Any],
     *,

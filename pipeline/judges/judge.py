@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline import statistics
 from pipeline.pages.progress import bar
 from policies.template import PromptText
 from reward.functions import RewardError, RewardFunction, call_checked, resolve
@@ -27,7 +28,6 @@ Label = Literal["optimised", "independent", "gold", "human", "LLM"]
 Scores = Callable[[Sequence[PromptText], Sequence[str]], list[float]]
 Outcomes = NDArray[np.float64]
 
-TIE = 1e-9
 SCORE_BATCH = 32
 
 
@@ -51,7 +51,7 @@ class Judge:
     summary: Callable[[], dict[str, Any]] = dict
 
 
-def by_scores(name: str, label: Label, function: RewardFunction, tie: float = TIE) -> Judge:
+def by_scores(name: str, label: Label, function: RewardFunction, tie: float = statistics.TIE) -> Judge:
     """A judge that prefers the completion with the higher score by `function(prompts, completions)`.
 
     A completion of a prompt is scored once and remembered: comparing it with several others costs nothing, and equal
@@ -71,15 +71,9 @@ def by_scores(name: str, label: Label, function: RewardFunction, tie: float = TI
         return [known[key] for key in keys]
 
     def outcomes(prompts: Sequence[PromptText], a: Sequence[str], b: Sequence[str]) -> Outcomes:
-        return from_scores(scores(prompts, a), scores(prompts, b), tie)
+        return statistics.outcomes(scores(prompts, a), scores(prompts, b), tie)
 
     return Judge(name, label, outcomes, scores)
-
-
-def from_scores(a: Sequence[float], b: Sequence[float], tie: float = TIE) -> Outcomes:
-    """Outcomes (N,) of a against b by scores, both (N,) and finite: scores within `tie` of each other tie."""
-    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    return np.where(difference > tie, 1.0, np.where(difference < -tie, 0.0, 0.5))
 
 
 def optimised(score: RewardFunction, name: str = "reward") -> Judge:
@@ -98,7 +92,7 @@ def gold(path: str | Path, dtype: torch.dtype, device: torch.device, max_length:
 
     def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
         with bar(len(completions), f"compare: {name}", "sample") as progress:
-            return (scorer.raw(prompts, completions, progress.update) - scorer.mean) / scorer.std
+            return scorer(prompts, completions, progress.update)
 
     return by_scores(name, "gold", score)
 

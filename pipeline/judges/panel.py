@@ -1,4 +1,4 @@
-"""Who judges a comparison, and what did they say? From settings to judges, from judges to what `numbers.summarise` takes.
+"""Who judges a comparison, and what did they say? From settings to judges, from judges to their opinions.
 
 A judge that fails takes nothing else with it: the report names it among its warnings and goes on with the others.
 """
@@ -6,27 +6,22 @@ A judge that fails takes nothing else with it: the report names it among its war
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from data.schema import DataError, Prompt
+from data.schema import DataError
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
-from pipeline.comparison.pairing import Opinion, paired, pairs_of
+from pipeline.comparison.pairing import Opinion, Samples, paired, pairs_of
 from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
 from pipeline.settings.config import Config
-from pipeline.statistics import mean_interval
 from policies.backbone import BackboneError
 from reward.functions import RewardFunction
 from reward.model import ScoringError
-
-Rows = list[dict[str, Any]]
 
 
 def called(config: Config, run: Run) -> list[Judge]:
@@ -49,7 +44,7 @@ def seated(
     config: Config,
     score: RewardFunction,
     already: Sequence[Judge],
-    samples: Rows,
+    samples: Samples,
     dtype: torch.dtype,
     device: torch.device,
     run: Run | None = None,
@@ -109,7 +104,7 @@ def _left_out(name: str, error: Exception) -> str:
     return f"The judge {name} gave no judgement and is left out: {error}"
 
 
-def heard(samples: Rows, panel: Sequence[Judge], models: Iterable[str]) -> tuple[list[Opinion], list[str]]:
+def opinions(samples: Samples, panel: Sequence[Judge], models: Iterable[str]) -> tuple[list[Opinion], list[str]]:
     """What the judges say of all samples, and a sentence for each judge that failed.
 
     samples: rows with their prompt as it was given under "_prompt"; scores are written into their "scores". A judge that
@@ -119,35 +114,36 @@ def heard(samples: Rows, panel: Sequence[Judge], models: Iterable[str]) -> tuple
     rows = paired(samples, dict.fromkeys(models, {}))
     asked = [row["_prompt"] for row in samples]
     said = [row["completion"] for row in samples]
-    opinions, problems = [], []
+    found: list[Opinion] = []
+    problems = []
     for judge in panel:
         try:
             if judge.scores is not None:
                 for row, value in zip(samples, judge.scores(asked, said), strict=True):
                     row["scores"][judge.name] = value
-                opinions.append(Opinion(judge.name, judge.label, None, judge.summary()))
+                found.append(Opinion(judge.name, judge.label, None, judge.summary()))
                 continue
             outcomes = {}
             for a, b in pairs_of(list(rows)):
                 left, right = list(rows[a].values()), list(rows[b].values())
-                found = judge.outcomes(
+                judged = judge.outcomes(
                     [row["_prompt"] for row in left],
                     [row["completion"] for row in left],
                     [row["completion"] for row in right],
                 )
-                own = {key: float(value) for key, value in zip(rows[a], found, strict=True) if not np.isnan(value)}
+                own = {key: float(value) for key, value in zip(rows[a], judged, strict=True) if not np.isnan(value)}
                 outcomes[a, b] = own
-            opinions.append(Opinion(judge.name, judge.label, outcomes, judge.summary()))
+            found.append(Opinion(judge.name, judge.label, outcomes, judge.summary()))
         except JudgeError as error:
             if judge.label == "optimised":
                 raise
             for row in samples:
                 row["scores"].pop(judge.name, None)
             problems.append(_left_out(judge.name, error))
-    return opinions, problems
+    return found, problems
 
 
-def scored(rows: Rows, panel: Sequence[Judge], opinions: Sequence[Opinion]) -> tuple[list[str], list[str]]:
+def scored(rows: Samples, panel: Sequence[Judge], opinions: Sequence[Opinion]) -> tuple[list[str], list[str]]:
     """The judges with an opinion that score, their scores written into `rows` of further samples; and a sentence for each that
     failed. Those that only compare are not asked: every question costs."""
     names, problems = [], []
@@ -163,72 +159,3 @@ def scored(rows: Rows, panel: Sequence[Judge], opinions: Sequence[Opinion]) -> t
         except JudgeError as error:
             problems.append(f"The judge {judge.name} gave no judgement of the further training seeds: {error}")
     return names, problems
-
-
-def over_training(
-    folder: Path, held_out: Sequence[Prompt], panel: Sequence[Judge], draws: int = 10_000, seed: int = 0
-) -> dict[str, Any] | None:
-    """The optimised score (the proxy) beside the other judges' over ppo's evaluations: gold against proxy.
-
-    folder: runs/NAME/ppo, with its samples.jsonl and metrics.jsonl. {"steps": [{"step", "kl" (nats, of the rollouts of
-    that step; 0 before the first), "scores" {judge: {"mean", "low", "high"}}}], "since_peak": {judge: {"step" of its
-    best mean, "mean", "low", "high" of last minus best, paired by prompt, and "optimised", the same mean of the proxy}}}.
-    The best step is picked by looking, so a fall since then looks somewhat larger than it is. None without evaluations.
-    """
-    path = folder / "samples.jsonl"
-    if not path.is_file():
-        return None
-    prompts = {prompt.id: prompt.prompt for prompt in held_out}
-    rows = [row for row in read_rows(path) if row["prompt_id"] in prompts]
-    steps = sorted({row["step"] for row in rows})
-    by_step = {step: [row for row in rows if row["step"] == step] for step in steps}
-    if len(steps) < 2 or len({frozenset(row["prompt_id"] for row in own) for own in by_step.values()}) > 1:
-        return None
-    trained = {row["step"]: row.get("objective/kl") for row in read_rows(folder / "metrics.jsonl") if "step" in row}
-    values: dict[str, dict[int, dict[str, float]]] = {}
-    for judge in panel:
-        score: Callable[[Rows], list[float]] | None = None
-        if judge.label == "optimised":
-            score = _kept
-        elif judge.scores is not None:
-            score = _scored(judge, prompts)
-        if score is not None:
-            values[judge.name] = {
-                step: dict(zip([row["prompt_id"] for row in own], score(own), strict=True))
-                for step, own in by_step.items()
-            }
-    proxy = next(judge.name for judge in panel if judge.label == "optimised")
-    means = {name: {step: float(np.mean(list(v.values()))) for step, v in own.items()} for name, own in values.items()}
-    since = {}
-    for name, own in values.items():
-        best = max(steps, key=lambda step: (means[name][step], -step))
-        if name != proxy and best != steps[-1]:
-            order = sorted(own[best])
-            fall = mean_interval([own[steps[-1]][p] - own[best][p] for p in order], order, draws, seed)
-            since[name] = {"step": best, **fall, "optimised": means[proxy][steps[-1]] - means[proxy][best]}
-    return {
-        "steps": [
-            {
-                "step": step,
-                "kl": 0.0 if step == 0 else trained.get(step),
-                "scores": {
-                    name: mean_interval(list(own[step].values()), list(own[step]), draws, seed)
-                    for name, own in values.items()
-                },
-            }
-            for step in steps
-        ],
-        "since_peak": since,
-    }
-
-
-def _kept(rows: Rows) -> list[float]:
-    return [float(row["score"]) for row in rows]
-
-
-def _scored(judge: Judge, prompts: dict[str, Any]) -> Callable[[Rows], list[float]]:
-    def score(rows: Rows) -> list[float]:
-        assert judge.scores is not None
-        return judge.scores([prompts[row["prompt_id"]] for row in rows], [row["completion"] for row in rows])
-
-    return score

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
 from pipeline.pages.common import require_finite, to_json
 from pipeline.report import page, seed_spread
+from pipeline.report.findings import Report
 from pipeline.report.sentences import counted, ends, reading
 
 FILES = (
@@ -27,17 +28,17 @@ FILES = (
 COMPARATOR_SCALE = 1.5  # LLM Comparator's scores run from -1.5 (B is much better) to 1.5
 
 
-def write(report: dict[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], folder: Path) -> None:
+def write(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], folder: Path) -> None:
     """Write `FILES` (UTF-8) into `folder`, or nothing at all. comparator.json needs two models to compare.
 
     Raises ValueError naming the number when one is not finite: JSON has no NaN and a page should show none.
     """
-    require_finite(report, "report")
+    require_finite(report.to_json(), "report")
     for index, row in enumerate(samples):
         require_finite(row, f"samples[{index}]")
     pages = {
         "report.html": page.html(report, samples, opinions, table(report)).encode("utf-8", "replace"),
-        "report.json": _bytes(to_json(report, indent=2) + "\n"),
+        "report.json": _bytes(to_json(report.to_json(), indent=2) + "\n"),
         "report.csv": table(report).encode("utf-8", "replace"),
         "report.md": markdown(report).encode("utf-8", "replace"),
         "MODEL_CARD.md": card(report).encode("utf-8", "replace"),
@@ -59,21 +60,21 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def table(report: Mapping[str, Any]) -> str:
+def table(report: Report) -> str:
     """Every win rate as CSV, one row a pair and judge; a cell that a spreadsheet would take for a formula begins with '."""
     columns = ("pair", "judge", "label", "prompts", "wins", "ties", "losses", "unjudged", "win_rate", "low", "high")
     more = ("wilson_low", "wilson_high", "length_controlled", "lc_low", "lc_high", "mean_difference", "reading")
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow([*columns, *more])
-    for pair, outcomes in report["pairs"].items():
+    for pair, outcomes in report.pairs.items():
         for judge, own in outcomes.items():
             controlled, difference = own["length_controlled"], own["difference"]
             rows.writerow(
                 [
                     _tame(pair),
                     _tame(judge),
-                    report["panel"][judge]["label"],
+                    report.panel[judge].label,
                     *(own[name] for name in columns[3:]),
                     own["wilson"]["low"],
                     own["wilson"]["high"],
@@ -89,53 +90,51 @@ def _tame(cell: str) -> str:
     return f"'{cell}" if cell.lstrip()[:1] in tuple("=+-@") or cell[:1] in ("\t", "\r") else cell
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """The comparison in a page of Markdown, for a pull request. Names are escaped; no model text is in it."""
-    lines = ["## Is the aligned model better?", "", _plain(report["verdict"]), ""]
-    lines += [f"- **Warning:** {_plain(text)}" for text in report["warnings"]]
-    lines += [*([""] if report["warnings"] else []), *_models(report), "", *_pairs(report), ""]
+    lines = ["## Is the aligned model better?", "", _plain(report.verdict), ""]
+    lines += [f"- **Warning:** {_plain(text)}" for text in report.warnings]
+    lines += [*([""] if report.warnings else []), *_models(report), "", *_pairs(report), ""]
     lines += [*_gold(report), *([*told_seeds, ""] if (told_seeds := seed_spread.markdown(report, _plain)) else [])]
-    seeds, made = report["provenance"].get("seed"), report["provenance"].get("made")
-    told = [f"{counted(report['prompts'], 'held-out prompt')}, {report['samples_per_model']} samples a model"]
+    seeds, made = report.provenance.get("seed"), report.provenance.get("made")
+    told = [f"{counted(report.prompts, 'held-out prompt')}, {report.samples_per_model} samples a model"]
     told += [] if seeds is None else [f"seed {seeds}"]
     told += (
-        [f"decoding: {_plain(report['provenance']['decoding']['in words'])}"]
-        if "decoding" in report["provenance"]
-        else []
+        [f"decoding: {_plain(report.provenance['decoding']['in words'])}"] if "decoding" in report.provenance else []
     )
     told += [] if made is None else [f"made {made}"]
     note = "Intervals: 95%, percentile bootstrap over prompts; beside them Wilson's, and the win rate at equal length (AlpacaEval 2)."
     return "\n".join([*lines, f"{note} {'; '.join(told)}.", *_commands(report), ""])
 
 
-def _commands(report: Mapping[str, Any]) -> list[str]:
+def _commands(report: Report) -> list[str]:
     """The commands that make it again, indented, so that whatever is in them stays code."""
-    command = str(report["provenance"].get("command", ""))
+    command = str(report.provenance.get("command", ""))
     return ["", "Made by:", "", *(f"    {line}" for line in command.splitlines())] if command else []
 
 
-def _models(report: Mapping[str, Any]) -> list[str]:
-    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+def _models(report: Report) -> list[str]:
+    scoring = [judge for judge, own in report.panel.items() if own.scores]
     names = ["model", *(_plain(judge) for judge in scoring), "KL to sft", "tokens", "EOS", "distinct-2", "perplexity"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for model, own in report["models"].items():
-        kl = _number(own["kl"], 1) if own["kl_bound"] is None else f"≤ {_number(own['kl_bound'], 1)}"
-        cells = [_number(own["intervals"][judge]["mean"], 2) for judge in scoring]
-        cells += [kl, _number(own["length"], 1), f"{own['eos_rate']:.0%}", _number(own["distinct_2"], 2)]
-        lines.append(f"| {' | '.join([_plain(model), *cells, _number(own['perplexity'], 1)])} |")
+    for model, own in report.models.items():
+        kl = _number(own.kl, 1) if own.kl_bound is None else f"≤ {_number(own.kl_bound, 1)}"
+        cells = [_number(own.intervals[judge]["mean"], 2) for judge in scoring]
+        cells += [kl, _number(own.length, 1), f"{own.eos_rate:.0%}", _number(own.distinct_2, 2)]
+        lines.append(f"| {' | '.join([_plain(model), *cells, _number(own.perplexity, 1)])} |")
     return lines
 
 
-def _pairs(report: Mapping[str, Any]) -> list[str]:
+def _pairs(report: Report) -> list[str]:
     lines = [
         "| pair | judge | win rate | 95% interval | Wilson | at equal length | says |",
         "|---|---|---|---|---|---|---|",
     ]
-    for pair, outcomes in report["pairs"].items():
-        if not pair.startswith(f"{report['main']} vs "):
+    for pair, outcomes in report.pairs.items():
+        if not pair.startswith(f"{report.main} vs "):
             continue
         for judge, own in outcomes.items():
-            label = " (optimised)" if judge == report["optimised"] else ""
+            label = " (optimised)" if judge == report.optimised else ""
             controlled = own["length_controlled"]
             equal = "–" if controlled is None else f"{controlled['win_rate']:.1%}"
             if controlled is not None and not controlled["overlap"]:
@@ -146,9 +145,9 @@ def _pairs(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _gold(report: Mapping[str, Any]) -> list[str]:
+def _gold(report: Report) -> list[str]:
     """What the gold reward models learned from, where that is known, as lines."""
-    told = {judge: own["summary"].get("trained on") for judge, own in report["panel"].items()}
+    told = {judge: own.summary.get("trained on") for judge, own in report.panel.items()}
     lines = [f"{_plain(judge)}: trained on {_plain(rows)}." for judge, rows in told.items() if rows]
     return [*lines, ""] if lines else []
 
@@ -167,19 +166,19 @@ def _plain(text: str) -> str:
     return " ".join(escaped.replace("&", "&amp;").split())
 
 
-def card(report: Mapping[str, Any]) -> str:
+def card(report: Report) -> str:
     """A Hugging Face model card of the main model: what it is, the figures, the warnings, how they were made."""
-    main = report["main"]
+    main = report.main
     data = ModelCardData(library_name="transformers", tags=["rlhf", "ppo"] if main == "ppo" else ["rlhf"])
-    about = report["provenance"]["models"].get(main, {})
+    about = report.provenance["models"].get(main, {})
     facts = [f"- {name}: {_plain(str(about[name]))}" for name in ("path", "sha256") if about.get(name) is not None]
-    limits = [f"- {_plain(text)}" for text in report["warnings"]] or [
+    limits = [f"- {_plain(text)}" for text in report.warnings] or [
         "- No warning was raised; see the thresholds in report.json."
     ]
     body = [
         f"# {_plain(main)}{'' if main in ('base', 'few_shot', 'sft') else ': aligned with rankings'}",
         "",
-        _plain(report["verdict"]),
+        _plain(report.verdict),
         "",
         *facts,
         "",
@@ -199,21 +198,19 @@ def card(report: Mapping[str, Any]) -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body) + "\n", ignore_metadata_errors=True))
 
 
-def comparator(
-    report: Mapping[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion]
-) -> dict[str, Any] | None:
+def comparator(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion]) -> dict[str, Any] | None:
     """The main model and its reference in the JSON of PAIR's LLM Comparator (github.com/PAIR-code/llm-comparator).
 
     Its score runs from -1.5 (B is better) over 0 to 1.5: here the outcome by the first judge, 3·(outcome - ½). Samples
     that this judge did not compare are left out. None where there is no pair.
     """
-    rows = paired(list(samples), dict.fromkeys(report["models"], {}))
-    a, b = report["main"], reference_of(rows, report["main"])
-    first = (report["judges"] or [report["optimised"]])[0]
+    rows = paired(list(samples), dict.fromkeys(report.models, {}))
+    a, b = report.main, reference_of(rows, report.main)
+    first = (report.judges or [report.optimised])[0]
     if b is None:
         return None
     found = judged(next(one for one in opinions if one.name == first), rows, a, b)
-    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    scoring = [judge for judge, own in report.panel.items() if own.scores]
     fields = [
         {"name": "prompt_id", "type": "string"},
         {"name": "source", "type": "category"},

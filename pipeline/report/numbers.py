@@ -1,24 +1,27 @@
-"""Is the aligned model better, by how much, and at what price? Every number that answers it, in one dict.
+"""Is the aligned model better, by how much, and at what price? Every number that answers it.
 
-`compare` samples every model on the same held-out prompts with the same seeds, has the judges heard
+`compare` samples every model on the same held-out prompts with the same seeds, asks the judges
 (judges/panel.py) and hands the rows to `summarise`; verdict.py says in words what the numbers allow, page.py and exports.py
 show them.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from pipeline import statistics
-from pipeline.comparison.pairing import Opinion, Rows, judged, main_model, paired, pairs_of, reference_of, scores_by
+from pipeline.comparison.pairing import ByKey, Opinion, judged, main_model, paired, pairs_of, reference_of, scores_by
 from pipeline.pages.common import require_finite
 from pipeline.report import ranking_models, seed_spread
 from pipeline.report.agreement import agreement
+from pipeline.report.findings import Figures, Member, Point, Report
 from pipeline.report.side_effects import length_drift, side_effects
+from pipeline.report.signs import signs
 from pipeline.report.slices import SLICINGS, slice_win_rates
-from pipeline.report.verdict import signs, verdict, warnings
+from pipeline.report.verdict import verdict, warnings
 
 # Readers trust these in this order, so the verdict names them so.
 TRUST = ("human", "gold", "LLM", "independent", "optimised")
@@ -36,8 +39,8 @@ def summarise(
     seeds: Mapping[str, Any] | None = None,
     draws: int = 10_000,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Every number of the comparison, with its verdict and warnings, ready for JSON; the same input gives the same bytes.
+) -> Report:
+    """Every number of the comparison, with its verdict and warnings; the same input gives the same report.
 
     samples: rows {"prompt_id", "prompt", "model", "completion", "length" (tokens), "eos", "seed", "kl" (nats of the
     whole completion to sft, or None), "scores" {judge: float}, "tokens"} and, where known, "tag", "source", "language",
@@ -47,7 +50,7 @@ def summarise(
     "perplexity" (on held-out demonstrations), "perplexity_plain" (on plain text), "kl_bound" (nats, of best-of-n),
     "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
     opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.
-    training: what `panel.over_training` found. problems: sentences for the warnings, such as of a judge that failed.
+    training: what `over_training` found. problems: sentences for the warnings, such as of a judge that failed.
     seeds: what `seed_spread.block` found of further training seeds.
     Raises ValueError when the samples do not pair up or a number is missing or not finite.
     """
@@ -55,51 +58,38 @@ def summarise(
         raise ValueError("no samples: nothing to compare")
     rows = paired(samples, models)
     optimised = _optimised(opinions)
-    heard = sorted(opinions, key=lambda one: TRUST.index(one.label))
+    opinions = sorted(opinions, key=lambda one: TRUST.index(one.label))
     keys = list(next(iter(rows.values())))
-    prompts = [prompt for prompt, _ in keys]
     main = main_model(rows)
-    report: dict[str, Any] = {
-        "verdict": "",
-        "prompts": len(set(prompts)),
-        "samples_per_model": len(keys),
-        "main": main,
-        "optimised": optimised,
-        "judges": [one.name for one in heard if one.name != optimised],
-        "panel": {
-            one.name: {"label": one.label, "scores": one.outcomes is None, "summary": one.summary} for one in heard
-        },
-        "models": {model: _model(model, rows, models[model], heard, optimised, draws, seed) for model in rows},
-        "pairs": {},
-        "slices": {},
-    }
-    for a, b in pairs_of(list(rows)):
-        pair: dict[str, Any] = {}
-        for one in heard:
-            if outcome := _pair(one, rows, a, b, draws, seed):
-                pair[one.name] = outcome
-        report["pairs"][f"{a} vs {b}"] = pair
-        if a == main and b == reference_of(rows, main):
-            report["slices"] = {"pair": f"{a} vs {b}", "judges": _slices(heard, rows, a, b, draws, seed)}
-    report["ranking"] = {
-        one.name: ranking_models.bradley_terry(matches, min(draws, ranking_models.DRAWS), seed)
-        for one in heard
-        if (matches := _matches(one, rows))
-    }
-    report["agreement"] = _agreement(heard, rows, draws, seed) if len(heard) > 1 else None
-    report["training"] = training
-    report["frontier"] = _frontier(report)
-    report["identical"] = _identical(rows, main)
     # Columns and pairs stay those of one model each: pooled with its further seeds, a method would look surer than any one
     # model of it, and the spread between them would be gone. So the seeds stand beside, and may take a claim back.
-    report["seeds"] = {
-        model: {judge: own[judge] for judge in report["panel"] if judge in own} for model, own in (seeds or {}).items()
+    spreads = {
+        model: {one.name: own[one.name] for one in opinions if one.name in own} for model, own in (seeds or {}).items()
     }
-    report["verdict"] = " ".join([verdict(report), *seed_spread.sentences(report)])
-    report["signs"] = signs(report)
-    report["warnings"] = [*problems, *warnings(report)]
-    report["provenance"] = provenance | {"models": {model: models[model] for model in rows}}
-    require_finite(report, "report")
+    report = Report(
+        prompts=len({prompt for prompt, _ in keys}),
+        samples_per_model=len(keys),
+        main=main,
+        optimised=optimised,
+        judges=[one.name for one in opinions if one.name != optimised],
+        panel={one.name: Member(one.label, one.outcomes is None, one.summary) for one in opinions},
+        models={model: _model(model, rows, models[model], opinions, optimised, draws, seed) for model in rows},
+        pairs={f"{a} vs {b}": _pair(opinions, rows, a, b, draws, seed) for a, b in pairs_of(list(rows))},
+        slices=_slices(opinions, rows, main, draws, seed),
+        ranking=_ranking(opinions, rows, draws, seed),
+        agreement=_agreement(opinions, rows, draws, seed) if len(opinions) > 1 else None,
+        training=training,
+        identical=_identical(rows, main),
+        seeds=spreads,
+        provenance=provenance | {"models": {model: models[model] for model in rows}},
+    )
+    report = replace(report, frontier=_frontier(report), signs=signs(report))
+    report = replace(
+        report,
+        verdict=" ".join([verdict(report), *seed_spread.sentences(report)]),
+        warnings=[*problems, *warnings(report)],
+    )
+    require_finite(report.to_json(), "report")
     return report
 
 
@@ -115,16 +105,16 @@ def _optimised(opinions: Sequence[Opinion]) -> str:
 
 def _model(
     model: str,
-    rows: Rows,
+    rows: ByKey,
     described: Mapping[str, Any],
-    heard: Sequence[Opinion],
+    opinions: Sequence[Opinion],
     optimised: str,
     draws: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Figures:
     own = list(rows[model].values())
     prompts = [row["prompt_id"] for row in own]
-    scoring = [one.name for one in heard if one.outcomes is None]
+    scoring = [one.name for one in opinions if one.outcomes is None]
 
     def interval(values: Sequence[float]) -> dict[str, float]:
         return statistics.mean_interval(values, prompts, draws, seed)
@@ -138,40 +128,47 @@ def _model(
         raise ValueError(f"{model}: {missing} of {len(kl)} samples have no kl: give it for all or for none")
     if not missing:
         intervals["kl"] = interval(kl)
-    reference = reference_of(rows, main_model(rows))
-    writes = reference is not None and sum(row["length"] for row in rows[reference].values()) > 0
-    try:
-        drift = (
-            length_drift(
-                [row["length"] for row in own],
-                [row["length"] for row in rows[str(reference)].values()],
-                prompts,
-                draws,
-                seed,
-            )
-            if writes
-            else None
-        )
-    except ValueError:  # a reference that is nearly always silent
-        drift = None
     told = ("perplexity", "perplexity_plain", "kl_bound", "tokens_per_answer", "training_tokens_sampled")
     figures = {name: described.get(name) for name in told}
-    return {
-        "reward": intervals[optimised]["mean"],
-        "judge": {judge: intervals[judge]["mean"] for judge in scoring if judge != optimised},
-        "length": intervals["length"]["mean"],
-        "eos_rate": effects["eos_rate"]["mean"],
-        "distinct_2": statistics.distinct_n([row["tokens"] for row in own], 2),
-        "kl": None if missing else intervals["kl"]["mean"],
+    return Figures(
+        reward=intervals[optimised]["mean"],
+        judge={judge: intervals[judge]["mean"] for judge in scoring if judge != optimised},
+        length=intervals["length"]["mean"],
+        eos_rate=effects["eos_rate"]["mean"],
+        distinct_2=statistics.distinct_n([row["tokens"] for row in own], 2),
+        kl=None if missing else intervals["kl"]["mean"],
         **{name: None if value is None else float(value) for name, value in figures.items()},
-        "intervals": intervals,
-        "side_effects": effects,
-        "length_drift": drift and drift | {"reference": reference},
-    }
+        intervals=intervals,
+        side_effects=effects,
+        length_drift=_length_drift(model, rows, draws, seed),
+    )
 
 
-def _pair(one: Opinion, rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any] | None:
-    """What a judge says of a against b; None where it judged none of their samples."""
+def _length_drift(model: str, rows: ByKey, draws: int, seed: int) -> dict[str, Any] | None:
+    """How many times as much a model writes as the main model's reference; None where that is silent, or nearly always."""
+    reference = reference_of(rows, main_model(rows))
+    if reference is None or not sum(row["length"] for row in rows[reference].values()):
+        return None
+    own, other = ([row["length"] for row in rows[name].values()] for name in (model, reference))
+    try:
+        drift = length_drift(own, other, [prompt for prompt, _ in rows[model]], draws, seed)
+    except ValueError:  # a resample of the reference is silent
+        return None
+    return {**drift, "reference": reference}
+
+
+def _pair(opinions: Sequence[Opinion], rows: ByKey, a: str, b: str, draws: int, seed: int) -> dict[str, dict[str, Any]]:
+    """judge -> outcome of a against b, of the judges that judged any of their samples."""
+    found = {one.name: _outcome(one, rows, a, b, draws, seed) for one in opinions}
+    return {judge: outcome for judge, outcome in found.items() if outcome is not None}
+
+
+def _outcome(one: Opinion, rows: ByKey, a: str, b: str, draws: int, seed: int) -> dict[str, Any] | None:
+    """What a judge says of a against b; None where it judged none of their samples.
+
+    What `statistics.win_rate` says, "wilson", "length_controlled" (None where nothing can be fitted), "difference" of scores (None
+    for a judge that only compares) and "unjudged", the samples that it left out.
+    """
     found = judged(one, rows, a, b)
     if not found:
         return None
@@ -204,10 +201,13 @@ def _pair(one: Opinion, rows: Rows, a: str, b: str, draws: int, seed: int) -> di
     return outcome
 
 
-def _slices(heard: Sequence[Opinion], rows: Rows, a: str, b: str, draws: int, seed: int) -> dict[str, Any]:
-    """judge -> slicing -> slice -> outcome of a against b; a slicing that puts all prompts together says nothing."""
+def _slices(opinions: Sequence[Opinion], rows: ByKey, main: str, draws: int, seed: int) -> dict[str, Any]:
+    """The main model against its reference, "pair", and "judges": judge -> slicing -> slice -> outcome of a against b; a slicing that puts all prompts together says nothing."""
+    a, b = main, reference_of(rows, main)
+    if b is None or (a, b) not in pairs_of(list(rows)):
+        return {}
     cuts: dict[str, dict[str, Any]] = {}
-    for one in heard:
+    for one in opinions:
         found = judged(one, rows, a, b)
         own = [rows[a][key] for key in found]
         halves = [0.5] * len(own)
@@ -217,10 +217,17 @@ def _slices(heard: Sequence[Opinion], rows: Rows, a: str, b: str, draws: int, se
                 cuts[one.name][name] = slice_win_rates(
                     own, list(found.values()), halves, slicing, draws=draws, seed=seed
                 )
-    return {judge: own for judge, own in cuts.items() if own}
+    return {"pair": f"{a} vs {b}", "judges": {judge: own for judge, own in cuts.items() if own}}
 
 
-def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
+def _ranking(opinions: Sequence[Opinion], rows: ByKey, draws: int, seed: int) -> dict[str, dict[str, Any]]:
+    """judge -> all models in one order, of the judges that judged anything."""
+    matches = {one.name: _matches(one, rows) for one in opinions}
+    draws = min(draws, ranking_models.DRAWS)
+    return {judge: ranking_models.bradley_terry(own, draws, seed) for judge, own in matches.items() if own}
+
+
+def _matches(one: Opinion, rows: ByKey) -> list[ranking_models.Match]:
     if one.outcomes is None:
         prompts = [prompt for prompt, _ in next(iter(rows.values()))]
         return ranking_models.every_pair({model: scores_by(own, one.name) for model, own in rows.items()}, prompts)
@@ -231,18 +238,18 @@ def _matches(one: Opinion, rows: Rows) -> list[ranking_models.Match]:
     ]
 
 
-def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> dict[str, Any]:
+def _agreement(opinions: Sequence[Opinion], rows: ByKey, draws: int, seed: int) -> dict[str, Any]:
     """`agreement.agreement` over all pairs that are compared."""
-    outcomes: dict[str, list[float]] = {one.name: [] for one in heard}
+    outcomes: dict[str, list[float]] = {one.name: [] for one in opinions}
     prompts: list[str] = []
     for a, b in pairs_of(list(rows)):
         prompts += [prompt for prompt, _ in rows[a]]
-        for one in heard:
+        for one in opinions:
             found = judged(one, rows, a, b)
             outcomes[one.name] += [found.get(key, math.nan) for key in rows[a]]
     scored = {
         one.name: np.concatenate([scores_by(own, one.name) for own in rows.values()])
-        for one in heard
+        for one in opinions
         if one.outcomes is None
     }
     step = max((-(-len(values) // _SCORED_FOR_TAU) for values in scored.values()), default=1)
@@ -250,7 +257,7 @@ def _agreement(heard: Sequence[Opinion], rows: Rows, draws: int, seed: int) -> d
     return agreement(outcomes, prompts, thinned, draws, seed) if prompts else {"judges": list(outcomes), "pairs": []}
 
 
-def _identical(rows: Rows, main: str) -> dict[str, float]:
+def _identical(rows: ByKey, main: str) -> dict[str, float]:
     """Other model -> share of the samples in which it says, and ends, just as `main` does."""
     own = rows[main].items()
     return {
@@ -263,21 +270,17 @@ def _identical(rows: Rows, main: str) -> dict[str, float]:
     }
 
 
-def _frontier(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Points (KL to sft, mean score by each judge): the models, best-of-n at the bound of its KL, ppo over training.
-
-    "kind" is model, bound (the KL is log n - (n - 1)/n, an upper bound: Stiennon et al. 2020, arXiv 2009.01325, appendix
-    G.3) or training (another set of prompts, and the KL of the rollouts of that step).
-    """
-    points: list[dict[str, Any]] = []
-    for name, model in report["models"].items():
-        scores = {judge: model["intervals"][judge] for judge, own in report["panel"].items() if own["scores"]}
-        if model["kl_bound"] is not None:
-            points.append({"name": name, "kind": "bound", "step": None, "kl": model["kl_bound"], "scores": scores})
-        elif model["kl"] is not None:
-            points.append({"name": name, "kind": "model", "step": None, "kl": model["kl"], "scores": scores})
-    for at in (report["training"] or {}).get("steps", []):
+def _frontier(report: Report) -> list[Point]:
+    """The models at their KL, best-of-n at the bound of its KL, ppo over training."""
+    points = []
+    scoring = [judge for judge, own in report.panel.items() if own.scores]
+    for name, model in report.models.items():
+        scores = {judge: model.intervals[judge] for judge in scoring}
+        if model.kl_bound is not None:
+            points.append(Point(name, "bound", None, model.kl_bound, scores))
+        elif model.kl is not None:
+            points.append(Point(name, "model", None, model.kl, scores))
+    for at in (report.training or {}).get("steps", []):
         if at["kl"] is not None:
-            own = {"name": "ppo", "kind": "training", "step": at["step"], "kl": at["kl"], "scores": at["scores"]}
-            points.append(own)
+            points.append(Point("ppo", "training", at["step"], at["kl"], at["scores"]))
     return points

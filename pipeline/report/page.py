@@ -11,8 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.comparison.pairing import Opinion, Rows, judged, paired, pairs_of, reference_of
+from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
 from pipeline.pages.common import page_template, to_json
+from pipeline.report.findings import Report
 from pipeline.report.plots import LABELS, figures
 from pipeline.report.sentences import ends, reading
 from pipeline.report.slices import by_language
@@ -22,9 +23,9 @@ CAPS = (4000, 2000, 1000, 500, 300, 200, 140)  # characters of a text, the first
 _SHOWN = 1500  # characters of one value of the provenance
 
 
-def html(report: Mapping[str, Any], samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], csv: str) -> str:
+def html(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], csv: str) -> str:
     """The page as text; the same input gives the same page."""
-    rows = paired(list(samples), dict.fromkeys(report["models"], {}))
+    rows = paired(list(samples), dict.fromkeys(report.models, {}))
     browser, cut = _browser(report, rows, opinions)
     script = Markup(page_template("report.js.j2").render())  # ours, without any value in it
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -33,14 +34,14 @@ def html(report: Mapping[str, Any], samples: Sequence[dict[str, Any]], opinions:
         reading=reading,
         ends=ends,
         labels=LABELS,
-        reference=reference_of(rows, report["main"]),
+        reference=reference_of(rows, report.main),
         figures=figures(report),
         script=script,
         digest=digest,
         cut=cut,
         shorten=_shorten,
         browser=_inline(browser),
-        downloads=_inline({"report.json": to_json(report, indent=1), "report.csv": csv}),
+        downloads=_inline({"report.json": to_json(report.to_json(), indent=1), "report.csv": csv}),
     )
 
 
@@ -57,7 +58,7 @@ def _shorten(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … (cut here)"
 
 
-def _browser(report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
+def _browser(report: Report, rows: ByKey, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
     """The example browser's data, and a sentence on what was cut to keep the page small ("" when nothing was)."""
     keys = list(next(iter(rows.values())))
 
@@ -80,7 +81,7 @@ def _browser(report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion])
     return data, _cut(rows, keys, cap)
 
 
-def _cut(rows: Rows, keys: Sequence[tuple[str, int]], cap: int) -> str:
+def _cut(rows: ByKey, keys: Sequence[tuple[str, int]], cap: int) -> str:
     texts = [own[key]["completion"] for own in rows.values() for key in keys]
     texts += [next(iter(rows.values()))[key]["prompt"] for key in keys]
     long = sum(len(text) > cap for text in texts)
@@ -92,9 +93,9 @@ def _cut(rows: Rows, keys: Sequence[tuple[str, int]], cap: int) -> str:
 
 
 def _data(
-    report: Mapping[str, Any], rows: Rows, opinions: Sequence[Opinion], keys: Sequence[tuple[str, int]], cap: int
+    report: Report, rows: ByKey, opinions: Sequence[Opinion], keys: Sequence[tuple[str, int]], cap: int
 ) -> dict[str, Any]:
-    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
+    scoring = [judge for judge, own in report.panel.items() if own.scores]
     first = next(iter(rows.values()))
     place = {prompt_id: i for i, prompt_id in enumerate(dict.fromkeys(key[0] for key in keys))}
     prompts: list[dict[str, Any]] = []
@@ -106,12 +107,12 @@ def _data(
             slices = [f"{name}: {value}" for name, value in told.items() if value]
             prompts.append({"id": key[0], "text": row["prompt"][:cap], "cut": len(row["prompt"]) > cap, "in": slices})
     return {
-        "main": report["main"],
-        "reference": reference_of(rows, report["main"]),
+        "main": report.main,
+        "reference": reference_of(rows, report.main),
         "models": list(rows),
         "judges": [
-            {"name": judge, "label": own["label"], "place": scoring.index(judge) if judge in scoring else None}
-            for judge, own in report["panel"].items()
+            {"name": judge, "label": own.label, "place": scoring.index(judge) if judge in scoring else None}
+            for judge, own in report.panel.items()
         ],
         "prompts": prompts,
         "items": [[place[key[0]], key[1], [_said(own[key], scoring, cap) for own in rows.values()]] for key in keys],

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
+from pipeline.report.findings import Report
 from pipeline.report.ranking_models import elo
 from pipeline.report.sentences import ends, reading
 
@@ -18,33 +19,33 @@ _LINES = (ACCENT, GOOD, BAD, SOFT, TEXT)
 _SLICES = 16  # drawn; the table has all
 
 
-def figures(report: Mapping[str, Any]) -> list[Figure]:
+def figures(report: Report) -> list[Figure]:
     """All drawings of a report, in reading order; the same report gives the same bytes."""
-    found = [_ranking(report, judge, place) for place, judge in enumerate(report["ranking"])]
-    scoring = [judge for judge, own in report["panel"].items() if own["scores"]]
-    if len({point["kl"] for point in report["frontier"]}) > 1:
+    found = [_ranking(report, judge, place) for place, judge in enumerate(report.ranking)]
+    scoring = [judge for judge, own in report.panel.items() if own.scores]
+    if len({point.kl for point in report.frontier}) > 1:
         found += [_frontier(report, judge, place) for place, judge in enumerate(scoring)]
-    if report["training"] is not None:
-        found.append(_training(report))
-    for place, (judge, cuts) in enumerate((report["slices"] or {}).get("judges", {}).items()):
-        if judge != report["optimised"]:
+    if report.training is not None:
+        found.append(_training(report, report.training["steps"]))
+    for place, (judge, cuts) in enumerate(report.slices.get("judges", {}).items()):
+        if judge != report.optimised:
             found.append(_slices(report, judge, cuts, place))
     return found
 
 
-def said_of(report: Mapping[str, Any], judge: str) -> str:
+def said_of(report: Report, judge: str) -> str:
     """The judge's name with what a reader must know of it."""
-    return f"{judge}, {LABELS[report['panel'][judge]['label']]}"
+    return f"{judge}, {LABELS[report.panel[judge].label]}"
 
 
-def _ranking(report: Mapping[str, Any], judge: str, place: int) -> Figure:
-    found = report["ranking"][judge]
+def _ranking(report: Report, judge: str, place: int) -> Figure:
+    found = report.ranking[judge]
     names = list(found["models"])[::-1]
 
     def paint(axes: Any) -> None:
         for height, name in enumerate(names):
             own = found["models"][name]
-            colour = ACCENT if name == report["main"] else EVEN
+            colour = ACCENT if name == report.main else EVEN
             if own["low"] is not None:
                 axes.plot([own["low"], own["high"]], [height, height], color=colour, linewidth=3)
             axes.plot([own["score"]], [height], "o", color=colour)
@@ -67,25 +68,25 @@ def _ranking(report: Mapping[str, Any], judge: str, place: int) -> Figure:
     return Figure(title, note, draw(f"ranking-{place}", title, paint, size), columns, rows)
 
 
-def _frontier(report: Mapping[str, Any], judge: str, place: int) -> Figure:
-    points = [point for point in report["frontier"] if judge in point["scores"]]
-    of = {kind: [p for p in points if p["kind"] == kind] for kind in ("model", "bound", "training")}
+def _frontier(report: Report, judge: str, place: int) -> Figure:
+    points = [point for point in report.frontier if judge in point.scores]
+    of = {kind: [p for p in points if p.kind == kind] for kind in ("model", "bound", "training")}
 
     def paint(axes: Any) -> None:
         for kind, colour, style in (("training", SOFT, ".-"), ("bound", GOOD, "s--")):
-            own = sorted(of[kind], key=lambda p: p["step"] if kind == "training" else p["kl"])
+            own = sorted(of[kind], key=lambda p: (p.step or 0) if kind == "training" else p.kl)
             if own:
                 label = "ppo over training" if kind == "training" else "best of n, at most this KL"
-                xs, ys = [p["kl"] for p in own], [p["scores"][judge]["mean"] for p in own]
+                xs, ys = [p.kl for p in own], [p.scores[judge]["mean"] for p in own]
                 axes.plot(xs, ys, style, color=colour, label=label)
         for point in [*of["model"], *of["bound"]]:
-            score, colour = point["scores"][judge], ACCENT if point["name"] == report["main"] else EVEN
-            if point["kind"] == "model":
-                axes.plot([point["kl"]] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
-                axes.plot([point["kl"]], [score["mean"]], "o", color=colour)
+            score, colour = point.scores[judge], ACCENT if point.name == report.main else EVEN
+            if point.kind == "model":
+                axes.plot([point.kl] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
+                axes.plot([point.kl], [score["mean"]], "o", color=colour)
             axes.annotate(
-                _short(point["name"]),
-                (point["kl"], score["mean"]),
+                _short(point.name),
+                (point.kl, score["mean"]),
                 (6, -3),
                 textcoords="offset points",
                 fontsize=8,
@@ -103,22 +104,18 @@ def _frontier(report: Mapping[str, Any], judge: str, place: int) -> Figure:
     if of["training"]:
         note += " Over training: ppo's own evaluation prompts, so its end need not meet ppo's dot, and the KL of that step's rollouts."
     columns = ("point", "kind", "step", "KL", "mean", "low", "high")
-    rows = [
-        (p["name"], p["kind"], p["step"], p["kl"], *(p["scores"][judge][end] for end in ("mean", "low", "high")))
-        for p in points
-    ]
+    rows = [(p.name, p.kind, p.step, p.kl, *(p.scores[judge][end] for end in ("mean", "low", "high"))) for p in points]
     return Figure(title, note, draw(f"frontier-{place}", title, paint), columns, rows)
 
 
-def _training(report: Mapping[str, Any]) -> Figure:
-    steps: Sequence[Mapping[str, Any]] = report["training"]["steps"]
+def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
     judges = list(steps[0]["scores"])
 
     def paint(axes: Any) -> None:
         xs = [at["step"] for at in steps]
         for place, judge in enumerate(judges):
             colour, own = _LINES[place % len(_LINES)], [at["scores"][judge] for at in steps]
-            optimised = judge == report["optimised"]
+            optimised = judge == report.optimised
             label = f"{_short(judge)}{' (optimised)' if optimised else ''}"
             axes.plot(xs, [s["mean"] for s in own], "o--" if optimised else "o-", color=colour, label=label)
             axes.fill_between(
@@ -138,7 +135,7 @@ def _training(report: Mapping[str, Any]) -> Figure:
     return Figure(title, note, draw("training", title, paint), columns, rows)
 
 
-def _slices(report: Mapping[str, Any], judge: str, cuts: Mapping[str, Any], place: int) -> Figure:
+def _slices(report: Report, judge: str, cuts: Mapping[str, Any], place: int) -> Figure:
     rows = [(cut, name, own) for cut, slices in cuts.items() for name, own in slices.items()]
     drawn = rows[:_SLICES][::-1]
 
@@ -153,7 +150,7 @@ def _slices(report: Mapping[str, Any], judge: str, cuts: Mapping[str, Any], plac
         axes.set_xlim(0, 100)
         axes.set_xlabel("win rate, %")
 
-    title = f"{report['slices']['pair']} by slice, by {said_of(report, judge)}"
+    title = f"{report.slices['pair']} by slice, by {said_of(report, judge)}"
     note = (
         "Each slice's interval stands for itself: among twenty, one strays by chance. No bar: fewer than ten prompts."
     )

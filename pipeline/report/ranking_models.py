@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.statistics import Floats, outcomes, percentile_ends, prompt_index, resamples
+from pipeline.statistics import TIE, outcomes, prompt_index
+from reward.statistics import Floats, percentile_ends, resamples
 
 DRAWS = 2_000
 # Ridge of strength λ = a normal prior of variance 1/λ on every coefficient, in log-odds. Length control has two
@@ -34,7 +35,7 @@ class Match(NamedTuple):
     outcome: float
 
 
-def every_pair(scores: Mapping[str, Sequence[float]], prompts: Sequence[str], tie: float = 1e-9) -> list[Match]:
+def every_pair(scores: Mapping[str, Sequence[float]], prompts: Sequence[str], tie: float = TIE) -> list[Match]:
     """Each model against each other on each sample, by one judge: scores model -> (N,), prompts (N,) -> N·M(M-1)/2.
 
     scores[m][i] belongs to prompts[i] and to the same seed for all models; scores within `tie` of each other tie.

@@ -17,9 +17,10 @@ from pipeline.artifacts.files import read_rows
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
-from pipeline.report.slices import source_of
+from pipeline.rows.published import source_of
 from policies.template import show_prompt
 from reward import metrics
+from reward.statistics import LEVEL
 
 MISTAKES = 20
 SOURCES = 12  # slices by tag or source; the rest are one
@@ -192,7 +193,7 @@ def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[
         figures=figures(numbers, calibration),
         provenance=provenance,
         shown=_shown,
-        level=metrics.LEVEL,
+        level=LEVEL,
         few=metrics.MIN_GROUPS,
     )
 

@@ -17,10 +17,11 @@ from pipeline.artifacts import seeds
 from pipeline.artifacts.files import weights_sha256
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Run
+from pipeline.comparison.pairing import Samples
+from pipeline.report.findings import Report
 from pipeline.report.sentences import ends, reading, seeds_sentence
 from pipeline.settings.config import Config
-
-Rows = Sequence[Mapping[str, Any]]
+from reward.statistics import Floats
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,23 @@ class Trained:
     column first; `against` are the rows of the model called `reference`, on the same prompts with the same noise."""
 
     reference: str
-    against: Rows
-    by_seed: Mapping[int, Rows]
+    against: Samples
+    by_seed: Mapping[int, Samples]
 
 
-def trained(run: Run, references: Mapping[str, str | None], samples: Rows, again: Rows) -> dict[str, Trained]:
+def trained(
+    run: Run, references: Mapping[str, str | None], samples: Samples, of_other_seeds: Samples
+) -> dict[str, Trained]:
     """The models of the comparison that have further seeds. references: model -> what it is held against, None for nothing;
-    samples, again: rows of the models that are compared, and of the further seeds under the names of their folders."""
+    samples, of_other_seeds: rows of the models that are compared, and of the further seeds under the names of their folders."""
     found = {}
     for model, reference in references.items():
         every = seeds.siblings(run, model)
         if len(every) < 2 or reference is None:
             continue
         of = {
-            name: [row for row in (*samples, *again) if row["model"] == name] for name in (reference, *folders(every))
+            name: [row for row in (*samples, *of_other_seeds) if row["model"] == name]
+            for name in (reference, *folders(every))
         }
         found[model] = Trained(reference, of[reference], {one.seed: of[one.folder] for one in every})
     return found
@@ -86,11 +90,11 @@ def block(
     return found
 
 
-def provenance(run: Run, config: Config, again: Rows) -> dict[str, Any]:
+def provenance(run: Run, config: Config, of_other_seeds: Samples) -> dict[str, Any]:
     """What the models of further seeds are: model -> folder -> its seed, hash, gate, and KL to sft and length on average."""
     told: dict[str, Any] = {}
     for one in seeds.further(run, config):
-        rows = [row for row in again if row["model"] == one.folder]
+        rows = [row for row in of_other_seeds if row["model"] == one.folder]
         shared = ", ".join(parents(one.stage, config))
         told.setdefault(
             one.stage, {"shared by all seeds": f"{shared}: the spread is over seeds of stage {one.stage} alone"}
@@ -105,7 +109,7 @@ def provenance(run: Run, config: Config, again: Rows) -> dict[str, Any]:
     return told
 
 
-def chance(outcomes: statistics.Floats, prompts: Sequence[str]) -> float:
+def chance(outcomes: Floats, prompts: Sequence[str]) -> float:
     """The standard deviation between seeds' win rates that sampling alone would give, were all seeds equally good.
 
     outcomes: (seeds, N) float64 of the same N samples, whose `prompts` (N,) are named; several samples of a prompt count
@@ -143,28 +147,28 @@ _CLAIMS = {
 }
 
 
-def sentences(report: Mapping[str, Any]) -> list[str]:
+def sentences(report: Report) -> list[str]:
     """The main model's training seeds in words, for the verdict: every judge's, but for the reward that was optimised."""
     found = []
-    for judge, own in (report.get("seeds") or {}).get(report["main"], {}).items():
+    for judge, own in report.seeds.get(report.main, {}).items():
         interval = ends(own["per_seed"][0])
-        if judge == report["optimised"] or interval is None:
+        if judge == report.optimised or interval is None:
             continue
-        what = f"the win rate of {report['main']} against {own['against']} by {judge}"
+        what = f"the win rate of {report.main} against {own['against']} by {judge}"
         told = seeds_sentence(what, own, interval)
         found.append(f"{told} Allowing for both, {_CLAIMS[own['reading']]} {own['against']}.")
     return found
 
 
-def markdown(report: Mapping[str, Any], plain: Callable[[str], str]) -> list[str]:
+def markdown(report: Report, plain: Callable[[str], str]) -> list[str]:
     """The block as lines of Markdown, names escaped by `plain`; none where there are no further seeds."""
-    if not report.get("seeds"):
+    if not report.seeds:
         return []
     lines = ["| training seeds | judge | win rates | mean | 95% over seeds | 95% over prompts, first seed | says |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for model, judges in report["seeds"].items():
+    for model, judges in report.seeds.items():
         for judge, own in judges.items():
-            label = " (optimised)" if judge == report["optimised"] else ""
+            label = " (optimised)" if judge == report.optimised else ""
             rates = ", ".join(f"{one['seed']}: {one['win_rate']:.1%}" for one in own["per_seed"])
             interval = ends(own["per_seed"][0])
             prompts = "–" if interval is None else f"{100 * interval[0]:.1f}–{interval[1]:.1%}"

@@ -4,7 +4,6 @@ A slicing function takes rows {"prompt_id", "prompt" (text), "tag", "source", â€
 slicing(rows) -> list[str]. It sees all rows at once, as terciles need them; every row of a prompt gets the same slice.
 """
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,6 @@ MIN_PROMPTS = 10  # below, a percentile bootstrap resamples too few values to ha
 
 Row = Mapping[str, Any]
 Slicing = Callable[[Sequence[Row]], list[str]]
-
-
-def source_of(place: str) -> str:
-    """The source in which a row stands at "source:line": all lines of a file are one source."""
-    return re.sub(r":\d+$", "", place)
 
 
 def by_tag(rows: Sequence[Row]) -> list[str]:
@@ -77,7 +71,7 @@ def slice_win_rates(
     a: Sequence[float],
     b: Sequence[float],
     slicing: Slicing,
-    tie: float = 1e-9,
+    tie: float = statistics.TIE,
     draws: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict[str, int | float | None]]:

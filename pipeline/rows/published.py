@@ -1,5 +1,6 @@
 """Which rows did stage data publish? Its files, read as what they hold."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,3 +24,8 @@ def rankings(run: Run, side: str) -> list[Ranking]:
 
 def prompts(run: Run, side: str) -> list[Prompt]:
     return [Prompt.from_json(row) for row in rows(run, f"prompts.{side}")]
+
+
+def source_of(place: str) -> str:
+    """The source in which a row stands at "source:line": all lines of a file are one source."""
+    return re.sub(r":\d+$", "", place)

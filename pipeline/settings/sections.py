@@ -62,15 +62,15 @@ class Decoding(Section):
             )
         return self
 
-    def settled(self, temperature: float, response_length: int) -> "Settled":
+    def resolved(self, temperature: float, response_length: int) -> "Resolved":
         """The same with nothing left open, given those settings of ppo."""
-        return Settled.model_construct(
+        return Resolved.model_construct(
             **self.model_dump()
             | {"temperature": self.temperature or temperature, "max_new_tokens": self.max_new_tokens or response_length}
         )
 
 
-class Settled(Decoding):
+class Resolved(Decoding):
     """A Decoding with nothing left open. Where nothing is drawn, `temperature` is that of the log-probabilities alone."""
 
     temperature: float

@@ -6,13 +6,13 @@ n completions (64) of each held-out prompt are sampled once from the sft model a
 all read from these: a block of 4 samples in a row gives one best_of_4, and the mean over blocks is an unbiased estimate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data.schema import Prompt
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.gate import Gate, above, at_least, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -21,12 +21,15 @@ from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
 from pipeline.training.baselines import load_sft, open_parents
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
-from pipeline.training.samples import Samples, best_of_block, kl_bound, read, sample_rows, sample_scored
+from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
 from policies.template import fingerprint
 
 SIZES = (1, 4, 16, 64)
+
+PROMPTS = at_least(20)
+GAIN = above(0)
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -34,11 +37,11 @@ def run(config: Config, run: Run) -> Manifest:
         raise ConfigError(
             "compare.generation.do_sample: false, and the samples of a prompt are the same; set it to true for best_of_n"
         )
-    place, section = accelerator(), config.best_of_n
+    accelerator, section = make_accelerator(), config.best_of_n
     tokenizer = open_parents("best_of_n", config, run)
     folder = working_folder(run, "best_of_n", config)
-    score = scores(config, run, place.device)
-    model = load_sft(config, run, tokenizer, "lora", place.device)
+    score = scores(config, run, accelerator.device)
+    model = load_sft(config, run, tokenizer, "lora", accelerator.device)
     asked = prompts(run, "eval")[: section.prompts]
     path = folder / "samples.jsonl"
     with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
@@ -51,7 +54,7 @@ def run(config: Config, run: Run) -> Manifest:
             score,
             config.ppo,
             n=section.n,
-            how=config.compare.generation.settled(config.ppo.temperature, config.ppo.response_length),
+            how=config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,
             # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
             stream="best_of_n",
@@ -66,7 +69,6 @@ def run(config: Config, run: Run) -> Manifest:
     made.mkdir(exist_ok=True)
     write_rows(made / "samples.jsonl", sample_rows(asked, found))
     write_rows(made / "metrics.jsonl", [metrics])
-    gain = metrics[f"best_of_{section.n}/score"] - metrics["best_of_1/score"]
     return publish(
         run,
         "best_of_n",
@@ -76,12 +78,19 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": "sft", "n": section.n},
         dtype=str(next(model.parameters()).dtype),
         metrics=metrics,
-        gate=Gate(
-            [
-                check("held-out prompts", float(len(asked)), "at least 20", warn=len(asked) < 20),
-                check(f"score of best_of_{section.n} over one sample", gain, "above 0", warn=gain <= 0),
-            ]
-        ),
+        gate=gate(metrics),
+    )
+
+
+def gate(figures: Mapping[str, float]) -> Gate:
+    """figures: "prompts", "n", and the scores of best_of_1 and best_of_n."""
+    most = f"best_of_{int(figures['n'])}"
+    gain = figures[f"{most}/score"] - figures["best_of_1/score"]
+    return Gate(
+        [
+            check("held-out prompts", figures["prompts"], should=PROMPTS),
+            check(f"score of {most} over one sample", gain, should=GAIN),
+        ]
     )
 
 
@@ -91,7 +100,7 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("best_of_n"), figures, f'make compare RUN={run.name} MODELS="sft ppo {most}"')
 
 
-def estimates(asked: Sequence[Prompt], found: Samples, n: int, seed: int) -> dict[str, float]:
+def estimates(asked: Sequence[Prompt], found: ByPrompt, n: int, seed: int) -> dict[str, float]:
     """Figures of best_of_n over all whole blocks of n samples: the mean score with its 95% interval over prompts, mean tokens and
     EOS rate of what is chosen, tokens sampled for one answer, and the bound of its KL to the sft model."""
     chosen = [(p.id, best_of_block(found[p.id], n, b)[0]) for p in asked for b in range(len(found[p.id]) // n)]

@@ -14,7 +14,7 @@ from data.refining import mixing, split
 from data.refining.clean import Steps
 from data.schema import prompt_key
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Check, Gate, check
+from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -23,12 +23,17 @@ from pipeline.rows.gather import EVAL, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training.context import base_model, closing
 
-Rows = Mapping[str, list[Any]]
+Files = Mapping[str, list[Any]]
 """Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
 
 SHOWN = 3
 REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontaminated", "thinned", "like_evaluation")
 """Endings of the counts that the closing line tells where they are not zero."""
+
+SOME = at_least(1)
+PROMPTS, HELD_OUT_PROMPTS = at_least(100), at_least(50)
+HELD_OUT_RANKINGS, SET_ASIDE = at_least(30), at_least(100)
+DECONTAMINATED = at_most(0.1)
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -40,30 +45,30 @@ def run(config: Config, run: Run) -> Manifest:
     gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
-    checked = gate(files, made, counts, config)
+    figures = figures_of(files, made, counts, config)
     if config.data.gold_fraction:
-        files, more = for_gold(files, config)
-        checked = Gate([*checked.checks, *more])
+        files = for_gold(files, config)
+        figures["set_aside"] = len(files["rankings.gold"])
     metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
     metrics |= {name: float(count) for name, count in counts.items()}
-    place = folder / "made"
-    place.mkdir(exist_ok=True)
+    made_in = folder / "made"
+    made_in.mkdir(exist_ok=True)
     for name, rows in files.items():
-        write_rows(place / f"{name}.jsonl", [row.to_json() for row in rows])
+        write_rows(made_in / f"{name}.jsonl", [row.to_json() for row in rows])
     if rejects:
-        write_rows(place / "rejects.jsonl", rejects)
-    (place / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
-    write_rows(place / "metrics.jsonl", [metrics])
+        write_rows(made_in / "rejects.jsonl", rejects)
+    (made_in / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
+    write_rows(made_in / "metrics.jsonl", [metrics])
     return publish(
         run,
         "data",
         config,
-        place,
+        made_in,
         tokenizer=fingerprint(tokenizer),
         model={"base": config.model, "revision": config.revision},
         dtype="none",
         metrics=metrics,
-        gate=checked,
+        gate=gate(figures),
         data=described(files, counts, gathered, bool(config.data.mixture)),
     )
 
@@ -113,28 +118,18 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
     return files
 
 
-def for_gold(files: Rows, config: Config) -> tuple[dict[str, list[Any]], list[Check]]:
-    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold, and a check of it.
+def for_gold(files: Files, config: Config) -> dict[str, list[Any]]:
+    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold.
 
     Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
     """
     # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
     similarity = None if config.data.embedded() else config.data.split_similarity
-    ranked = files["rankings.train"]
-    kept, aside = split.set_aside(ranked, similarity, config.data.gold_fraction, config.seed)
-    why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
-    few = check(
-        "rankings set aside for stage gold",
-        len(aside),
-        "at least 1, better 100",
-        fail=not aside,
-        warn=len(aside) < 100,
-        why=why,
-    )
-    return {**files, "rankings.train": kept, "rankings.gold": aside}, [few]
+    kept, aside = split.set_aside(files["rankings.train"], similarity, config.data.gold_fraction, config.seed)
+    return {**files, "rankings.train": kept, "rankings.gold": aside}
 
 
-def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
+def described(files: Files, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:
     """What the manifest says of the data: every source, all counts, the rows of each file, the mixture they make."""
     data: dict[str, Any] = {"sources": gathered.sources, "counts": dict(counts)}
     for name, rows in files.items():
@@ -147,42 +142,54 @@ def described(files: Rows, counts: Mapping[str, int], gathered: Gathered, mixed:
 # Gate
 
 
-def gate(files: Rows, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> Gate:
+def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int], config: Config) -> dict[str, Any]:
+    """What `gate` looks at, of the rows before some are set aside for stage gold."""
     asked = {side: _prompts(files[f"prompts.{side}"]) for side in (TRAIN, EVAL)}
     leaked = len(asked[TRAIN] & asked[EVAL])
     leaked += _reviews_on_both_sides(files) if config.data.embedded() else _prompts_on_both_sides(files, asked)
-    prompts, held_out, ranked = len(asked[TRAIN]), len(asked[EVAL]), len(files["rankings.eval"])
-    more = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
-    return Gate(
-        [
-            check("training prompts", prompts, "at least 1, better 100", fail=prompts == 0, warn=prompts < 100),
-            check(
-                "held-out prompts",
-                held_out,
-                "at least 1, better 50",
-                fail=held_out == 0,
-                warn=held_out < 50,
-                why=more,
-            ),
-            check(
-                "held-out rankings",
-                ranked,
-                "at least 1 where there are rankings",
-                fail=ranked == 0 and bool(files["rankings.train"]),
-                warn=ranked < 30,
-            ),
-            check("prompts seen on both sides", leaked, "0", fail=leaked > 0),
-            *_decontamination(files, counts),
-            *_weights(made),
-        ]
-    )
+    return {
+        "prompts": len(asked[TRAIN]),
+        "held_out_prompts": len(asked[EVAL]),
+        "rankings": len(files["rankings.train"]),
+        "held_out_rankings": len(files["rankings.eval"]),
+        "on_both_sides": leaked,
+        "decontaminated": _decontaminated(files, counts),
+        "sources_without_rows": _without_rows(made),
+    }
+
+
+def gate(figures: Mapping[str, Any]) -> Gate:
+    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any."""
+    prompts_why = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
+    checks = [
+        check("training prompts", figures["prompts"], must=SOME, should=PROMPTS),
+        check("held-out prompts", figures["held_out_prompts"], must=SOME, should=HELD_OUT_PROMPTS, why=prompts_why),
+        check(
+            "held-out rankings",
+            figures["held_out_rankings"],
+            must=SOME if figures["rankings"] else None,
+            should=HELD_OUT_RANKINGS,
+        ),
+        check("prompts seen on both sides", figures["on_both_sides"], must=NONE),
+    ]
+    if share := figures["decontaminated"]:
+        why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
+        name = "share of training rows that repeated held-out prompts"
+        checks.append(check(name, share, should=DECONTAMINATED, why=why))
+    if (absent := figures["sources_without_rows"]) is not None:
+        name = "sources of the mixture without training rows"
+        checks.append(check(name, len(absent), should=NONE, why="; ".join(absent)))
+    if (aside := figures.get("set_aside")) is not None:
+        why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
+        checks.append(check("rankings set aside for stage gold", aside, must=SOME, should=SET_ASIDE, why=why))
+    return Gate(checks)
 
 
 def _prompts(rows: Sequence[Any]) -> set[str]:
     return {prompt_key(row.prompt) for row in rows if row.prompt != ""}
 
 
-def _reviews_on_both_sides(files: Rows) -> int:
+def _reviews_on_both_sides(files: Files) -> int:
     """Whole reviews: their openings are shared by design."""
     train, held_out = (
         {f"{row.prompt}{row.completion}" for row in files[f"demonstrations.{side}"]} for side in (TRAIN, EVAL)
@@ -190,40 +197,33 @@ def _reviews_on_both_sides(files: Rows) -> int:
     return len(train & held_out)
 
 
-def _prompts_on_both_sides(files: Rows, asked: Mapping[str, set[str]]) -> int:
+def _prompts_on_both_sides(files: Files, asked: Mapping[str, set[str]]) -> int:
     """Prompts of any rows, but for those that `asked` counts."""
     train, held_out = ({key for kind in KINDS for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
     return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
 
 
-def _decontamination(files: Rows, counts: Mapping[str, int]) -> list[Check]:
-    """A warning where many rows went: a phrase of the prompts' wording may be taken for a copy of them."""
+def _decontaminated(files: Files, counts: Mapping[str, int]) -> float:
+    """The largest share of a kind's training rows that went; where many do, a phrase of the prompts' wording may be taken for a
+    copy of them."""
     shares = [0.0]
     for kind in KINDS:
         if removed := counts.get(f"{kind}_decontaminated", 0):
             shares.append(removed / (removed + len(files[f"{kind}.train"]) + counts.get(f"{kind}_thinned", 0)))
-    if not (share := max(shares)):
-        return []
-    why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
-    name = "share of training rows that repeated held-out prompts"
-    return [check(name, share, "at most 0.1", warn=share > 0.1, why=why)]
+    return max(shares)
 
 
-def _weights(made: Sequence[Portion]) -> list[Check]:
-    """A warning where a source with a weight has no rows of its kind left to train on."""
+def _without_rows(made: Sequence[Portion]) -> list[str] | None:
+    """The sources with a weight that have no rows of their kind left to train on; None where no source has a weight."""
     wanted = [portion for portion in made if portion.weight is not None and portion.side == TRAIN]
-    if not wanted:
-        return []
     present = {portion.name for portion in wanted if portion.rows}
-    absent = sorted({portion.name for portion in wanted} - present)
-    why = "; ".join(absent)
-    return [check("sources of the mixture without training rows", len(absent), "0", warn=bool(absent), why=why)]
+    return sorted({portion.name for portion in wanted} - present) if wanted else None
 
 
 # Samples
 
 
-def samples(files: Rows, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
+def samples(files: Files, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) -> str:
     """How every source was understood, and some rows as the model will see them, for people to look at."""
     from policies.template import encode_completion, encode_prompt
 

@@ -7,9 +7,10 @@ is beta·log π/π_sft, and its policy is the optimum of the same objective as p
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,14 @@ from datasets import Dataset
 
 from data.schema import Ranking
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.gate import Gate, above, check_interval
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.trainers import Report, batched_order, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.backbone import lora_config
@@ -42,78 +43,33 @@ class Group:
     pairs: list[tuple[int, int]]
 
 
+CHANCE = above(0.5)  # the accuracy of a coin
+
+
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
+    accelerator = make_accelerator()
     section = config.dpo
     tokenizer = open_parents("dpo", config, run)
     folder = working_folder(run, "dpo", config)
-    place.wait_for_everyone()
-    ranked = [as_tokens(tokenizer, r, config.data.max_length) for r in rankings(run, "train")]
-    held_out = [
-        group
-        for r in rankings(run, "eval")[: section.eval_rows]
-        if (group := as_tokens(tokenizer, r, config.data.max_length)).pairs
-    ]
-    groups = [group for group in ranked if group.pairs]
-    for found, side in ((groups, "train"), (held_out, "eval")):
-        if not found:
-            raise ArtifactError(
-                f"{run.folder('data')}: rankings.{side} has no pair of which one is better; give rankings without so many ties, "
-                "or leave out dpo"
-            )
+    accelerator.wait_for_everyone()
+    ranked, groups, held_out = _groups(tokenizer, config, run)
     order = batched_order([max(len(g.prompt) + len(c) for c in g.completions) for g in groups], section, config.seed)
     chosen = drawn_pairs(groups, order, config.seed)
-    model = load_sft(config, run, tokenizer, section.tuning, place.device)
-    arguments = PairArguments(
-        **trainer_arguments(section, folder, place.num_processes, config.seed),
-        beta=config.dpo_beta(),
-        max_length=None,
-        disable_dropout=True,
-    )
-    lora = section.tuning == "lora"
-    trainer = PairTrainer(
-        model=model,
-        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
-        args=arguments,
-        train_dataset=Dataset.from_list([_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]),
-        processing_class=tokenizer,
-        peft_config=lora_config(model, section.lora, "CAUSAL_LM") if lora else None,
-    )
+    rows = [_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]
+    trainer = _trainer(rows, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "dpo"), folder)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("dpo", force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
-    rewards = implicit_rewards(model, held_out, config, run, tokenizer)
-    accuracy = pairwise_accuracy(rewards, [g.ranks for g in held_out])
-    margins = [own[a] - own[b] for own, g in zip(rewards, held_out, strict=True) for a, b in g.pairs]
-    every = [g.ranks[a] == g.ranks[b] for g in ranked for a, b in combinations(range(len(g.ranks)), 2)]
-    metrics = {
-        "pairwise_accuracy": accuracy["pairwise_accuracy"],
-        "pairwise_accuracy_low": accuracy["low"],
-        "pairwise_accuracy_high": accuracy["high"],
-        "margin": float(np.mean(margins)),
-        "eval_pairs": float(len(margins)),
+    metrics = _held_out(implicit_rewards(model, held_out, config, run, tokenizer), held_out)
+    metrics |= {
         "train_pairs": float(len(order)),
-        "tied_pairs": float(sum(every)),
-        "equal_pairs": float(len(every) - sum(every) - sum(len(g.pairs) for g in ranked)),
-        "rankings_without_pairs": float(len(ranked) - len(groups)),
+        **_left_out(ranked),
         "sampled_tokens": 0.0,
         "seconds": seconds,
     }
-    gate = Gate(
-        [
-            check(
-                "held-out pairwise accuracy of implicit rewards",
-                accuracy["pairwise_accuracy"],
-                f"above 0.5, interval {accuracy['low']:.3f} to {accuracy['high']:.3f}",
-                fail=accuracy["pairwise_accuracy"] <= 0.5,
-                warn=accuracy["low"] <= 0.5,
-                why="more rankings, more steps, or another learning_rate",
-            )
-        ]
-    )
     manifest = publish_policy(
         "dpo",
         "Policy aligned with DPO",
@@ -123,16 +79,85 @@ def run(config: Config, run: Run) -> Manifest:
         model,
         tokenizer,
         metrics=metrics,
-        gate=gate,
+        gate=gate(metrics),
         described={"beta": config.dpo_beta(), "tuning": section.tuning},
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
+
+
+def gate(figures: Mapping[str, float]) -> Gate:
+    """figures: "pairwise_accuracy" of the implicit rewards on held-out pairs, with its interval "…_low", "…_high"."""
+    accuracy, low, high = (figures[f"pairwise_accuracy{end}"] for end in ("", "_low", "_high"))
+    name, why = "held-out pairwise accuracy of implicit rewards", "more rankings, more steps, or another learning_rate"
+    return Gate([check_interval(name, accuracy, low, high, must=CHANCE, lower_should=CHANCE, why=why)])
 
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("pairwise_accuracy", "margin", "train_pairs")
     return closing(manifest, run.folder("dpo"), figures, f'make compare RUN={run.name} MODELS="sft ppo dpo"')
+
+
+def _groups(tokenizer: Any, config: Config, run: Run) -> tuple[list[Group], list[Group], list[Group]]:
+    """All training rankings, those of them with a pair, and the held-out ones with a pair. Raises ArtifactError where a side has
+    none."""
+    limit = config.data.max_length
+    ranked = [as_tokens(tokenizer, r, limit) for r in rankings(run, "train")]
+    known = [as_tokens(tokenizer, r, limit) for r in rankings(run, "eval")[: config.dpo.eval_rows]]
+    groups, held_out = ([group for group in every if group.pairs] for every in (ranked, known))
+    for found, side in ((groups, "train"), (held_out, "eval")):
+        if not found:
+            raise ArtifactError(
+                f"{run.folder('data')}: rankings.{side} has no pair of which one is better; give rankings without so many ties, "
+                "or leave out dpo"
+            )
+    return ranked, groups, held_out
+
+
+def _trainer(
+    rows: list[dict[str, list[int]]], tokenizer: Any, config: Config, run: Run, folder: Path, accelerator: Any
+) -> PairTrainer:
+    """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
+    section = config.dpo
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    lora = section.tuning == "lora"
+    arguments = PairArguments(
+        **trainer_arguments(section, folder, accelerator.num_processes, config.seed),
+        beta=config.dpo_beta(),
+        max_length=None,
+        disable_dropout=True,
+    )
+    return PairTrainer(
+        model=model,
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(model, section.lora, "CAUSAL_LM") if lora else None,
+    )
+
+
+def _held_out(rewards: list[list[float]], held_out: list[Group]) -> dict[str, float]:
+    """How the implicit rewards order held-out pairs, and by how much, nats times beta."""
+    accuracy = pairwise_accuracy(rewards, [g.ranks for g in held_out])
+    margins = [own[a] - own[b] for own, g in zip(rewards, held_out, strict=True) for a, b in g.pairs]
+    return {
+        "pairwise_accuracy": accuracy["pairwise_accuracy"],
+        "pairwise_accuracy_low": accuracy["low"],
+        "pairwise_accuracy_high": accuracy["high"],
+        "margin": float(np.mean(margins)),
+        "eval_pairs": float(len(margins)),
+    }
+
+
+def _left_out(ranked: list[Group]) -> dict[str, float]:
+    """Pairs of the training rankings that teach nothing: tied ones, and those that the cut made equal."""
+    tied = [g.ranks[a] == g.ranks[b] for g in ranked for a, b in combinations(range(len(g.ranks)), 2)]
+    return {
+        "tied_pairs": float(sum(tied)),
+        "equal_pairs": float(len(tied) - sum(tied) - sum(len(g.pairs) for g in ranked)),
+        "rankings_without_pairs": float(sum(not g.pairs for g in ranked)),
+    }
 
 
 def as_tokens(tokenizer: Any, ranking: Ranking, max_length: int) -> Group:
@@ -160,8 +185,8 @@ def drawn_pairs(groups: Sequence[Group], order: Sequence[int], seed: int) -> lis
     out = []
     for i in order:
         pairs = groups[i].pairs
-        turn, place = divmod(drawn[i], len(pairs))
-        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[place])])
+        turn, at = divmod(drawn[i], len(pairs))
+        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[at])])
         drawn[i] += 1
     return out
 

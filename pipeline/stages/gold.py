@@ -2,7 +2,7 @@
 
     python -m pipeline gold recipes/film_reviews.yaml data.gold_fraction=0.5
 
-The reward stage's code and settings with another seed (`seeds.settled`) on the rankings that data.gold_fraction set aside.
+The reward stage's code and settings with another seed (`seeds.with_seed`) on the rankings that data.gold_fraction set aside.
 Stage compare takes it as the judge "gold", and shows it beside the optimised reward over training (Gao et al. 2023,
 2210.10760). Its base model is the reward model's, so a mistake that comes from there may be in both.
 """
@@ -25,4 +25,5 @@ def run(config: Config, run: Run) -> Manifest:
     return reward_model.run(config, run, "gold")
 
 
+gate = reward_model.gate
 summary = reward_model.summary

@@ -8,12 +8,13 @@ command goes on from the last state; on CPU it ends with the same bits as a run 
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.files import keep_rows, read_rows
 from pipeline.artifacts.freshness import parents
-from pipeline.artifacts.gate import Gate, check, check_gain
+from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -22,8 +23,9 @@ from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
 from pipeline.training import preflight
-from pipeline.training.context import accelerator, closing
-from pipeline.training.model_folder import save_merged, write_card
+from pipeline.training.context import closing, make_accelerator
+from pipeline.training.drift import check_kl, check_length
+from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import load_tokenizer
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
@@ -32,40 +34,35 @@ from policies.roles import POLICY, Roles
 from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.trainer import train
 
+FIRST = ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")
+"""Figures of the first iteration that are published beside the last ones."""
+
+SAME = between(-0.001, 0.001)  # KL at step 0, nats: policy and sft model are still the same weights
+ENTROPY = at_least(0.3)  # of what it was at step 0
+UPDATED = at_least(1)
+
 
 def run(config: Config, run: Run) -> Manifest:
-    from safetensors.torch import save_file
-
     from pipeline.training.roles import build
 
     section = config.ppo
-    place = accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
-    tokenizer = load_tokenizer(run.folder("sft"))
-    template = fingerprint(tokenizer)
-    for parent in ("data", "sft"):
-        run.require(parent, tokenizer=template, force=config.force)
-    if "reward" in parents("ppo", config):
-        run.require("reward", force=config.force)
+    accelerator = make_accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
+    tokenizer = _open_parents(config, run)
     shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
     line = preflight.line(config, run, widest)
-    if place.is_main_process:
+    if accelerator.is_main_process:
         print(line, flush=True)
     folder = working_folder(run, "ppo", config)
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     if section.report_to:
-        place.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
-    roles, score = build(config, run, tokenizer, place.device)
-    watch = Watching(place, section, folder)
-    mixed = []
-    if section.ptx_coef:
-        for d in demonstrations(run, "train"):
-            prompt = encode_prompt(tokenizer, d.prompt)
-            mixed.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
+        accelerator.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
+    roles, score = build(config, run, tokenizer, accelerator.device)
+    watch = Watching(accelerator, section, folder)
     started = time.monotonic()
     result = train(
-        place,
+        accelerator,
         roles,
         tokenizer,
         shown,
@@ -75,45 +72,54 @@ def run(config: Config, run: Run) -> Manifest:
         state=folder / "state",
         seed=config.seed,
         watch=watch,
-        demonstrations=mixed,
+        demonstrations=_mixed(tokenizer, config, run),
         engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
     watch.end()
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("ppo", force=True)
     made = folder / "made"
-    roles = place.unwrap_model(roles)
-    _save(made, roles, tokenizer, save_file)
-    for name in ("metrics.jsonl", "samples.jsonl"):
-        if (folder / name).is_file():
-            (made / name).write_bytes((folder / name).read_bytes())
-    (made / "samples.md").write_text(watch.evaluations.table(), encoding="utf-8")
-    metrics = {key: value for key, value in result.last.items() if key not in ("step", "episode")}
-    metrics |= {
-        f"first/{key}": result.first[key]
-        for key in ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")
-        if key in result.first
-    }
+    roles = accelerator.unwrap_model(roles)
+    _save(made, folder, roles, tokenizer, watch.evaluations)
+    metrics = _metrics(result)
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
-    gate = _gate(result, watch.evaluations, section)
-    usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("ppo")}")'
-    write_card(made, config, "ppo", "Policy aligned with PPO", metrics, usage)
+    write_card(made, config, "ppo", "Policy aligned with PPO", metrics, policy_usage(run.folder("ppo")))
     manifest = publish(
         run,
         "ppo",
         config,
         made,
-        tokenizer=template,
+        tokenizer=fingerprint(tokenizer),
         model={"base": config.model, "value": section.value, "tuning": section.tuning},
         dtype=str(next(roles.parameters()).dtype),
         metrics=metrics,
-        gate=gate,
+        gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
         notes={"halted": result.halted, "evaluations": result.evals},
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
+
+
+def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, float] | None, max_kl: float) -> Gate:
+    """figures: the stage's metrics, of the last iteration and, under "first/", of the first. `halted` names the limit that ended
+    training early; `gain` is the interval of the gain in held-out score, where there were evaluations."""
+    if "objective/kl" not in figures:
+        return Gate([check("finished updates", 0.0, must=UPDATED, why=halted or "")])
+    length, entropy = (
+        figures[k] / max(figures[f"first/{k}"], 1e-9) for k in ("completions/mean_length", "policy/entropy_avg")
+    )
+    checks = [
+        check("halted by a limit", float(halted is not None), must=NONE, why=halted or ""),
+        check("KL at step 0", figures["first/objective/kl"], must=SAME),
+        check_kl("KL", figures["objective/kl"], max_kl),
+        check_length("length against the start", length),
+        check("entropy against the start", entropy, should=ENTROPY),
+    ]
+    if gain is not None:
+        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
+    return Gate(checks)
 
 
 def summary(manifest: Manifest, run: Run) -> str:
@@ -127,28 +133,28 @@ def summary(manifest: Manifest, run: Run) -> str:
 class Watching:
     """Writes what the loop tells into the stage's folder, on the first process, and shows how far it is."""
 
-    def __init__(self, place: Any, section: PPO, folder: Path):
-        self.place, self.section = place, section
+    def __init__(self, accelerator: Any, section: PPO, folder: Path):
+        self.accelerator, self.section = accelerator, section
         self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
         self.bar: Any = None
 
     def begin(self, step: int) -> None:
         """A resumed run repeats what the interrupted one did after its last state; those rows go."""
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             for path in (self.log_file, self.evaluations.path):
                 keep_rows(path, lambda row: 0 < step >= row["step"])
 
     def log(self, figures: dict[str, float]) -> None:
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(figures, allow_nan=False) + "\n")
         if self.section.report_to:
-            self.place.log(figures, step=int(figures["step"]))
+            self.accelerator.log(figures, step=int(figures["step"]))
         self.bar.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
 
     def show(self, step: int, episodes: list[Episode]) -> None:
-        if self.place.is_main_process:
+        if self.accelerator.is_main_process:
             self.evaluations.add(step, episodes)
 
     def progress(self, done: int) -> None:
@@ -157,7 +163,7 @@ class Watching:
     def end(self) -> None:
         self.bar.close()
         if self.section.report_to:
-            self.place.end_training()
+            self.accelerator.end_training()
 
 
 class Evaluations:
@@ -217,14 +223,41 @@ class Evaluations:
         return "\n".join(lines) + "\n"
 
 
+def _open_parents(config: Config, run: Run) -> Any:
+    """The sft model's tokenizer, every parent checked. Raises ArtifactError."""
+    tokenizer = load_tokenizer(run.folder("sft"))
+    for parent in ("data", "sft"):
+        run.require(parent, tokenizer=fingerprint(tokenizer), force=config.force)
+    if "reward" in parents("ppo", config):
+        run.require("reward", force=config.force)  # it may have another tokenizer
+    return tokenizer
+
+
+def _mixed(tokenizer: Any, config: Config, run: Run) -> list[tuple[list[int], list[int]]]:
+    """Prompts and completions of the demonstrations that ppo.ptx_coef mixes in, as tokens; none where it is 0."""
+    found = []
+    for d in demonstrations(run, "train") if config.ppo.ptx_coef else ():
+        prompt = encode_prompt(tokenizer, d.prompt)
+        found.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
+    return found
+
+
+def _metrics(result: Result) -> dict[str, float]:
+    """The last iteration's figures, and some of the first one's under "first/"."""
+    metrics = {key: value for key, value in result.last.items() if key not in ("step", "episode")}
+    return metrics | {f"first/{key}": result.first[key] for key in FIRST if key in result.first}
+
+
 def _sampled_tokens(metrics_file: Path, batch_size: int) -> float:
     """Tokens of all completions that training sampled, from the mean length of every iteration."""
     rows = read_rows(metrics_file) if metrics_file.is_file() else []
     return float(round(sum(row["completions/mean_length"] * batch_size for row in rows)))
 
 
-def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:
-    """The critic first (merging changes the policy), then the policy merged and its adapter."""
+def _save(made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: Evaluations) -> None:
+    """The critic first (merging changes the policy), then the policy merged and its adapter; the logs of `folder` beside them."""
+    from safetensors.torch import save_file
+
     made.mkdir(exist_ok=True)
     critic = {
         n: p.detach().cpu().contiguous()
@@ -233,34 +266,7 @@ def _save(made: Path, roles: Roles, tokenizer: Any, save_file: Any) -> None:
     }
     save_file(critic, made / "critic.safetensors")
     save_merged(made, roles.policy, tokenizer, POLICY)
-
-
-def _gate(result: Result, evaluations: Evaluations, section: Any) -> Gate:
-    first, last = result.first, result.last
-    if not last:
-        return Gate([check("finished", 0.0, "at least one update", fail=True, why=result.halted or "")])
-    length, entropy = (last[k] / max(first[k], 1e-9) for k in ("completions/mean_length", "policy/entropy_avg"))
-    checks = [
-        check(
-            "halted by a limit",
-            float(result.halted is not None),
-            "0",
-            fail=result.halted is not None,
-            why=result.halted or "",
-        ),
-        check("KL at step 0", first["objective/kl"], "below 0.001 in size", fail=abs(first["objective/kl"]) > 1e-3),
-        check(
-            "KL",
-            last["objective/kl"],
-            f"below 10, at most {section.max_kl}",
-            fail=last["objective/kl"] > section.max_kl,
-            warn=last["objective/kl"] > 10,
-        ),
-        check(
-            "length against the start", length, "0.7 to 1.5, at most 3", fail=length > 3, warn=not 0.7 <= length <= 1.5
-        ),
-        check("entropy against the start", entropy, "above 0.3", warn=entropy < 0.3),
-    ]
-    if (gain := evaluations.gain()) is not None:
-        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
-    return Gate(checks)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        if (folder / name).is_file():
+            (made / name).write_bytes((folder / name).read_bytes())
+    (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")

@@ -6,6 +6,7 @@ By default a LoRA adapter and a score head on the sft model; `reward.model` name
 weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, scoring.json, and report.html.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from data.schema import Prompt, Ranking
+from data.schema import Ranking
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import write_json
-from pipeline.artifacts.gate import Gate, check, check_gain
+from pipeline.artifacts.gate import Gate, above, at_least, check, check_gain, check_interval
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
@@ -24,7 +25,7 @@ from pipeline.pages.progress import bar
 from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
-from pipeline.training.context import accelerator, closing
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, eos_ids, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
@@ -36,8 +37,11 @@ from reward import metrics as figures
 from reward.model import Scorer, ScoringError, render, write_contract
 from reward.trainer import RankingCollator, RankingTrainer
 
-GAP = 0.5  # mean ratings at least this far apart: the pairs on which people agree
+GAPS = (0.5, 1.0, 2.0)  # differences of mean ratings: on pairs at least so far apart the accuracy is measured once more
 
+CHANCE = above(0.5)  # what the interval of the accuracy should exclude
+LEARNED = at_least(0.55)  # what that interval must reach: below, the model knows as good as nothing
+SPREAD = above(1e-6)  # of the scores of sft samples: below, dividing by it blows up noise
 
 # Which rankings a stage learns from, and what its model card is called.
 STAGES = {
@@ -51,23 +55,13 @@ STAGES = {
 
 def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     """Make stage reward, or `stage` gold: the same from other rankings."""
-    place = accelerator()
-    section, device = config.reward, place.device
-    sft = run.folder("sft")
-    policy_tokenizer = load_tokenizer(sft)
-    run.require("data", tokenizer=fingerprint(policy_tokenizer), force=config.force)
-    run.require("sft", tokenizer=fingerprint(policy_tokenizer), force=config.force)
+    accelerator = make_accelerator()
+    section, device = config.reward, accelerator.device
+    policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
-    place.wait_for_everyone()
-    base: str | Path = section.model or sft
-    tokenizer = load_tokenizer(base, need_eos=False)
-    dtype = pick_dtype(config.dtype, device)
-    model = new_classifier(base, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.seed).to(
-        device
-    )
-    if section.tuning == "lora":
-        torch.manual_seed(config.seed)
-        model = get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
+    accelerator.wait_for_everyone()
+    tokenizer = load_tokenizer(section.model or run.folder("sft"), need_eos=False)
+    model = _untrained(config, run, tokenizer, device)
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
@@ -75,44 +69,20 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
             f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
-    trunk = None
-    if (
-        section.tuning == "lora"
-        and (trunk := find_trunk(decoder(model), first_adapted(model, ["default"]))) is not None
-    ):
-        trunk.room = section.keep_states * 1e9
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
-    trainer = RankingTrainer(
-        model=model,
-        args=RankingArguments(**trainer_arguments(section, folder, place.num_processes, config.seed)),
-        train_dataset=[groups[i] for i in order],
-        data_collator=RankingCollator(tokenizer.pad_token_id),
-        loss=section.loss,
-        label_smoothing=section.label_smoothing,
-        margin=section.margin,
-        trunk=trunk,
-    )
+    trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
     seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require(stage, force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     merged = save_merged(made, model, tokenizer).to(device)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
-    scorer = Scorer(
-        forward=lambda ids, mask: merged(input_ids=ids, attention_mask=mask).logits[:, 0],
-        tokenizer=tokenizer,
-        max_length=config.data.max_length,
-        batch_size=section.per_device_train_batch_size * 8,
-        device=device,
-        padding=not packs(merged),
-    )
-    metrics, detail, gate_checks = evaluate(scorer, held_out)
-    mean, std = _normalise(
-        scorer, load_causal(sft, policy_tokenizer, dtype).to(device), policy_tokenizer, prompts(run, "train"), config
-    )
+    scorer = _scorer(merged, tokenizer, config, device)
+    metrics, detail = evaluate(scorer, held_out)
+    mean, std = _normalise(scorer, policy_tokenizer, config, run)
     write_contract(
         made,
         mean=mean,
@@ -133,12 +103,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         "train_rankings": float(len(order)),
         "tokens_per_second": tokens / seconds,
     }
-    gate = Gate([*gate_checks, check("spread of scores on sft samples", std, "above 0", fail=std <= 1e-6)])
-    usage = (
-        "from transformers import AutoModelForSequenceClassification\n"
-        f'model = AutoModelForSequenceClassification.from_pretrained("{run.folder(stage)}")  # score: see scoring.json'
-    )
-    write_card(made, config, stage, what, metrics, usage)
+    write_card(made, config, stage, what, metrics, _usage(run.folder(stage)))
     manifest = publish(
         run,
         stage,
@@ -146,12 +111,32 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         made,
         tokenizer=fingerprint(tokenizer),
         model={"base": section.model or "sft", "loss": section.loss},
-        dtype=str(dtype),
+        dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
-        gate=gate,
+        gate=gate(detail | {"score_std": std}),
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
+
+
+def gate(figures: Mapping[str, Any]) -> Gate:
+    """figures: "pairwise_accuracy" and "gain_over_length_only" as reward.metrics gives them, and "score_std"."""
+    accuracy, gain = figures["pairwise_accuracy"], figures["gain_over_length_only"]
+    return Gate(
+        [
+            check_interval(
+                "held-out pairwise accuracy",
+                accuracy["pairwise_accuracy"],
+                accuracy["low"],
+                accuracy["high"],
+                upper_must=LEARNED,
+                lower_should=CHANCE,
+                why="more rankings, more steps, or a larger learning_rate",
+            ),
+            check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
+            check("spread of scores on sft samples", figures["score_std"], must=SPREAD),
+        ]
+    )
 
 
 def summary(manifest: Manifest, run: Run) -> str:
@@ -165,6 +150,66 @@ def summary(manifest: Manifest, run: Run) -> str:
     )
     following = "ppo" if manifest.stage == "reward" else "compare"
     return closing(manifest, run.folder(manifest.stage), names, f"make {following} RUN={run.name}")
+
+
+def _open_parents(config: Config, run: Run) -> Any:
+    """The sft model's tokenizer, data and sft checked. Raises ArtifactError."""
+    tokenizer = load_tokenizer(run.folder("sft"))
+    for parent in ("data", "sft"):
+        run.require(parent, tokenizer=fingerprint(tokenizer), force=config.force)
+    return tokenizer
+
+
+def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
+    """The base model with a new score head, and with a new adapter where one is trained."""
+    section = config.reward
+    dtype = torch.float32 if section.tuning == "full" else pick_dtype(config.dtype, device)
+    model: Any = new_classifier(section.model or run.folder("sft"), tokenizer, dtype, config.seed)
+    model.to(device)
+    if section.tuning == "lora":
+        torch.manual_seed(config.seed)
+        return get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
+    return model
+
+
+def _trainer(
+    model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: Config, folder: Path, processes: int
+) -> RankingTrainer:
+    """The trainer of `rows`, those of all steps in order. The layers below an adapter are run once and kept, where they can be."""
+    section, trunk = config.reward, None
+    if section.tuning == "lora":
+        trunk = find_trunk(decoder(model), first_adapted(model, ["default"]))
+        if trunk is not None:
+            trunk.room = section.keep_states * 1e9
+    return RankingTrainer(
+        model=model,
+        args=RankingArguments(**trainer_arguments(section, folder, processes, config.seed)),
+        train_dataset=rows,
+        data_collator=RankingCollator(tokenizer.pad_token_id),
+        loss=section.loss,
+        label_smoothing=section.label_smoothing,
+        margin=section.margin,
+        trunk=trunk,
+    )
+
+
+def _scorer(model: Any, tokenizer: Any, config: Config, device: torch.device) -> Scorer:
+    """Raw scores of the trained model."""
+    return Scorer(
+        forward=lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits[:, 0],
+        tokenizer=tokenizer,
+        max_length=config.data.max_length,
+        batch_size=config.reward.per_device_train_batch_size * 8,
+        device=device,
+        padding=not packs(model),
+    )
+
+
+def _usage(folder: Path) -> str:
+    return (
+        "from transformers import AutoModelForSequenceClassification\n"
+        f'model = AutoModelForSequenceClassification.from_pretrained("{folder}")  # score: see scoring.json'
+    )
 
 
 def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
@@ -181,80 +226,78 @@ def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
     }
 
 
-def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float], dict[str, Any], list[Any]]:
-    """Figures of a reward model on held-out rankings: (metrics, detail for evaluation.json, the gate's checks)."""
-    prompts = [ranking.prompt for ranking in held_out for _ in ranking.completions]
-    texts = [c.text for ranking in held_out for c in ranking.completions]
-    with bar(len(texts), "reward: held-out rankings", "completion") as progress:
-        flat = scorer.raw(prompts, texts, progress.update).tolist()
-    numbers, lengths, position = [], [], 0
-    for ranking in held_out:
-        count = len(ranking.completions)
-        numbers.append(flat[position : position + count])
-        lengths.append(
-            [float(len(scorer.tokenizer(c.text, add_special_tokens=False)["input_ids"])) for c in ranking.completions]
-        )
-        position += count
+def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Figures of a reward model on held-out rankings: (metrics, detail for evaluation.json)."""
+    scores = _raw_scores(scorer, held_out)
+    lengths = [
+        [float(len(scorer.tokenizer(c.text, add_special_tokens=False)["input_ids"])) for c in ranking.completions]
+        for ranking in held_out
+    ]
     ranks = [ranking.ranks() for ranking in held_out]
-    overall = figures.pairwise_accuracy(numbers, ranks)
+    overall = figures.pairwise_accuracy(scores, ranks)
     length_only = figures.length_null(lengths, ranks)
-    gain = figures.paired_gain(numbers, lengths, ranks)
-    calibration = figures.calibration_error(numbers, ranks)
+    calibration = figures.calibration_error(scores, ranks)
     metrics = {
         "pairwise_accuracy": overall["pairwise_accuracy"],
         "pairs": float(overall["pairs"]),
         "length_accuracy": length_only["length_accuracy"],
         "ece": calibration["ece"],
-        "length_correlation": figures.length_correlation(flat, [n for group in lengths for n in group]),
+        "length_correlation": figures.length_correlation(
+            [s for group in scores for s in group], [n for group in lengths for n in group]
+        ),
     }
     detail: dict[str, Any] = {
         "pairwise_accuracy": overall,
         "length_only": length_only,
-        "gain_over_length_only": gain,
+        "gain_over_length_only": figures.paired_gain(scores, lengths, ranks),
         "calibration": calibration,
         "held_out": [
-            {"ranking": r.id, "scores": s, "lengths": n} for r, s, n in zip(held_out, numbers, lengths, strict=True)
+            {"ranking": r.id, "scores": s, "lengths": n} for r, s, n in zip(held_out, scores, lengths, strict=True)
         ],
     }
     if all(c.ratings for ranking in held_out for c in ranking.completions):
-        ratings = [[c.rating or 0.0 for c in ranking.completions] for ranking in held_out]
-        for gap in (GAP, 1.0, 2.0):
-            if not any(abs(a - b) >= gap for group in ratings for a in group for b in group):
-                detail[f"gap_{gap}"] = None  # no two completions of a ranking are rated so far apart
-                continue
-            by_gap = figures.pairwise_accuracy(numbers, ranks, ratings=ratings, min_gap=gap)
-            ceiling = figures.human_ceiling(
-                [[list(c.ratings or ()) for c in ranking.completions] for ranking in held_out], min_gap=gap
-            )
-            metrics |= {
-                f"pairwise_accuracy_gap_{gap}": by_gap["pairwise_accuracy"],
-                f"human_ceiling_gap_{gap}": ceiling,
-            }
-            detail[f"gap_{gap}"] = {**by_gap, "human_ceiling": ceiling}
-    low, high = overall["low"], overall["high"]
-    checks = [
-        check(
-            "held-out pairwise accuracy",
-            overall["pairwise_accuracy"],
-            f"interval {low:.3f} to {high:.3f} above 0.5",
-            fail=high < 0.55,
-            warn=low <= 0.5,
-            why="more rankings, more steps, or a larger learning_rate",
-        ),
-        check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
-    ]
-    return metrics, detail, checks
+        for gap, found in _by_gap(scores, held_out).items():
+            detail[f"gap_{gap}"] = found
+            if found is not None:
+                metrics[f"pairwise_accuracy_gap_{gap}"] = found["pairwise_accuracy"]
+                metrics[f"human_ceiling_gap_{gap}"] = found["human_ceiling"]
+    return metrics, detail
 
 
-def _normalise(
-    scorer: Scorer, policy: Any, tokenizer: Any, prompts: list[Prompt], config: Config
-) -> tuple[float, float]:
+def _raw_scores(scorer: Scorer, held_out: list[Ranking]) -> list[list[float]]:
+    """A list of scores a ranking, in the order of its completions."""
+    prompts = [ranking.prompt for ranking in held_out for _ in ranking.completions]
+    texts = [c.text for ranking in held_out for c in ranking.completions]
+    with bar(len(texts), "reward: held-out rankings", "completion") as progress:
+        flat = iter(scorer.raw(prompts, texts, progress.update).tolist())
+    return [[next(flat) for _ in ranking.completions] for ranking in held_out]
+
+
+def _by_gap(scores: list[list[float]], held_out: list[Ranking]) -> dict[float, dict[str, Any] | None]:
+    """gap -> accuracy on pairs whose mean ratings are at least so far apart, with the human ceiling there; None without pairs."""
+    ranks = [ranking.ranks() for ranking in held_out]
+    ratings = [[c.rating or 0.0 for c in ranking.completions] for ranking in held_out]
+    people = [[list(c.ratings or ()) for c in ranking.completions] for ranking in held_out]
+    found: dict[float, dict[str, Any] | None] = {}
+    for gap in GAPS:
+        if not any(abs(a - b) >= gap for group in ratings for a in group for b in group):
+            found[gap] = None
+            continue
+        accuracy = figures.pairwise_accuracy(scores, ranks, ratings=ratings, min_gap=gap)
+        found[gap] = {**accuracy, "human_ceiling": figures.human_ceiling(people, min_gap=gap)}
+    return found
+
+
+def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tuple[float, float]:
     """Mean and standard deviation of raw scores over samples of the sft model on training prompts (Stiennon et al. 2020)."""
-    count = config.reward.normalise_samples
-    picked = [prompts[i] for i in np.random.default_rng(config.seed).permutation(len(prompts))[:count]]
+    device = torch.device(scorer.device)
+    policy: Any = load_causal(run.folder("sft"), tokenizer, pick_dtype(config.dtype, device))
+    policy.to(device)
+    known, count = prompts(run, "train"), config.reward.normalise_samples
+    picked = [known[i] for i in np.random.default_rng(config.seed).permutation(len(known))[:count]]
     picked = [picked[i % len(picked)] for i in range(count)]
     noises = [
-        noise(config.seed, 0, f"normalise {p.id}", i // len(prompts), config.reward.max_new_tokens)
+        noise(config.seed, 0, f"normalise {p.id}", i // len(known), config.reward.max_new_tokens)
         for i, p in enumerate(picked)
     ]
     with bar(count, "reward: sft samples to normalise on", "sample") as progress:

@@ -12,45 +12,44 @@ from typing import Any
 
 from data.schema import Prompt
 from pipeline.artifacts.files import write_rows
-from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
-from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
-from pipeline.training.context import accelerator, closing
+from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.roles import scores
-from pipeline.training.samples import Samples, best_of_block, read, sample_rows, sample_scored
+from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows, sample_scored
 from policies.episodes import prompt_order
 from policies.template import Lesson, encode_prompt
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
+    accelerator = make_accelerator()
     section = config.rft
     tokenizer = open_parents("rft", config, run)
     folder = working_folder(run, "rft", config)
-    place.wait_for_everyone()
-    score = scores(config, run, place.device)
-    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    accelerator.wait_for_everyone()
+    score = scores(config, run, accelerator.device)
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
-    before = hear(model, tokenizer, asked, score, config)
+    before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
-    found = _sampled(config, place, folder, model, tokenizer, shown, score)
+    found = _sampled(config, accelerator, folder, model, tokenizer, shown, score)
     best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
-    model, order, seconds, _ = fine_tune("rft", section, model, tokenizer, lessons, folder, place, config.seed)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    model, order, seconds, _ = fine_tune("rft", section, model, tokenizer, lessons, folder, accelerator, config.seed)
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("rft", force=True)
-    after = hear(model, tokenizer, asked, score, config)
-    figures, checks = gains(before, after, model, config, run, tokenizer)
+    after = answer_held_out(model, tokenizer, asked, score, config)
+    gained = gains(before, after, model, config, run, tokenizer)
     every = [one for p in shown for one in found[p.id]]
-    figures |= {
+    figures = gained.metrics | {
         "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),
         "sampled/scores": sum(one.score for one in every) / len(every),
         "train_rows": float(len(order)),
@@ -68,10 +67,10 @@ def run(config: Config, run: Run) -> Manifest:
         model,
         tokenizer,
         metrics=figures,
-        gate=Gate(checks),
+        gate=gate(gained),
         described={"n": section.n, "tuning": section.tuning},
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
 
 
@@ -81,17 +80,17 @@ def summary(manifest: Manifest, run: Run) -> str:
 
 
 def _sampled(
-    config: Config, place: Any, folder: Path, model: Any, tokenizer: Any, shown: list[Prompt], score: Any
-) -> Samples:
+    config: Config, accelerator: Any, folder: Path, model: Any, tokenizer: Any, shown: list[Prompt], score: Any
+) -> ByPrompt:
     """All samples; each process makes a share of them in a file of its own."""
-    known: Samples = {}
+    known: ByPrompt = {}
     for path in sorted(folder.glob("samples.*.jsonl")):
         known |= read(path)
-    place.wait_for_everyone()
-    mine = shown[place.process_index :: place.num_processes]
+    accelerator.wait_for_everyone()
+    mine = shown[accelerator.process_index :: accelerator.num_processes]
     with bar(len(mine) * config.rft.n, "rft", "sample") as progress:
         sample_scored(
-            folder / f"samples.{place.process_index}.jsonl",
+            folder / f"samples.{accelerator.process_index}.jsonl",
             known,
             model,
             tokenizer,
@@ -99,13 +98,13 @@ def _sampled(
             score,
             config.ppo,
             n=config.rft.n,
-            how=config.rft.generation.settled(config.ppo.temperature, config.ppo.response_length),
+            how=config.rft.generation.resolved(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,
             stream="rft",
             batch_size=64,
             progress=progress.update,
         )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     for path in sorted(folder.glob("samples.*.jsonl")):
         known |= read(path)
     return known

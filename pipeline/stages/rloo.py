@@ -12,14 +12,13 @@ from typing import Any
 
 from datasets import Dataset
 
-from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
-from pipeline.training.baselines import gains, hear, load_sft, open_parents, publish_policy
-from pipeline.training.context import accelerator, closing
+from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
+from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
@@ -29,19 +28,19 @@ from policies.template import decode_completion, encode_prompt
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
+    accelerator = make_accelerator()
     section = config.rloo
     tokenizer = open_parents("rloo", config, run)
     folder = working_folder(run, "rloo", config)
-    score = scores(config, run, place.device)
-    model = load_sft(config, run, tokenizer, section.tuning, place.device)
+    score = scores(config, run, accelerator.device)
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
-    before = hear(model, tokenizer, asked, score, config)
+    before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
     rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
     arguments = PromptArguments(
-        **trainer_arguments(section, folder, place.num_processes, config.seed),
+        **trainer_arguments(section, folder, accelerator.num_processes, config.seed),
         num_generations=section.num_generations,
         max_completion_length=config.ppo.response_length,
         temperature=config.ppo.temperature,
@@ -63,8 +62,8 @@ def run(config: Config, run: Run) -> Manifest:
     given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
-    after = hear(model, tokenizer, asked, score, config)
-    figures, checks = gains(before, after, model, config, run, tokenizer)
+    after = answer_held_out(model, tokenizer, asked, score, config)
+    found = gains(before, after, model, config, run, tokenizer)
     return publish_policy(
         "rloo",
         "Policy aligned with RLOO",
@@ -73,8 +72,8 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
-        metrics=figures | {"sampled_tokens": float(seen - given), "seconds": seconds},
-        gate=Gate(checks),
+        metrics=found.metrics | {"sampled_tokens": float(seen - given), "seconds": seconds},
+        gate=gate(found),
         described={"beta": config.ppo.kl_coef, "tuning": section.tuning},
     )
 

@@ -6,88 +6,59 @@ trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA ad
 `AutoModelForCausalLM.from_pretrained` loads, and the adapter beside them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from data.schema import Demonstration
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.gate import Gate, above, at_least, below, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
-from pipeline.training.context import accelerator, base_model, closing
+from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
-from pipeline.training.model_folder import save_merged, write_card
+from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.rollout import noise, sample
-from policies.template import Turn, encode_prompt, encode_turns, fingerprint, joined
+from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
+
+MUST_STOP, SHOULD_STOP = above(0), at_least(0.5)  # the share of completions that end by themselves
 
 
 def run(config: Config, run: Run) -> Manifest:
-    place = accelerator()
-    section, device = config.sft, place.device
+    accelerator = make_accelerator()
+    section = config.sft
     path = base_model(config)
     tokenizer = load_tokenizer(path, config.revision)
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
-    place.wait_for_everyone()
-    dtype = pick_dtype(config.dtype, device)
-    model = load_causal(path, tokenizer, torch.float32 if section.tuning == "full" else dtype, config.revision).to(
-        device
-    )
-    limit = config.data.max_length
-    taught = _turns(tokenizer, demonstrations(run, "train"), config)
-    lessons, counts = fitted([joined(turns) for turns in taught], limit)
-    held_out = [
-        (prompt, answer[: limit - len(prompt)])
-        for turns in _turns(tokenizer, demonstrations(run, "eval")[: section.eval_rows], config)
-        for prompt, answer in turns
-        if len(prompt) < limit
-    ]
-    for rows_of, side in ((lessons, "train"), (held_out, "eval")):
-        if not rows_of:
-            raise ArtifactError(
-                f"{run.folder('data')}: demonstrations.{side} has nothing to learn within data.max_length {limit}; "
-                "give demonstrations, raise data.max_length, or data.eval_fraction where nothing is held out"
-            )
+    accelerator.wait_for_everyone()
+    dtype = pick_dtype(config.dtype, accelerator.device)
+    trained_in = torch.float32 if section.tuning == "full" else dtype
+    model = load_causal(path, tokenizer, trained_in, config.revision).to(accelerator.device)
+    lessons, held_out, counts = _lessons(tokenizer, config, run)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
-    model, order, seconds, skipped = fine_tune("sft", section, model, tokenizer, lessons, folder, place, config.seed)
-    if not place.is_main_process:
-        place.wait_for_everyone()
+    model, order, seconds, skipped = fine_tune(
+        "sft", section, model, tokenizer, lessons, folder, accelerator, config.seed
+    )
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
         return run.require("sft", force=True)
     made = folder / "made"
-    merged = save_merged(made, model, tokenizer).to(device)
+    merged = save_merged(made, model, tokenizer).to(accelerator.device)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
-    after = loss(merged, held_out, tokenizer, section.per_device_train_batch_size * 4)
     metrics = {
         "loss_before": before,
-        "loss_after": after,
-        "train_rows": float(len(order)),
-        "train_tokens": float(sum(len(lessons[i].ids) for i in order)),
-        "learned_tokens": float(sum(sum(lessons[i].learned) for i in order)),
-        "tokens_per_second": sum(len(lessons[i].ids) for i in order[skipped * section.batch_size :]) / seconds,
+        "loss_after": loss(merged, held_out, tokenizer, section.per_device_train_batch_size * 4),
+        **_learned([lessons[i] for i in order], skipped * section.batch_size, seconds),
         **counts,
         "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:64], config),
     }
-    gate = Gate(
-        [
-            check("held-out loss", after, f"below {before:.4g}, the loss before", fail=after >= before),
-            check(
-                "EOS rate",
-                metrics["eos_rate"],
-                "above 0, better 0.5",
-                fail=metrics["eos_rate"] == 0,
-                warn=metrics["eos_rate"] < 0.5,
-                why="completions run into sft.max_new_tokens; train longer or raise it",
-            ),
-        ]
-    )
-    usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder("sft")}")'
-    write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, usage)
+    write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, policy_usage(run.folder("sft")))
     manifest = publish(
         run,
         "sft",
@@ -97,16 +68,59 @@ def run(config: Config, run: Run) -> Manifest:
         model={"base": config.model, "revision": config.revision},
         dtype=str(dtype),
         metrics=metrics,
-        gate=gate,
+        gate=gate(metrics),
     )
-    place.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return manifest
+
+
+def gate(figures: Mapping[str, float]) -> Gate:
+    """figures: "loss_before" and "loss_after", nats a token on held-out demonstrations; "eos_rate", a share."""
+    why = "completions run into sft.max_new_tokens; train longer or raise it"
+    return Gate(
+        [
+            check("held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before")),
+            check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
+        ]
+    )
 
 
 def summary(manifest: Manifest, run: Run) -> str:
     lost = [name for name in ("cut_rows", "dropped_rows") if manifest.metrics[name]]
     figures = ("loss_before", "loss_after", "eos_rate", "tokens_per_second", *lost)
     return closing(manifest, run.folder("sft"), figures, f"make reward RUN={run.name}")
+
+
+def _lessons(tokenizer: Any, config: Config, run: Run) -> tuple[list[Lesson], list[Turn], dict[str, float]]:
+    """What is learned, what the loss is measured on, and what cutting to data.max_length cost. Raises ArtifactError where there
+    is nothing on either side."""
+    limit = config.data.max_length
+    taught = _turns(tokenizer, demonstrations(run, "train"), config)
+    lessons, counts = fitted([joined(turns) for turns in taught], limit)
+    held_out = [
+        (prompt, answer[: limit - len(prompt)])
+        for turns in _turns(tokenizer, demonstrations(run, "eval")[: config.sft.eval_rows], config)
+        for prompt, answer in turns
+        if len(prompt) < limit
+    ]
+    for rows_of, side in ((lessons, "train"), (held_out, "eval")):
+        if not rows_of:
+            raise ArtifactError(
+                f"{run.folder('data')}: demonstrations.{side} has nothing to learn within data.max_length {limit}; "
+                "give demonstrations, raise data.max_length, or data.eval_fraction where nothing is held out"
+            )
+    return lessons, held_out, counts
+
+
+def _learned(lessons: Sequence[Lesson], done_before: int, seconds: float) -> dict[str, float]:
+    """How much was learned, and how fast: `lessons` are those of all steps in order, of which an interrupted run had done
+    `done_before`."""
+    return {
+        "train_rows": float(len(lessons)),
+        "train_tokens": float(sum(len(lesson.ids) for lesson in lessons)),
+        "learned_tokens": float(sum(sum(lesson.learned) for lesson in lessons)),
+        "tokens_per_second": sum(len(lesson.ids) for lesson in lessons[done_before:]) / seconds,
+    }
 
 
 def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> list[list[Turn]]:

@@ -12,13 +12,14 @@ from peft import PeftModel
 
 from data.schema import Prompt
 from pipeline.artifacts.freshness import parents
-from pipeline.artifacts.gate import Check, Gate, check, check_gain
+from pipeline.artifacts.gate import Gate, check_gain
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
-from pipeline.training.model_folder import save_merged, write_card
+from pipeline.training.drift import check_kl, check_length
+from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import adapter, decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.quick.batching import together
@@ -83,7 +84,7 @@ class Heldout:
     scores: list[float]
 
 
-def hear(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
+def answer_held_out(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
     """Sample a completion of each of `asked` as ppo's evaluations do, and score it. The model may have an adapter."""
     encoded = [encode_prompt(tokenizer, p.prompt) for p in asked]
     said = sample(
@@ -106,10 +107,17 @@ def hear(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config
     )
 
 
-def gains(
-    before: Heldout, after: Heldout, model: Any, config: Config, run: Run, tokenizer: Any
-) -> tuple[dict[str, float], list[Check]]:
-    """Figures on held-out prompts before and after training, named as ppo names them, and the gate's checks of them."""
+@dataclass(frozen=True)
+class Gains:
+    """What training changed on held-out prompts: `metrics` are published, named as ppo names them."""
+
+    metrics: dict[str, float]
+    score: dict[str, float]  # the gain in held-out score, paired by prompt: {"mean", "low", "high"}
+    length_ratio: float  # mean tokens of a completion, as a multiple of what they were
+
+
+def gains(before: Heldout, after: Heldout, model: Any, config: Config, run: Run, tokenizer: Any) -> Gains:
+    """Figures on held-out prompts before and after training."""
     with reference_of(model, config, run, tokenizer) as reference:
         at_start = sequence_logprobs(
             reference, after.prompts, after.tokens, tokenizer.pad_token_id, config.ppo.temperature
@@ -123,12 +131,19 @@ def gains(
         "eval/mean_length": lengths[1],
         "eval/eos_rate": float(np.mean(after.finished)),
     }
-    ratio = lengths[1] / max(lengths[0], 1e-9)
-    return metrics, [
-        check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]),
-        check("KL to sft", metrics["eval/kl"], "below 10", warn=metrics["eval/kl"] > 10),
-        check("length against sft", ratio, "0.7 to 1.5, at most 3", fail=ratio > 3, warn=not 0.7 <= ratio <= 1.5),
-    ]
+    return Gains(metrics, gain, lengths[1] / max(lengths[0], 1e-9))
+
+
+def gate(figures: Gains) -> Gate:
+    """The gate of a baseline that maximises the score."""
+    score = figures.score
+    return Gate(
+        [
+            check_gain("gain in held-out score", score["mean"], score["low"], score["high"]),
+            check_kl("KL to sft", figures.metrics["eval/kl"]),
+            check_length("length against sft", figures.length_ratio),
+        ]
+    )
 
 
 def publish_policy(
@@ -149,8 +164,7 @@ def publish_policy(
     dtype = next(model.parameters()).dtype
     save_merged(made, model, tokenizer)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
-    usage = f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{run.folder(stage)}")'
-    write_card(made, config, stage, what, metrics, usage)
+    write_card(made, config, stage, what, metrics, policy_usage(run.folder(stage)))
     return publish(
         run,
         stage,

@@ -1,4 +1,4 @@
-"""What does every stage need before it starts? The base model's folder, the process's place among others, progress, parents' rows."""
+"""What does every stage need before it starts? The base model's folder, the process's accelerator, the line that closes it."""
 
 import sys
 import warnings
@@ -34,7 +34,7 @@ def base_model(config: Config) -> str:
     return config.model
 
 
-def accelerator(**arguments: Any) -> Any:
+def make_accelerator(**arguments: Any) -> Any:
     """The Accelerator of this process; on CPU also with several processes."""
     import torch
     from accelerate import Accelerator

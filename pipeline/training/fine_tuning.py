@@ -27,7 +27,7 @@ def fine_tune(
     tokenizer: Any,
     lessons: Sequence[Lesson],
     folder: Path,
-    place: Any,
+    accelerator: Any,
     seed: int,
 ) -> tuple[Any, list[int], float, int]:
     """Learn `lessons` with trl.SFTTrainer, or go on from the state in `folder`: (the trained model with its adapter, the lessons
@@ -38,7 +38,7 @@ def fine_tune(
     order = batched_order([len(lesson.ids) for lesson in lessons], section, seed)
     rows = Dataset.from_list([_labelled(lessons[i]) for i in order])
     arguments = LessonArguments(
-        **trainer_arguments(section, folder, place.num_processes, seed),
+        **trainer_arguments(section, folder, accelerator.num_processes, seed),
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )

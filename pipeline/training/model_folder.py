@@ -40,6 +40,11 @@ def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "d
     return model
 
 
+def policy_usage(folder: Path) -> str:
+    """The lines of Python that load a published policy."""
+    return f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{folder}")'
+
+
 def write_card(folder: Path, config: Config, stage: str, what: str, metrics: dict[str, float], usage: str) -> None:
     """Write README.md, a Hugging Face model card with the stage's figures."""
     base = config.model if "/" in config.model and not Path(config.model).exists() else None

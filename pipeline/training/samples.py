@@ -13,7 +13,7 @@ from typing import Any
 from data.schema import Prompt
 from pipeline.artifacts.files import read_rows, recovered_rows
 from pipeline.artifacts.run import Run
-from pipeline.settings.sections import Settled
+from pipeline.settings.sections import Resolved
 from policies.backbone import eos_ids
 from policies.decoding import decode
 from policies.episodes import Score, after_eos_rule
@@ -34,17 +34,17 @@ class Sample:
     reward: float
 
 
-Samples = dict[str, list[Sample]]
+ByPrompt = dict[str, list[Sample]]
 
 
-def read(path: Path) -> Samples:
+def read(path: Path) -> ByPrompt:
     """Samples by prompt id. A last row that a fault tore off is cut off the file."""
     return {row["prompt_id"]: [Sample(**one) for one in row["samples"]] for row in recovered_rows(path)}
 
 
 def sample_scored(
     path: Path,
-    known: Samples,
+    known: ByPrompt,
     model: Any,
     tokenizer: Any,
     asked: Sequence[Prompt],
@@ -52,7 +52,7 @@ def sample_scored(
     settings: Any,
     *,
     n: int,
-    how: Settled,
+    how: Resolved,
     seed: int,
     stream: str,
     batch_size: int,
@@ -91,7 +91,7 @@ def sample_scored(
                 file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def sample_rows(asked: Sequence[Prompt], found: Samples, kept: dict[str, int] | None = None) -> list[dict[str, Any]]:
+def sample_rows(asked: Sequence[Prompt], found: ByPrompt, kept: dict[str, int] | None = None) -> list[dict[str, Any]]:
     """Rows of a published samples.jsonl, one a completion; `kept` names the one that was chosen of each prompt."""
     return [
         {
@@ -127,9 +127,9 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def published(run: Run) -> Samples:
+def published(run: Run) -> ByPrompt:
     """The samples of a finished stage, by prompt id."""
-    found: Samples = {}
+    found: ByPrompt = {}
     for row in read_rows(run.folder("best_of_n") / "samples.jsonl"):
         one = Sample(row["tokens"], row["completion"], row["eos"], row["score"], row["reward"])
         found.setdefault(row["prompt_id"], []).append(one)

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.gate import Gate, check
+from pipeline.artifacts.gate import Gate, at_least, below, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 
-GOOD = Gate([check("rows", 3.0, "at least 1")])
-BAD = Gate([check("rows", 3.0, "at least 1"), check("loss", 2.5, "below 2", fail=True)])
+GOOD = Gate([check("rows", 3.0, must=at_least(1))])
+BAD = Gate([check("rows", 3.0, must=at_least(1)), check("loss", 2.5, must=below(2))])
 
 
 def prepare(run: Run, stage: str = "data", config: Config | None = None, text: str = "rows\n") -> Path:

@@ -9,7 +9,7 @@ import pytest
 from small_stage import BAD, make, refused
 
 from pipeline.artifacts.freshness import finished
-from pipeline.artifacts.gate import Gate, check, check_gain
+from pipeline.artifacts.gate import Check, Gate, below, check, check_gain
 from pipeline.artifacts.manifest import CONTRACT
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
@@ -51,7 +51,7 @@ def test_a_manifest_says_what_the_design_lists(run: Run) -> None:
 
 
 def test_a_gate_is_as_good_as_the_worst_of_its_checks() -> None:
-    ok, warn, fail = check("a", 1, "x"), check("b", 1, "x", warn=True), check("c", None, "x", warn=True, fail=True)
+    ok, warn, fail = (Check("a", result, 1, "x") for result in ("pass", "warn", "fail"))
     assert [Gate(c).result for c in ([], [ok], [ok, warn], [warn, fail, ok])] == ["pass", "pass", "warn", "fail"]
 
 
@@ -94,7 +94,7 @@ def test_a_failed_gate_is_refused_unless_forced(run: Run) -> None:
     message = refused(lambda: run.require("data"), "runs/demo/data", "loss 2.5 (below 2)", "mend data", "force=true")
     assert "rows" not in message.partition("gate:")[2]  # only what failed
     assert run.require("data", force=True).gate["result"] == "fail"
-    make(run, gate=Gate([check("loss", 2.5, "below 2", warn=True)]))
+    make(run, gate=Gate([check("loss", 2.5, should=below(2))]))
     assert run.require("data").gate["result"] == "warn"
 
 

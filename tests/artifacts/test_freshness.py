@@ -90,7 +90,7 @@ READERS = {
     "reward": ["stages/reward"],
     "gold": ["stages/reward", "stages/gold"],
     "ppo": ["stages/ppo", "training/roles"],
-    "compare": ["stages/compare", "comparison/contenders", "judges/panel"],
+    "compare": ["stages/compare", "comparison/contenders", "comparison/answers", "judges/panel"],
     "dpo": ["stages/dpo"],  # of training/baselines.py it takes what reads no settings of ppo
     "rloo": ["stages/rloo", "training/baselines"],
     "rft": ["stages/rft", "training/baselines"],

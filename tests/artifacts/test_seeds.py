@@ -372,5 +372,5 @@ def test_a_report_without_further_seeds_says_nothing_of_them(walk: Path) -> None
     rows = read_rows(walk / "compare" / "samples.jsonl")
     opinions = [Opinion("reward", "optimised"), Opinion("gold", "gold")]
     found = numbers.summarise(rows, {"sft": {}, "ppo": {}}, opinions, provenance={}, draws=50)
-    assert found["seeds"] == {} and "training seed" not in found["verdict"]
+    assert found.seeds == {} and "training seed" not in found.verdict
     assert "training seeds" not in exports.markdown(found)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.judges.judge import Judge, JudgeError, Label, by_scores, from_scores, gold, independent, optimised, vader
+from pipeline.judges.judge import Judge, JudgeError, Label, by_scores, gold, independent, optimised, vader
+from pipeline.statistics import outcomes
 from policies.backbone import BackboneError, new_classifier
 from reward.model import load_scorer, write_contract
 
@@ -142,8 +143,8 @@ def test_the_higher_score_wins_and_equal_ones_tie() -> None:
 
 
 def test_scores_within_the_tolerance_tie() -> None:
-    assert from_scores([1.0, 1.0, 1.0, 1.0], [0.8, 0.7, 1.2, 1.3], tie=0.25).tolist() == [0.5, 1.0, 0.5, 0.0]
-    assert from_scores([1.0], [1.0 + 1e-6]).tolist() == [0.0]
+    assert outcomes([1.0, 1.0, 1.0, 1.0], [0.8, 0.7, 1.2, 1.3], tie=0.25).tolist() == [0.5, 1.0, 0.5, 0.0]
+    assert outcomes([1.0], [1.0 + 1e-6]).tolist() == [0.0]
 
 
 def test_a_completion_is_scored_once_whomever_it_meets() -> None:
@@ -210,7 +211,7 @@ def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokeniz
     assert judge.outcomes(["oh"], [" no"], [" no"]).tolist() == [0.5]
     first, second = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(["oh", "oh"], [" no", " ah"])
     assert judge.outcomes(["oh"], [" no"], [" ah"]).tolist() == [1.0 if first > second else 0.0]
-    assert from_scores(judge.scores(prompts[:1], completions[:1]), judge.scores(prompts[1:], completions[1:])) == better
+    assert outcomes(judge.scores(prompts[:1], completions[:1]), judge.scores(prompts[1:], completions[1:])) == better
 
 
 def test_a_gold_model_that_is_none_is_refused(tiny_folder: Path, tmp_path: Path) -> None:

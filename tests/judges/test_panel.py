@@ -14,6 +14,7 @@ from data.schema import Prompt
 from pipeline.artifacts.run import Run
 from pipeline.judges import panel
 from pipeline.judges.judge import Judge, JudgeError, by_scores, optimised
+from pipeline.judges.over_training import over_training
 from pipeline.settings.config import Config
 
 MODELS = ("base", "sft", "ppo")
@@ -46,7 +47,7 @@ def test_scores_go_into_the_rows_and_a_comparing_judge_is_asked_the_important_pa
 
     llm = Judge("gpt", "LLM", outcomes, None, lambda: {"calls": len(asked)})
     samples = rows()
-    opinions, problems = panel.heard(samples, [optimised(longer), llm], MODELS)
+    opinions, problems = panel.opinions(samples, [optimised(longer), llm], MODELS)
     assert problems == [] and [row["scores"] for row in samples[:2]] == [{"reward": 7.0}, {"reward": 6.0}]
     assert asked == [(" ppo 0", " base 0"), (" ppo 0", " sft 0"), (" sft 0", " base 0")]
     said = opinions[1].outcomes
@@ -59,7 +60,7 @@ def test_a_judge_that_fails_is_named_and_the_others_are_heard() -> None:
     given = [optimised(longer), by_scores("mine", "independent", longer)]
     bad = Judge("gpt", "LLM", lambda prompts, a, b: broken(prompts, a))
     worse = Judge("gold", "gold", lambda prompts, a, b: np.zeros(len(a)), broken)
-    opinions, problems = panel.heard(samples, [*given, bad, worse], MODELS)
+    opinions, problems = panel.opinions(samples, [*given, bad, worse], MODELS)
     assert [one.name for one in opinions] == ["reward", "mine"]
     assert problems == [
         f"The judge {name} gave no judgement and is left out: it cannot be reached; start it"
@@ -70,7 +71,7 @@ def test_a_judge_that_fails_is_named_and_the_others_are_heard() -> None:
 
 def test_the_optimised_score_may_not_fail() -> None:
     with pytest.raises(JudgeError):
-        panel.heard(rows(), [Judge("reward", "optimised", lambda prompts, a, b: np.zeros(len(a)), broken)], MODELS)
+        panel.opinions(rows(), [Judge("reward", "optimised", lambda prompts, a, b: np.zeros(len(a)), broken)], MODELS)
 
 
 def test_votes_and_gold_that_cannot_be_had_are_problems_not_ends(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_votes_sit_on_the_panel_and_names_are_told_apart(tmp_path: Path) -> None
         settings(votes=[str(path)]), longer, called, rows(), torch.float32, torch.device("cpu")
     )
     assert problems == [] and [judge.name for judge in found] == ["reward", "reward (independent)", "people"]
-    opinions, _ = panel.heard(rows(), found[2:], MODELS)
+    opinions, _ = panel.opinions(rows(), found[2:], MODELS)
     assert opinions[0].outcomes is not None and opinions[0].outcomes["ppo", "sft"] == {("p01", 0): 1.0}
 
 
@@ -142,7 +143,7 @@ def test_the_gold_judge_is_heard_on_ppo_s_own_evaluations(tmp_path: Path) -> Non
     scores = {0: [-1.0, 1.0], 2: [0.0, 2.0], 4: [1.0, 3.0]}
     trained(tmp_path / "ppo", scores, {0: ["a", "ab"], 2: ["abc", "abc"], 4: ["ab", "ab"]})
     sitting = [optimised(broken), by_scores("gold", "gold", longer)]
-    found = panel.over_training(tmp_path / "ppo", HELD_OUT, sitting, draws=50)
+    found = over_training(tmp_path / "ppo", HELD_OUT, sitting, draws=50)
     assert found is not None
     assert [(at["step"], at["kl"]) for at in found["steps"]] == [(0, 0.0), (2, 1.0), (4, 2.0)]
     assert [at["scores"]["reward"]["mean"] for at in found["steps"]] == [0, 1, 2]
@@ -151,6 +152,6 @@ def test_the_gold_judge_is_heard_on_ppo_s_own_evaluations(tmp_path: Path) -> Non
 
 
 def test_without_evaluations_there_is_no_curve(tmp_path: Path) -> None:
-    assert panel.over_training(tmp_path, HELD_OUT, [optimised(longer)]) is None
+    assert over_training(tmp_path, HELD_OUT, [optimised(longer)]) is None
     trained(tmp_path / "ppo", {0: [1.0, math.pi]}, {0: ["a", "b"]})
-    assert panel.over_training(tmp_path / "ppo", HELD_OUT, [optimised(longer)]) is None
+    assert over_training(tmp_path / "ppo", HELD_OUT, [optimised(longer)]) is None

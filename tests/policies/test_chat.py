@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.comparison import answers
 from pipeline.graph import WALK
 from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
-from pipeline.stages import compare, sft
 from pipeline.stages import reward as reward_model
+from pipeline.stages import sft
 from policies.backbone import load_causal, load_tokenizer
 from policies.template import PLAIN_CHAT, encode_turns, fingerprint, joined
 from reward.model import ScoringError, render
@@ -249,14 +250,14 @@ TEXT = Demonstration("t", "The cat", " sat.", "x:2")
 def test_examples_become_earlier_turns() -> None:
     """The prompt's own system message stays the only one; a text example is a question and its answer."""
     asked = dialogue("Now?", system="Be brief.")
-    shown, separator = compare._few_shot(asked, [CHAT, TEXT])
+    shown, separator = answers.few_shot(asked, [CHAT, TEXT])
     assert shown == dialogue("Hi", "Ho", "And?", "Yes.", "The cat", " sat.", "Now?", system="Be brief.")
     assert separator is None
 
 
 def test_examples_of_a_text_prompt_are_text() -> None:
-    assert compare._few_shot("A dog", [TEXT]) == ("The cat sat.\nA dog", "\n")
-    shown, separator = compare._few_shot("A dog", [TEXT, CHAT])
+    assert answers.few_shot("A dog", [TEXT]) == ("The cat sat.\nA dog", "\n")
+    shown, separator = answers.few_shot("A dog", [TEXT, CHAT])
     assert separator == "\n---\n"
     assert shown == (
         "The cat sat.\n---\nsystem: Be kind.\nuser: Hi\nassistant: Ho\nuser: And?\nassistant: Yes.\n---\nA dog"
@@ -275,7 +276,7 @@ def test_text_and_conversations_side_by_side(tiny_folder: Path, tokenizers: dict
     settled = config(tiny_folder, Path("x"), "compare.generation.max_new_tokens=40")
 
     def sampled(prompts: list[Prompt]) -> dict[str, list[int]]:
-        found = compare._sampled("few_shot", model, tokenizer, prompts, [TEXT], settled)
+        found = answers.sampled("few_shot", model, tokenizer, prompts, [TEXT], settled)
         assert [row["prompt_id"] for row in found] == [prompt.id for prompt in prompts]
         return {row["prompt_id"]: row["tokens"] for row in found}
 

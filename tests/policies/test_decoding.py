@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.artifacts.freshness import section_values
 from pipeline.settings.config import ConfigError
 from pipeline.settings.recipe import load
-from pipeline.settings.sections import Decoding, Settled
+from pipeline.settings.sections import Decoding, Resolved
 from policies.backbone import load_causal
 from policies.decoding import _choice, decode
 from policies.rollout import Completion, noise, sample
@@ -48,11 +48,11 @@ def plain(tiny_folder: Path) -> Any:
     return likelier_ends(AutoModelForCausalLM.from_pretrained(tiny_folder)).eval()
 
 
-def settled(**given: Any) -> Settled:
-    return Decoding(**given).settled(1.0, LIMIT)
+def resolved(**given: Any) -> Resolved:
+    return Decoding(**given).resolved(1.0, LIMIT)
 
 
-def said(model: Any, how: Settled, prompts: list[list[int]] = PROMPTS, **more: Any) -> list[Completion]:
+def said(model: Any, how: Resolved, prompts: list[list[int]] = PROMPTS, **more: Any) -> list[Completion]:
     given: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "batch_size": 8} | more
     return decode(model, prompts, NOISES[: len(prompts)], how, **given)
 
@@ -63,7 +63,7 @@ def generated(plain: Any, prompt: list[int], **how: Any) -> list[int]:
     return plain.generate(torch.tensor([prompt]), **given, **how)[0, len(prompt) :].tolist()  # type: ignore[no-any-return]
 
 
-def by_hand(z: np.ndarray, how: Settled) -> np.ndarray:
+def by_hand(z: np.ndarray, how: Resolved) -> np.ndarray:
     """The probabilities that are left, (V,) float64: sorted, cut off one after another, each time shared out anew."""
     p = np.exp((z - z.max()) / how.temperature)
     p /= p.sum()
@@ -85,12 +85,12 @@ def last_logits(plain: Any, ids: list[int]) -> np.ndarray:
 
 
 def test_greedy_is_transformers_greedy(model: Any, plain: Any) -> None:
-    found = said(model, settled(do_sample=False))
+    found = said(model, resolved(do_sample=False))
     assert [c.tokens for c in found] == [generated(plain, p, do_sample=False) for p in PROMPTS]
     assert {c.finished for c in found} == {True, False}
     assert [c.finished for c in found] == [c.tokens[-1] in (EOS, STOP) for c in found]
     other = decode(
-        model, PROMPTS, NOISES[::-1], settled(do_sample=False), eos_ids=[EOS, STOP], pad_id=PAD, batch_size=3
+        model, PROMPTS, NOISES[::-1], resolved(do_sample=False), eos_ids=[EOS, STOP], pad_id=PAD, batch_size=3
     )
     assert [c.tokens for c in other] == [c.tokens for c in found]  # whatever the noise
 
@@ -102,19 +102,19 @@ def test_beam_search_is_transformers_beam_search(model: Any, plain: Any, beams: 
     model.generation_config.length_penalty = -3.0
     before, done = model.generation_config, list[int]()
     try:
-        found = said(model, settled(do_sample=False, num_beams=beams), progress=done.append)
+        found = said(model, resolved(do_sample=False, num_beams=beams), progress=done.append)
         assert model.generation_config is before
     finally:
         del before.repetition_penalty, before.length_penalty
     assert [c.tokens for c in found] == [generated(plain, p, do_sample=False, num_beams=beams) for p in PROMPTS]
     assert [c.finished for c in found] == [c.tokens[-1] in (EOS, STOP) for c in found]
     assert {c.finished for c in found} == {True, False} and sum(done) == len(PROMPTS) and max(done) == 8 // beams
-    assert [c.tokens for c in found] != [c.tokens for c in said(model, settled(do_sample=False))]
+    assert [c.tokens for c in found] != [c.tokens for c in said(model, resolved(do_sample=False))]
 
 
 def test_a_beam_is_drawn_by_its_own_noise(model: Any, plain: Any) -> None:
     """As generate draws for that prompt alone, from a generator with the noise's first number for a seed; torch's own stays as it was."""
-    how = settled(do_sample=True, num_beams=3, top_k=20)
+    how = resolved(do_sample=True, num_beams=3, top_k=20)
     state = torch.get_rng_state()
     found = said(model, how)
     assert torch.equal(torch.get_rng_state(), state)
@@ -133,14 +133,14 @@ def test_all_that_is_left_open_draws_as_ppo_does(model: Any) -> None:
         expected = sample(
             model, PROMPTS, NOISES, eos_ids=[EOS, STOP], pad_id=PAD, temperature=temperature, batch_size=8
         )
-        assert said(model, Decoding().settled(temperature, LIMIT)) == expected
-        assert said(model, settled(temperature=temperature, top_p=1, num_beams=1)) == expected
+        assert said(model, Decoding().resolved(temperature, LIMIT)) == expected
+        assert said(model, resolved(temperature=temperature, top_p=1, num_beams=1)) == expected
 
 
 @pytest.mark.parametrize("given", CUT)
 def test_a_draw_inverts_the_renormalised_distribution(model: Any, plain: Any, given: dict[str, Any]) -> None:
     """Token for token: from those left, as `drawn` says. numpy, float64, one row at a time."""
-    how, cut = settled(**given), 0
+    how, cut = resolved(**given), 0
     for completion, prompt, own in zip(said(model, how), PROMPTS, NOISES, strict=True):
         for t, token in enumerate(completion.tokens):
             z = last_logits(plain, prompt + completion.tokens[:t])
@@ -154,7 +154,7 @@ def test_a_draw_inverts_the_renormalised_distribution(model: Any, plain: Any, gi
 def test_frequencies_are_those_that_are_left(given: dict[str, Any]) -> None:
     """χ² of 50,000 draws; at most 7 degrees of freedom: above 24.3 in one of a thousand. The seed is fixed."""
     z = torch.tensor([1.0, -1.0, 0.3, 2.0, -3.0, 0.1, 0.0, 1.5])
-    how = settled(**given)
+    how = resolved(**given)
     uniform = torch.tensor(np.random.default_rng(0).random(50_000))
     tokens, logprobs, entropies = _choice(how)(z.expand(50_000, -1), uniform, how.temperature)
     p = by_hand(z.double().numpy(), how)
@@ -170,7 +170,7 @@ def test_frequencies_are_those_that_are_left(given: dict[str, Any]) -> None:
 @pytest.mark.parametrize("given", [{"do_sample": False}, {"do_sample": False, "num_beams": 3}, {"top_k": 3}])
 def test_log_probabilities_are_of_the_whole_distribution(model: Any, plain: Any, given: dict[str, Any]) -> None:
     """At ppo's temperature where nothing is drawn."""
-    how = Decoding(**given).settled(0.8, LIMIT)
+    how = Decoding(**given).resolved(0.8, LIMIT)
     for completion, prompt in zip(said(model, how, PROMPTS[:4]), PROMPTS, strict=False):
         assert len(completion.logprobs) == len(completion.entropies) == len(completion.tokens)
         for t, token in enumerate(completion.tokens):
@@ -197,7 +197,7 @@ def test_log_probabilities_are_of_the_whole_distribution(model: Any, plain: Any,
     ],
 )
 def test_a_way_of_decoding_is_told_in_words(given: dict[str, Any], words: str) -> None:
-    how = Decoding(**given).settled(0.8, 24)
+    how = Decoding(**given).resolved(0.8, 24)
     assert how.words() == words
     assert ("temperature" in how.acting()) == how.do_sample and how.acting()["num_beams"] == how.num_beams
 
@@ -242,7 +242,7 @@ def test_a_recipe_says_it_for_each_command_apart(tmp_path: Path) -> None:
     )
     config = load(path, ["inspect.generation.top_p=0.9", "ppo.temperature=0.6"])
     ways = [
-        place.settled(config.ppo.temperature, config.ppo.response_length).words()
+        place.resolved(config.ppo.temperature, config.ppo.response_length).words()
         for place in (config.compare.generation, config.rft.generation, config.inspect.generation)
     ]
     assert ways == [

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import reward.statistics as reward_statistics
 from pipeline import statistics
 from pipeline.report import ranking_models
 from pipeline.report.ranking_models import Match, bradley_terry, elo, every_pair, length_controlled_win_rate
@@ -319,7 +320,7 @@ def test_chunks_of_draws_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return [controlled["low"], controlled["high"], bradley_terry(matches, draws=101)["models"]["a"]["low"]]
 
     whole = both()
-    monkeypatch.setattr(statistics, "_CELLS", 1000)
+    monkeypatch.setattr(reward_statistics, "_CELLS", 1000)
     assert both() == pytest.approx(whole, abs=1e-6)
 
 

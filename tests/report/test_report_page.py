@@ -48,12 +48,12 @@ def test_the_verdict_comes_first_and_everything_is_on_the_page(tmp_path: Path) -
     rows = changed(healthy(), "ppo", kl=10.5)
     page, result = written(rows, tmp_path), summarise(rows)
     text = page.text[page.text.index("Is the aligned model better?") :]
-    parts = [result["verdict"], "Models\n", "Pairs\n", "Judges\n", "Figures\n", "Warnings\n", result["warnings"][0]]
+    parts = [result.verdict, "Models\n", "Pairs\n", "Judges\n", "Figures\n", "Warnings\n", result.warnings[0]]
     parts += ["Examples\n", "Provenance\n", "make compare RUN=x", "hash of sft"]
     places = [text.rindex(part) for part in parts]
     assert places == sorted(places)
-    for sign in result["signs"]:
-        assert sign["source"] in page.text
+    for sign in result.signs:
+        assert sign.source in page.text
     # each drawing has its numbers in a table under it
     drawn = page.attributes.count(("class", "drawn"))
     assert drawn >= 3 and page.attributes.count(("class", "numbers")) == drawn
@@ -85,7 +85,7 @@ def test_text_of_models_prompts_names_and_provenance_is_never_markup(tmp_path: P
     # no element can end and no comment begin where there is no <, whatever a browser makes of </script x
     assert "<" not in page.data["browser-data"] + page.data["download-data"]
     assert browser(page)["items"][0][2][0][0] == NASTY and browser(page)["prompts"][0]["text"] == NASTY
-    assert json.loads(json.loads(page.data["download-data"])["report.json"]) == result
+    assert json.loads(json.loads(page.data["download-data"])["report.json"]) == result.to_json()
     # a pull request shows it as text, too
     for name in ("report.md", "MODEL_CARD.md"):
         lines = (tmp_path / name).read_text("utf-8").split("\n")

@@ -12,8 +12,8 @@ from pipeline.report.slices import (
     by_source,
     by_tag,
     slice_win_rates,
-    source_of,
 )
+from pipeline.rows.published import source_of
 
 
 def rows(count: int, **fields: Any) -> list[dict[str, Any]]:

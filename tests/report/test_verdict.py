@@ -1,26 +1,33 @@
 """Does the report claim only what its numbers allow, and warn of every sign of trouble?"""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from comparison import changed, healthy, models, opinions, summarise
 
 from pipeline.report import numbers
+from pipeline.report.findings import Figures, Report
 from pipeline.report.verdict import verdict
 
 # The verdict
 
 
-def made(low: float, high: float, prompts: int = 100, **judges: tuple[float, float]) -> dict[str, Any]:
+def made(low: float, high: float, prompts: int = 100, **judges: tuple[float, float]) -> Report:
     """A report with only what verdict() needs: ppo vs sft with these intervals, rates in their middle."""
 
     def outcome(low: float, high: float) -> dict[str, float]:
         return {"win_rate": (low + high) / 2, "low": low, "high": high, "prompts": prompts}
 
     pair = {"vader": outcome(low, high)} | {name: outcome(*ends) for name, ends in judges.items()}
-    ppo, sft = {"kl": 5.2, "length": 33.0}, {"kl": 0.0, "length": 30.0}
-    found: dict[str, Any] = {"prompts": prompts, "models": {"sft": sft, "ppo": ppo}, "pairs": {"ppo vs sft": pair}}
-    return found | {"main": "ppo", "optimised": "reward", "judges": [name for name in pair if name != "reward"]}
+    return Report(
+        prompts=prompts,
+        main="ppo",
+        optimised="reward",
+        judges=[name for name in pair if name != "reward"],
+        models={"sft": Figures(kl=0.0, length=30.0), "ppo": Figures(kl=5.2, length=33.0)},
+        pairs={"ppo vs sft": pair},
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,9 +58,8 @@ def test_verdict_gives_rate_interval_kl_length_and_the_optimised_reward() -> Non
 
 def test_optimised_reward_alone_is_a_weak_claim() -> None:
     given = made(0.6, 0.7, reward=(0.9, 1.0))
-    del given["pairs"]["ppo vs sft"]["vader"]
-    given["judges"] = []
-    sentence = verdict(given)
+    del given.pairs["ppo vs sft"]["vader"]
+    sentence = verdict(replace(given, judges=[]))
     assert sentence.startswith("Only the reward that training optimised judged, so the claim is weak: by it, ")
 
 
@@ -76,20 +82,19 @@ def test_few_prompts_allow_no_claim() -> None:
 
 
 def test_verdict_without_ppo_sft_or_kl() -> None:
-    assert verdict(made(0.6, 0.7) | {"pairs": {}}).startswith("No verdict")
-    alone = made(0.6, 0.7)
-    alone["models"]["base"] = alone["models"].pop("sft")
-    alone["models"]["ppo"]["kl"] = None
+    assert verdict(replace(made(0.6, 0.7), pairs={})).startswith("No verdict")
+    ppo = Figures(kl=None, length=33.0)
+    alone = replace(made(0.6, 0.7), models={"base": Figures(length=30.0), "ppo": ppo})
     assert "at an unmeasured KL and 1.10 times the length of base" in verdict(alone)
-    alone["models"]["base"]["length"] = 0.0
-    assert "33.0 tokens a completion (base writes none)" in verdict(alone)
+    silent = replace(alone, models={"base": Figures(length=0.0), "ppo": ppo})
+    assert "33.0 tokens a completion (base writes none)" in verdict(silent)
 
 
 # The warnings
 
 
 def test_a_healthy_run_has_no_warnings() -> None:
-    assert summarise(healthy())["warnings"] == []
+    assert summarise(healthy()).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -105,17 +110,17 @@ def test_a_healthy_run_has_no_warnings() -> None:
 )
 def test_each_sign_of_trouble_is_named_alone(model: str, change: dict[str, Any], said: str) -> None:
     """Tokens 1 2 in each of 20 completions: 1 distinct bigram of 20 = 0.05."""
-    found = summarise(changed(healthy(20), model, **change))["warnings"]
+    found = summarise(changed(healthy(20), model, **change)).warnings
     assert len(found) == 1 and said in found[0]
 
 
 @pytest.mark.parametrize("change", [{"kl": 10.0}, {"length": 15}, {"length": 7}])
 def test_limits_themselves_are_allowed(change: dict[str, Any]) -> None:
-    assert summarise(changed(healthy(), "ppo", **change))["warnings"] == []
+    assert summarise(changed(healthy(), "ppo", **change)).warnings == []
 
 
 def test_trouble_of_sft_is_not_blamed_on_ppo() -> None:
-    assert summarise(changed(healthy(), "sft", eos=False, tokens=[1, 2, 3]))["warnings"] == []
+    assert summarise(changed(healthy(), "sft", eos=False, tokens=[1, 2, 3])).warnings == []
 
 
 def test_reward_up_without_the_judge_is_over_optimisation() -> None:
@@ -125,15 +130,15 @@ def test_reward_up_without_the_judge_is_over_optimisation() -> None:
         else row
         for i, row in enumerate(healthy())
     ]
-    found = summarise(rows)["warnings"]
+    found = summarise(rows).warnings
     assert len(found) == 1 and "vader does not confirm" in found[0]
 
 
 def test_few_prompts_and_missing_judges_or_sft_are_named() -> None:
-    assert "Only 12 prompts" in summarise(healthy(12))["warnings"][0]
-    assert "No independent judge" in summarise(healthy(), judges=[])["warnings"][0]
+    assert "Only 12 prompts" in summarise(healthy(12)).warnings[0]
+    assert "No independent judge" in summarise(healthy(), judges=[]).warnings[0]
     without = [row for row in healthy() if row["model"] != "sft"]
-    assert "There is no sft model" in summarise(without)["warnings"][0]
+    assert "There is no sft model" in summarise(without).warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +148,7 @@ def test_a_judge_that_falls_while_the_reward_rises_is_a_warning(high: float, opt
     steps = [{"step": s, "kl": None, "scores": {"vader": {"mean": 0.0, "low": 0.0, "high": 0.0}}} for s in (0, 10)]
     fall = {"step": 0, "mean": -0.2, "low": -0.4, "high": high, "optimised": optimised}
     training = {"steps": steps, "since_peak": {"vader": fall}}
-    found = summarise(healthy(), training=training)["warnings"]
+    found = summarise(healthy(), training=training).warnings
     assert [text for text in found if "vader fell by 0.20 since step 0" in text] == (found if raised else [])
     assert bool(found) is raised
 
@@ -162,16 +167,16 @@ def test_a_judge_that_falls_while_the_reward_rises_is_a_warning(high: float, opt
 def test_side_effects_are_warned_of(change: dict[str, Any], said: str) -> None:
     """Tokens 1234 1234 hold five 4-grams, of which the last is the first again: 20%."""
     rows = changed([row | {"entropy": 2.0} for row in healthy(20)], "ppo", **change)
-    assert any(said in text for text in summarise(rows)["warnings"])
+    assert any(said in text for text in summarise(rows).warnings)
 
 
 def test_every_sign_names_its_threshold_and_its_source() -> None:
     rows = [row | {"entropy": 2.0} for row in healthy()]
-    signs = summarise(rows)["signs"]
-    names = {sign["name"] for sign in signs}
+    signs = summarise(rows).signs
+    names = {sign.name for sign in signs}
     assert {"KL to sft", "length", "EOS rate", "distinct-2", "4-gram repetition", "refusals", "entropy"} <= names
     assert "perplexity on demonstrations" in names and "judges confirm the reward" in names
-    assert all(sign["threshold"] and sign["source"] and sign["warning"] is None for sign in signs)
+    assert all(sign.threshold and sign.source and sign.warning is None for sign in signs)
 
 
 def test_perplexity_that_rises_is_the_alignment_tax() -> None:
@@ -179,5 +184,5 @@ def test_perplexity_that_rises_is_the_alignment_tax() -> None:
     given = models()
     for figure, raised in ((26.0, True), (25.0, False)):
         given["ppo"]["perplexity"] = figure
-        found = numbers.summarise(healthy(), given, opinions(), provenance={}, draws=50)["warnings"]
+        found = numbers.summarise(healthy(), given, opinions(), provenance={}, draws=50).warnings
         assert any("more than 1.25 times" in text for text in found) is raised

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward import metrics
+from reward import metrics, statistics
 from reward.metrics import (
     brier_score,
     calibration_error,
@@ -132,7 +132,7 @@ def test_interval_has_the_width_of_the_normal_one_and_is_seeded() -> None:
 
 def test_draws_in_several_blocks_are_all_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for 100 cells and ten groups, 1005 draws come in 101 blocks; the interval stays the binomial one."""
-    monkeypatch.setattr(metrics, "_CELLS", 100)
+    monkeypatch.setattr(statistics, "_CELLS", 100)
     result = pairwise_accuracy([[1.0, 0.0]] * 9 + [[0.0, 1.0]], [[0, 1]] * 10, draws=1005)
     assert (result["low"], result["high"]) == (pytest.approx(0.7), pytest.approx(1.0))
 

@@ -72,7 +72,7 @@ def draw(
         score,
         PPO(missing_eos_score=-9.0),
         n=n,
-        how=Decoding(**how).settled(temperature=1.0, response_length=6),
+        how=Decoding(**how).resolved(temperature=1.0, response_length=6),
         seed=3,
         stream="test",
         batch_size=8,
