@@ -21,10 +21,10 @@ from transformers.cache_utils import DynamicLayer
 from policies.backbone import decoder
 from policies.logprobs import logits
 from policies.quick.batching import together
-from policies.untyped import Arguments, Foreign, Model, Noise
+from policies.quick.cache import RoomyLayer
+from policies.untyped import Foreign, Model, Noise
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
-SPARE = 32  # places for tokens to come that a layer of the cache takes at a time
 # logits (B, V), uniform numbers (B,), temperature -> tokens, their log-probabilities, the distributions' entropies, as `choose`
 Choice = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
 
@@ -189,49 +189,11 @@ def _read(
             states += [row[m.bool()] for row, m in zip(seen.pop(), attention[:, prefix:], strict=True)]
     rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
     whole = _joined(caches)
-    whole.layers = [_Roomy(layer) if type(layer) is DynamicLayer else layer for layer in whole.layers]
+    whole.layers = [RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in whole.layers]
     whole.batch_select_indices(rows)
     _, attention = left_padded(prompts, prefix, pad_id, device)
     parts = [[*shared, states[i]] if states else [] for i in rows.tolist()]
     return _Read(whole, torch.cat(finals)[rows], attention, parts)
-
-
-class _Roomy(DynamicLayer):
-    """A layer of the cache with room behind its keys and values (B, heads, L, D) for the next SPARE tokens.
-
-    DynamicLayer copies all that it has for every token.
-    """
-
-    def __init__(self, layer: DynamicLayer):
-        super().__init__()
-        self.__dict__ |= vars(layer)
-        self._rooms: dict[str, tuple[Tensor, Tensor]] = {}  # keys, values: the whole, and what is in use of it
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Arguments, **kwargs: Arguments
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        return self._longer("keys", key_states), self._longer("values", value_states)
-
-    def _longer(self, name: str, new: Tensor) -> Tensor:
-        held: Foreign = getattr(self, name)
-        start = held.shape[-2] if held.numel() else 0
-        end = start + new.shape[-2]
-        room, used = self._rooms.get(name, (held, None))
-        if used is not held or end > room.shape[-2]:
-            room = new.new_empty((*new.shape[:-2], end + SPARE, new.shape[-1]))
-            if start:
-                room[..., :start, :] = held
-        room[..., start:end, :] = new
-        used = room[..., :end, :]
-        self._rooms[name] = room, used
-        setattr(self, name, used)
-        return used
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        super().batch_select_indices(indices)
-        self._rooms.clear()
 
 
 def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:

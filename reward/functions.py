@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from policies.template import PromptText
-from policies.untyped import AnyFunction, Arguments, Foreign, Noise
+from policies.untyped import AnyFunction, Arguments, Foreign
 
 RewardFunction = AnyFunction
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]

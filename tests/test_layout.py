@@ -1,4 +1,4 @@
-"""Does every file stand in its room, import only what the room may, and stay readable in one sitting?"""
+"""Does every file stand in its room, import only what the room may, and stay readable in one sitting? This is the law of the house."""
 
 import ast
 import subprocess
@@ -14,6 +14,12 @@ MAY_IMPORT = {
     "reward": {"reward", "policies"},
     "pipeline": {"pipeline", "reward", "policies", "data"},
 }
+# The rooms of pipeline/ from the ground up: each imports only what stands before it. Beside them, modules of their own.
+ORDER = (
+    *("graph", "statistics", "settings", "artifacts", "pages", "rows", "training", "data_check", "comparison"),
+    *("judges", "report", "inspect", "stages", "bench", "running", "__main__"),
+)
+LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -22,21 +28,58 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def rooms_imported(source: str, room: str) -> set[str]:
-    """Rooms that a module in `room` imports, at its top or inside a function, relatively or by a literal import_module too."""
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in FILES}
+
+
+def imported(source: str, modules: set[str] | None = None) -> set[str]:
+    """Modules that a source imports, at its top or inside a function, or by an import_module with a literal; those among `modules`
+    where they are given, the longest name that is one."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(room if node.level else str(node.module).split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if not node.level else {"." * node.level}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             literal = node.args[0]
             if isinstance(literal, ast.JoinedStr):  # f"pipeline.{…}": its beginning says the room
                 literal = literal.values[0]
             if isinstance(literal, ast.Constant):
-                found.add(str(literal.value).split(".")[0])
+                found.add(str(literal.value))
+    if modules is None:
+        return found
+    return {one if one in modules else one.rpartition(".")[0] for one in found} & modules
+
+
+def rooms_imported(source: str, room: str) -> set[str]:
+    """Rooms that a module in `room` imports."""
+    found = {room if one.startswith(".") else one.split(".")[0] for one in imported(source)}
     return found & (set(MAY_IMPORT) | {"tests"})
+
+
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports; a package's docstring is no import."""
+    return {one: imported(path.read_text(encoding="utf-8"), set(MODULES)) - {one} for one, path in MODULES.items()}
+
+
+def in_a_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves by way of others."""
+
+    def reached(start: str) -> set[str]:
+        seen, todo = set[str](), list(graph[start])
+        while todo:
+            one = todo.pop()
+            if one not in seen:
+                seen.add(one)
+                todo += graph[one]
+        return seen
+
+    return sorted(one for one in graph if one in reached(one))
 
 
 def test_the_rooms_are_found() -> None:
@@ -45,6 +88,9 @@ def test_the_rooms_are_found() -> None:
     assert ROOT / "data/forms/trl.py" in FILES and ROOT / "tests/data/forms/test_trl.py" in TESTS
     assert ROOT / "pipeline/__main__.py" in FILES and ROOT / "pipeline/report/numbers.py" in FILES
     assert ROOT / "policies/trainer.py" in FILES
+    graph = imports()
+    assert "policies.ppo" in graph["policies.update"] and "pipeline.graph" in graph["pipeline.running"]
+    assert sum(map(len, graph.values())) > 500
 
 
 @pytest.mark.parametrize(
@@ -69,11 +115,35 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
     assert rooms_imported(path.read_text(encoding="utf-8"), room) <= MAY_IMPORT[room]
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert in_a_circle(imports()) == []
+    assert in_a_circle({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+
+
+def upward(graph: dict[str, set[str]]) -> list[str]:
+    """Imports from a room of pipeline/ to one that stands above it."""
+
+    def room(one: str) -> str:
+        return one.split(".")[1]
+
+    inside = [
+        (a, b) for a in graph for b in graph[a] if a.count(".") and b.count(".") and a[:9] == b[:9] == "pipeline."
+    ]
+    return [f"{a} imports {b}" for a, b in sorted(inside) if ORDER.index(room(a)) < ORDER.index(room(b))]
+
+
+def test_the_rooms_of_the_pipeline_import_only_downward() -> None:
+    rooms = {one.split(".")[1] for one in MODULES if one.startswith("pipeline.")}
+    assert rooms == set(ORDER), "a new room gets its place in ORDER"
+    assert upward(imports()) == []
+    assert upward({"pipeline.rows.a": {"pipeline.stages.b", "pipeline.pages.c"}}) == ["pipeline.rows.a imports pipeline.stages.b"]  # fmt: skip
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=name)
-def test_a_folder_of_modules_is_a_package(folder: Path) -> None:
-    """One without __init__.py would not be installed. In pipeline/ it is a docstring alone: a name has one place."""
-    source = (folder / "__init__.py").read_text(encoding="utf-8")
-    assert not folder.is_relative_to(ROOT / "pipeline") or len(ast.parse(source).body) == 1
+def test_a_folder_of_modules_is_a_package_that_says_its_question(folder: Path) -> None:
+    """One without __init__.py would not be installed. It is one docstring, so that a name has one place; data/forms holds its table."""
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) and (len(tree.body) == 1 or folder == ROOT / "data/forms")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -88,9 +158,17 @@ def test_a_module_says_what_it_is_for(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=name)
 def test_a_file_is_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_function_is_seen_at_a_glance(path: Path) -> None:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    lines = {node.name: (node.end_lineno or node.lineno) - node.lineno + 1 for node in found}
+    assert {one: count for one, count in lines.items() if count > LONGEST_FUNCTION} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -103,6 +181,7 @@ def test_no_module_asks_whether_it_is_tested(path: Path) -> None:
 def test_the_command_line_starts_without_heavy_libraries() -> None:
     """A wrong recipe is told before torch is loaded; so neither settings, artifacts nor the command line may import it."""
     heavy = ["torch", "transformers", "datasets", "peft", "trl", "accelerate", "matplotlib"]
-    code = f"import sys, pipeline.__main__, pipeline.artifacts.run, pipeline.settings.config; print([m for m in {heavy} if m in sys.modules])"
+    ours = "pipeline.__main__, pipeline.artifacts.publish, pipeline.settings.config"
+    code = f"import sys, {ours}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,7 @@ from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
 from policies.backbone import pick_dtype
 from policies.episodes import ROLLOUT_BATCH
-from policies.measure import kept_numbers
+from policies.quick.activations import kept_numbers
 
 GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments

@@ -73,7 +73,7 @@ def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.Mo
 
     first = states(4, 5)
     plain.update(*first), begun.update(*first)
-    roomy = rollout._Roomy(begun)
+    roomy = rollout.RoomyLayer(begun)
     rows, moved = 4, 0
     for step in range(16):
         if step in (4, 5, 11):
@@ -95,7 +95,7 @@ def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.Mo
 
 
 def test_a_layer_that_had_nothing_begins_with_room() -> None:
-    roomy = rollout._Roomy(DynamicLayer())
+    roomy = rollout.RoomyLayer(DynamicLayer())
     keys, values = torch.randn((2, 2, 3, 1, 4))
     assert torch.equal(roomy.update(keys, values)[1], values)
     assert torch.equal(roomy.update(values, keys)[0], torch.cat([keys, values], dim=2))
@@ -104,7 +104,7 @@ def test_a_layer_that_had_nothing_begins_with_room() -> None:
 def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the sampler would copy its whole cache for every token; and where room is taken anew for each, completions are the same."""
     taken: list[int] = []
-    right = rollout._Roomy._longer
+    right = rollout.RoomyLayer._longer
 
     def spy(layer: Any, name: str, new: torch.Tensor) -> torch.Tensor:
         before = getattr(layer, name).data_ptr()
@@ -115,7 +115,7 @@ def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.Monkey
     def said() -> list[Completion]:
         return sample(model, PROMPTS, NOISES, eos_ids=[999], pad_id=PAD, temperature=1.0, batch_size=8)
 
-    monkeypatch.setattr(rollout._Roomy, "_longer", spy)
+    monkeypatch.setattr(rollout.RoomyLayer, "_longer", spy)
     found = said()
     assert sum(taken) * (LIMIT - 1) == len(taken) > 0  # once for each layer's keys and values
     monkeypatch.setattr(rollout, "SPARE", 0)

@@ -13,8 +13,8 @@ from tiny import PAD
 from torch import Tensor, nn
 
 from policies.logprobs import Batch, pack
-from policies.measure import Activations
 from policies.micro_batch import Forward, known
+from policies.quick.activations import Activations
 from policies.trainer import allocate
 
 

@@ -25,10 +25,11 @@ from pipeline.settings.sections import Lora
 from policies import logprobs
 from policies.backbone import decoder, init_head, load_causal, lora_config
 from policies.engines import Engine, make_engine
-from policies.logprobs import Batch, _HeadLogprobs, pack, token_logprobs
+from policies.logprobs import Batch, pack, token_logprobs
 from policies.loop import Loop
-from policies.measure import Activations
 from policies.micro_batch import Forward, known
+from policies.quick.activations import Activations
+from policies.quick.head import HeadLogprobs
 from policies.roles import POLICY, VALUE, Roles, lora_roles
 from policies.rollout import sample
 
@@ -332,14 +333,14 @@ def test_which_heads_are_quick(deep: Path, tiny_tokenizer: Any, monkeypatch: pyt
     if key is not None:
         setattr(model.config, key, 3.0)
     calls: list[str] = []
-    right: dict[str, Callable[..., Any]] = {"plain": logprobs.plain_logprobs, "quick": _HeadLogprobs.forward}
+    right: dict[str, Callable[..., Any]] = {"plain": logprobs.plain_logprobs, "quick": HeadLogprobs.forward}
 
     def spy(which: str, *args: Any) -> Any:
         calls.append(which)
         return right[which](*args)
 
     monkeypatch.setattr(logprobs, "plain_logprobs", partial(spy, "plain"))
-    monkeypatch.setattr(_HeadLogprobs, "forward", partial(spy, "quick"))
+    monkeypatch.setattr(HeadLogprobs, "forward", partial(spy, "quick"))
     batch = one_batch()
     hidden = decoder(model)(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state.detach()
     found, entropy = token_logprobs(model, hidden, batch, 0.7)

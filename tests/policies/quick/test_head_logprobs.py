@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from policies import logprobs
-from policies.logprobs import _HeadLogprobs, plain_logprobs
+from policies.logprobs import plain_logprobs
+from policies.quick import head
+from policies.quick.head import CHUNK, HeadLogprobs
 
 
 def inputs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -15,7 +16,7 @@ def inputs(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 0.7, 0.25])
-@pytest.mark.parametrize("count", [0, 1, logprobs.CHUNK, logprobs.CHUNK + 1, 2 * logprobs.CHUNK + 88])
+@pytest.mark.parametrize("count", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK + 88])
 @pytest.mark.parametrize(
     "block", [64, 20, 16, 1]
 )  # of 40 words: one, two, three of which the last is smaller, each its own
@@ -23,13 +24,13 @@ def test_head_logprobs_are_the_plain_ones(
     count: int, scale: float, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Values, entropies, and gradients of hidden states and weight of Σ c·log p; entropies take no part in them."""
-    monkeypatch.setattr(logprobs, "BLOCK", block)
+    monkeypatch.setattr(head, "BLOCK", block)
     results = []
     for quick in (True, False):
         hidden, weight, tokens = inputs(count, torch.float32)
         hidden.requires_grad_(), weight.requires_grad_()
         if quick:
-            found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, scale, True)
+            found, entropy = HeadLogprobs.apply(hidden, weight, tokens, scale, True)
         else:
             found, entropy = plain_logprobs(nn.functional.linear(hidden, weight) * scale, tokens)
         assert not entropy.requires_grad and found.shape == entropy.shape == (count,)
@@ -43,7 +44,7 @@ def test_head_logprobs_are_the_plain_ones(
 def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """One block holds all of the probability, so that the others' share is 0; log-probabilities stay finite, gradients right,
     and none is above 0, wherever the token lies."""
-    monkeypatch.setattr(logprobs, "BLOCK", 8)
+    monkeypatch.setattr(head, "BLOCK", 8)
     hidden = torch.ones(40, 16)
     weight = torch.full((40, 16), -200.0)
     weight[17] = 200.0
@@ -51,7 +52,7 @@ def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> N
     for quick in (True, False):
         h = hidden.clone().requires_grad_()
         if quick:
-            logp, entropy = _HeadLogprobs.apply(h, weight, torch.arange(40), 1.0, True)
+            logp, entropy = HeadLogprobs.apply(h, weight, torch.arange(40), 1.0, True)
         else:
             logp, entropy = plain_logprobs(nn.functional.linear(h, weight), torch.arange(40))
         logp.sum().backward()
@@ -63,11 +64,11 @@ def test_blocks_whose_logits_lie_far_apart(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("token", [-1, 40, 47, 48, 1000])
 def test_a_token_outside_of_the_vocabulary_raises(token: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logprobs, "BLOCK", 16)  # the last of three blocks has 8 words
+    monkeypatch.setattr(head, "BLOCK", 16)  # the last of three blocks has 8 words
     hidden, weight, tokens = inputs(3, torch.float32)
     tokens[1] = token
     with pytest.raises(RuntimeError, match="out of bounds"):
-        _HeadLogprobs.apply(hidden, weight, tokens, 1.0, False)
+        HeadLogprobs.apply(hidden, weight, tokens, 1.0, False)
 
 
 @pytest.mark.parametrize(("of_hidden", "of_weight"), [(True, False), (False, True), (False, False)])
@@ -75,7 +76,7 @@ def test_gradients_only_where_wanted(of_hidden: bool, of_weight: bool) -> None:
     """A frozen head under an adapter, as with LoRA; and without gradients nothing is kept."""
     hidden, weight, tokens = inputs(300, torch.float32)
     hidden.requires_grad_(of_hidden), weight.requires_grad_(of_weight)
-    found = _HeadLogprobs.apply(hidden, weight, tokens, 0.8, True)[0]
+    found = HeadLogprobs.apply(hidden, weight, tokens, 0.8, True)[0]
     assert found.requires_grad == (of_hidden or of_weight)
     plain = plain_logprobs(nn.functional.linear(hidden, weight) * 0.8, tokens)[0]
     torch.testing.assert_close(found, plain)
@@ -99,7 +100,7 @@ def test_head_logprobs_in_bfloat16() -> None:
     exact, exact_entropy = plain_logprobs(wide[0] @ wide[1].T / 0.7, tokens)
     exact.sum().backward()
     hidden.requires_grad_(), weight.requires_grad_()
-    found, entropy = _HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7, True)
+    found, entropy = HeadLogprobs.apply(hidden, weight, tokens, 1 / 0.7, True)
     found.sum().backward()
     assert found.dtype == entropy.dtype == torch.float32
     z = (wide[0] @ wide[1].T / 0.7).detach()
@@ -126,6 +127,6 @@ def test_bfloat16_gradients_of_a_row_sum_to_nothing() -> None:
     tokens, g = torch.randint(6000, (64,), generator=generator), torch.randn(64, generator=generator)
     wide = hidden.detach().double().requires_grad_()
     (plain_logprobs(wide @ weight.double().T, tokens)[0] * g).sum().backward()
-    (_HeadLogprobs.apply(hidden, weight, tokens, 1.0, True)[0] * g).sum().backward()
+    (HeadLogprobs.apply(hidden, weight, tokens, 1.0, True)[0] * g).sum().backward()
     assert hidden.grad is not None and wide.grad is not None
     assert ((hidden.grad.double() - wide.grad).norm() / wide.grad.norm()).item() < 0.012
