@@ -44,8 +44,8 @@ from reward.model import read_contract
 
 LONGEST = 512  # tokens of a completion on a page
 ALIGNED = "ppo"
-COUNT = ["tuning", "lora", "value", "reward_funcs", "reward_weights", "temperature", "response_length"]
-COUNT += ["missing_eos_score", "missing_eos_penalty", "kl_coef", "gamma", "lam"]
+SETTINGS_THAT_COUNT = ["tuning", "lora", "value", "reward_funcs", "reward_weights", "temperature", "response_length"]
+SETTINGS_THAT_COUNT += ["missing_eos_score", "missing_eos_penalty", "kl_coef", "gamma", "lam"]
 
 
 def run(
@@ -56,20 +56,12 @@ def run(
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
     """
-    run.identity("sft")  # that it is there, before its tokenizer is looked for
-    tokenizer = load_tokenizer(run.folder("sft"))
-    kl_coef = config.ppo.kl_coef
-    if model == ALIGNED:
-        made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
-        config = settings_of(made, config)
-        kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
-    for parent in parents("ppo", config):
-        run.require(parent, force=True)
+    tokenizer, config, kl_coef = _opened(config, run, model)
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt)
-    place = _place(config, run, model)
-    played, score = _roles(config, run, model, place, tokenizer, device)
+    source = _source(config, run, model)
+    played, score = _roles(config, run, model, source, tokenizer, device)
     seed = config.seed if seed is None else seed
     episode = speak(played, tokenizer, score, name, asked, completion, section, seed, how)
     if len(episode.completion.tokens) > LONGEST:
@@ -80,13 +72,6 @@ def run(
     numbers = {"tokens": rows, "totals": totals(rows, episode.score)}
     require_finite(numbers, "inspect")
     del played, score
-    gc.collect()
-    ids = [*episode.prompt_ids, *episode.completion.tokens]
-    speaker: Any = load_causal(place, tokenizer, pick_dtype(config.dtype, device))
-    speaker.to(device)
-    attention = inspect_maps.attention(speaker, ids, len(episode.prompt_ids))
-    layers = speaker.config.get_text_config().num_hidden_layers
-    del speaker
     gc.collect()
     page = page_template("inspect.html.j2").render(
         model=model,
@@ -104,10 +89,8 @@ def run(
         },
         numbers=numbers,
         figures=_figures(rows, model),
-        attention=attention,
-        layers=layers,
+        **_attention(config, source, tokenizer, episode, device),
         pixels=inspect_maps.SIDE,
-        length=len(ids),
         states=_states(config, run, asked, episode, device, seed),
         raw=episode.raw_score,
     )
@@ -117,11 +100,25 @@ def run(
     return path
 
 
+def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
+    """The sft model's tokenizer, the recipe as far as it counts here, and the KL coefficient; every parent is checked."""
+    run.identity("sft")  # that it is there, before its tokenizer is looked for
+    tokenizer = load_tokenizer(run.folder("sft"))
+    kl_coef = config.ppo.kl_coef
+    if model == ALIGNED:
+        made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
+        config = settings_of(made, config)
+        kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
+    for parent in parents("ppo", config):
+        run.require(parent, force=True)
+    return tokenizer, config, kl_coef
+
+
 def settings_of(made: Manifest, config: Config) -> Config:
     """The recipe, with the seed, the dtype and those settings of ppo that count here as the ppo stage was made with."""
     settings = made.config["settings"]
     try:
-        section = PPO(**{name: settings["ppo"][name] for name in COUNT})
+        section = PPO(**{name: settings["ppo"][name] for name in SETTINGS_THAT_COUNT})
     except (KeyError, ValidationError) as error:
         raise ArtifactError(
             f'ppo of run {made.run} was made by another version ({error}); run "make ppo RUN={made.run}" again'
@@ -149,7 +146,7 @@ def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: s
     return f"{words}-{key}"
 
 
-def _place(config: Config, run: Run, model: str) -> str:
+def _source(config: Config, run: Run, model: str) -> str:
     """Folder or Hub id of the model that is looked into."""
     if model == "base":
         return base_model(config)
@@ -157,16 +154,16 @@ def _place(config: Config, run: Run, model: str) -> str:
 
 
 def _roles(
-    config: Config, run: Run, model: str, place: str, tokenizer: Any, device: torch.device
+    config: Config, run: Run, model: str, source: str, tokenizer: Any, device: torch.device
 ) -> tuple[Roles, Score]:
     if model == ALIGNED:
         return roles.trained(config, run, tokenizer, device)
     dtype = pick_dtype(config.dtype, device)
-    if model not in ("sft", "base") and load_tokenizer(place).get_vocab() != tokenizer.get_vocab():
+    if model not in ("sft", "base") and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
         raise ArtifactError(
-            f"{place}: has another vocabulary than the sft model of run {run.name}; look into one made from it"
+            f"{source}: has another vocabulary than the sft model of run {run.name}; look into one made from it"
         )
-    policy, reference = (load_causal(path, tokenizer, dtype) for path in (place, run.folder("sft")))
+    policy, reference = (load_causal(path, tokenizer, dtype) for path in (source, run.folder("sft")))
     head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
     played = Roles(policy, head, "shared", reference=reference).to(device)
     return played.eval(), roles.scores(config, run, device)
@@ -215,6 +212,18 @@ def _decoded(
         return decode(model, asked, noises, how, eos_ids=eos_ids, pad_id=pad_id, batch_size=batch_size)
 
 
+def _attention(config: Config, source: str, tokenizer: Any, episode: Episode, device: torch.device) -> dict[str, Any]:
+    """The model's attention over prompt and completion, how many layers it has, and how many tokens there are."""
+    ids = [*episode.prompt_ids, *episode.completion.tokens]
+    speaker: Any = load_causal(source, tokenizer, pick_dtype(config.dtype, device))
+    speaker.to(device)
+    attention = inspect_maps.attention(speaker, ids, len(episode.prompt_ids))
+    layers = speaker.config.get_text_config().num_hidden_layers
+    del speaker
+    gc.collect()
+    return {"attention": attention, "layers": layers, "length": len(ids)}
+
+
 def _states(
     config: Config, run: Run, asked: PromptText, episode: Episode, device: torch.device, seed: int
 ) -> list[Figure]:
@@ -239,27 +248,27 @@ def _figures(rows: list[dict[str, Any]], model: str) -> list[Figure]:
     def table(*names: str) -> list[list[Any]]:
         return [[i, row["text"], *(row[name] for name in names)] for i, row in zip(places, rows, strict=True)]
 
-    def column(name: str) -> list[float]:
+    def per_token(name: str) -> list[float]:
         return [row[name] for row in rows]
 
     def probability(axes: Any) -> None:
-        axes.plot(places, column("reference"), color=EVEN, marker=".", linestyle="--", label="sft")
-        axes.plot(places, column("logprob"), color=ACCENT, marker=".", label=model)
+        axes.plot(places, per_token("reference"), color=EVEN, marker=".", linestyle="--", label="sft")
+        axes.plot(places, per_token("logprob"), color=ACCENT, marker=".", label=model)
         axes.set(xlabel="token", ylabel="log-probability, nats")
         axes.legend()
 
     def kl(axes: Any) -> None:
-        axes.bar(places, column("kl"), color=[ACCENT if k > 0 else EVEN for k in column("kl")])
-        axes.plot(places, column("kl_whole"), color=SOFT, marker=".", linewidth=1, label="of the whole distribution")
+        axes.bar(places, per_token("kl"), color=[ACCENT if k > 0 else EVEN for k in per_token("kl")])
+        axes.plot(places, per_token("kl_whole"), color=SOFT, marker=".", linewidth=1, label="of the whole distribution")
         axes.set(xlabel="token", ylabel="nats")
         axes.legend()
 
     def credit(axes: Any) -> None:
-        axes.bar(places, column("reward"), color=[GOOD if r > 0 else BAD for r in column("reward")], alpha=0.6)
+        axes.bar(places, per_token("reward"), color=[GOOD if r > 0 else BAD for r in per_token("reward")], alpha=0.6)
         axes.axhline(0, color=SOFT, linewidth=1)
         if rows[0]["value"] is not None:
-            axes.plot(places, column("value"), color=EVEN, linestyle="--", label="value")
-            axes.plot(places, column("advantage"), color=ACCENT, label="advantage")
+            axes.plot(places, per_token("value"), color=EVEN, linestyle="--", label="value")
+            axes.plot(places, per_token("advantage"), color=ACCENT, label="advantage")
             axes.legend()
         axes.set(xlabel="token", ylabel="reward")
 

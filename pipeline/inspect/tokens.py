@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.pages.visible import visible
+from pipeline.settings.config import PPO
 from policies import ppo
 from policies.episodes import Episode
 from policies.logprobs import Batch, logits, pack
@@ -21,7 +22,7 @@ CHUNK = 64  # tokens whose logits, of policy and reference, are held at once
 
 @torch.no_grad()
 def tokens(
-    roles: Roles, tokenizer: Any, episode: Episode, settings: Any, kl_coef: float, critic: bool, top: int = TOP
+    roles: Roles, tokenizer: Any, episode: Episode, settings: PPO, kl_coef: float, critic: bool, top: int = TOP
 ) -> list[dict[str, Any]]:
     """One row a token of the completion, ready for JSON; `settings` is a recipe's ppo section, and nats are at its temperature.
 

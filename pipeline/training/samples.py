@@ -17,6 +17,7 @@ from pipeline.settings.sections import Resolved
 from policies.backbone import eos_ids
 from policies.decoding import decode
 from policies.episodes import Score, after_eos_rule
+from policies.loop_settings import EosRule
 from policies.rollout import noise
 from policies.template import decode_completion, encode_prompt, show_prompt
 
@@ -49,7 +50,7 @@ def sample_scored(
     tokenizer: Any,
     asked: Sequence[Prompt],
     score: Score,
-    settings: Any,
+    rule: EosRule,
     *,
     n: int,
     how: Resolved,
@@ -60,8 +61,8 @@ def sample_scored(
 ) -> None:
     """Sample `n` completions of each prompt that is not `known` yet, score them, and append a line a prompt to `path`.
 
-    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. `settings` is the
-    ppo section, for the rule for completions without EOS.
+    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. `rule` is for
+    completions without EOS.
     """
     stops = eos_ids(model, tokenizer)
     new = [p for p in asked if p.id not in known]
@@ -83,7 +84,7 @@ def sample_scored(
         raw = score([p.prompt for p, _ in part], texts).tolist()
         lines: dict[str, list[Sample]] = {}
         for (p, _), c, text, value in zip(part, said, texts, raw, strict=True):
-            shaped = after_eos_rule(value, c.finished, settings)
+            shaped = after_eos_rule(value, c.finished, rule)
             lines.setdefault(p.id, []).append(Sample(c.tokens, text, c.finished, value, shaped))
         with path.open("a", encoding="utf-8") as file:
             for name, samples in lines.items():
