@@ -1,0 +1,77 @@
+"""Does every page of docs/ promise only what is there?"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from promises import ROOT, code, problems
+
+from pipeline.settings.listing import markdown
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROOMS = ("pipeline", "policies", "reward", "data")
+
+
+def modules() -> list[str]:
+    found = [path for room in ROOMS for path in (ROOT / room).rglob("*.py") if path.name != "__init__.py"]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def tree() -> dict[str, str]:
+    """File -> its comment, as the tree of architecture.md has them."""
+    block = ARCHITECTURE.partition("## The tree")[2].split("```")[1]
+    folder, found = "", {}
+    for line in block.strip().splitlines():
+        name, _, comment = line.strip().partition(" ")
+        if line.startswith("  "):
+            found[folder + name] = comment.strip()
+        else:
+            folder = name
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_only_what_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# ") and code(text)
+    assert problems(text, page) == []
+
+
+def test_the_tree_names_every_module_once_and_no_other() -> None:
+    assert sorted(tree()) == modules() and all(tree().values())
+
+
+def test_every_function_of_the_table_is_there() -> None:
+    """`problems` checks them; here, that they are written as it finds them."""
+    rows = re.findall(r"^\| … .*$", ARCHITECTURE, re.MULTILINE)
+    assert len(rows) >= 12
+    assert all(re.search(r"`(?:pipeline|policies|reward|data)/[\w/]+\.py:[A-Za-z_][\w.]*`", row) for row in rows)
+
+
+def test_the_order_of_the_rooms_is_the_one_of_the_imports() -> None:
+    listed = re.findall(r"^\d+\. (.+)$", ARCHITECTURE.partition("## The order of the rooms")[2], re.MULTILINE)
+    level = {
+        room.strip("/"): n
+        for n, line in enumerate(listed)
+        for room in re.findall(r"`pipeline/([\w/.]+?)(?:\.py)?`", line)
+    }
+    assert sorted(level) == sorted(
+        {path.split("/")[1].removesuffix(".py") for path in modules() if path[:9] == "pipeline/"} - {"bench"}
+    )
+    upward = []
+    for path in (path for path in modules() if path.startswith("pipeline/") and "/bench/" not in path):
+        own = path.split("/")[1].removesuffix(".py")
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "pipeline":
+                names = (
+                    [str(node.module).split(".")[1]] if "." in str(node.module) else [one.name for one in node.names]
+                )
+                upward += [(path, name) for name in names if name != own and level[name] >= level[own]]
+    assert upward == []
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """To mend it: python -m pipeline settings --markdown > docs/settings.md"""
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == markdown()
