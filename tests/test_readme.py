@@ -81,3 +81,11 @@ def test_the_makefile_calls_only_what_is_there() -> None:
         assert command in COMMANDS
     for path in re.findall(r"(?:recipes|tests)/[\w.]+", MAKEFILE):
         assert (ROOT / path).exists() or path == "recipes/x.yaml", path  # x.yaml stands for any
+
+
+def test_help_is_in_groups() -> None:
+    groups = re.split(r"^##@ (.+)$", MAKEFILE, flags=re.MULTILINE)[1:]
+    found = {name: targets(rules) for name, rules in zip(groups[::2], groups[1::2], strict=True)}
+    assert list(found) == ["Set up", "Stages", "Baselines", "Look", "Develop"] and all(found.values())
+    assert sorted(name for names in found.values() for name in names) == sorted(targets())
+    assert {"dpo", "rloo"} <= set(found["Baselines"]) and "demo" in found["Set up"] and "test" in found["Develop"]

@@ -36,6 +36,8 @@ def tree() -> dict[str, str]:
 def test_a_page_names_only_what_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# ") and code(text)
+    if page.name == "extending.md":  # its blocks are files to come, which test_extending.py puts into their places
+        text = re.sub(r"^```(?:python|html|make)\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     assert problems(text, page) == []
 
 
