@@ -1,9 +1,13 @@
 """Does README.md promise only what is there, within its length? And is every make target explained?"""
 
+import json
 import re
 
 import pytest
 from promises import COMMANDS, MAKEFILE, ROOT, code, problems, runs, targets
+
+from data.forms import detection
+from data.forms.shapes import signature
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -28,6 +32,11 @@ def test_the_readme_is_short() -> None:
 def test_the_readme_leads_to_every_page() -> None:
     pages = [path.name for path in (ROOT / "docs").glob("*.md")]
     assert "data.md" in pages and [page for page in pages if f"(docs/{page})" not in README] == []
+
+
+def test_its_rows_of_preferences_are_read_as_what_it_says() -> None:
+    rows = [json.loads(row) for row in re.findall(r"^\| `(\{.*?\})` \|", README, re.MULTILINE)]
+    assert [detection.matching(signature(row)) for row in rows] == [("ranking",), ("ratings",), ("preference",)]
 
 
 def test_the_readme_names_no_commit() -> None:

@@ -8,6 +8,7 @@ import pytest
 from promises import ROOT, code, problems
 
 from pipeline.settings.listing import markdown
+from pipeline.settings.recipe import fields
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -77,3 +78,16 @@ def test_the_order_of_the_rooms_is_the_one_of_the_imports() -> None:
 def test_the_page_of_settings_is_up_to_date() -> None:
     """To mend it: python -m pipeline settings --markdown > docs/settings.md"""
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == markdown()
+
+
+def test_the_page_of_settings_says_what_each_takes() -> None:
+    page = markdown()
+    assert [name for name in fields() if f"| `{name}` |" not in page] == []
+    for row in (
+        "| `ppo.batch_size` | `64` | integer ≥ 1 | episodes of one iteration, over all processes |",
+        '| `ppo.engine` | `"transformers"` | transformers, continuous, vllm |',
+        "| `data.max_rows` | `null` | integer ≥ 1, or null |",
+        "| `compare.llm.base_url` | `needed` | text | such as http://127.0.0.1:8000/v1 |",
+        "| `ppo.report_to` | `[]` | list of tensorboard, trackio, wandb |",
+    ):
+        assert row in page
