@@ -91,3 +91,15 @@ def test_the_page_of_settings_says_what_each_takes() -> None:
         "| `ppo.report_to` | `[]` | list of tensorboard, trackio, wandb |",
     ):
         assert row in page
+
+
+def test_every_check_of_a_gate_is_explained() -> None:
+    """Names of checks as the code has them; where one is put together, the parts of it."""
+    page = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
+    files = [*(ROOT / "pipeline" / "stages").glob("*.py"), *(ROOT / "pipeline" / "training").glob("*.py")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = re.findall(r"\bcheck\w*\(\s*f?\"([^\"]+)\"", source) + re.findall(
+        r"^ +name = f?\"([^\"]+)\"$", source, re.MULTILINE
+    )
+    parts = [part for name in names for part in re.split(r"\{.*?\}", name)]
+    assert len(names) > 20 and [part for part in parts if part.strip() not in page] == []
