@@ -103,3 +103,14 @@ def test_every_check_of_a_gate_is_explained() -> None:
     )
     parts = [part for name in names for part in re.split(r"\{.*?\}", name)]
     assert len(names) > 20 and [part for part in parts if part.strip() not in page] == []
+
+
+@pytest.mark.parametrize("stage", ["data", "sft", "reward", "ppo", "compare"])
+def test_every_limit_of_a_gate_is_on_its_page(stage: str) -> None:
+    page = (ROOT / "docs" / "gates.md").read_text(encoding="utf-8")
+    section = next(part for part in re.split(r"^## ", page, flags=re.MULTILINE) if part.startswith(f"`{stage}`"))
+    files = [f"pipeline/stages/{stage}.py", *(["pipeline/training/drift.py"] if stage == "ppo" else [])]
+    source = "\n".join((ROOT / path).read_text(encoding="utf-8") for path in files)
+    limits = re.findall(r"\b(?:at_least|above|at_most|between)\(([-\d., e]+)\)", source)
+    numbers = {number.strip() for limit in limits for number in limit.split(",")} - {"1"}  # told as "none"
+    assert numbers and [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.]*\d)", section)] == []
