@@ -21,7 +21,7 @@ ARGS    = $(RECIPE) $(if $(DATA),data.source=$(call quoted,$(DATA))) $(SET) --ru
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo data data-check sft reward gold ppo compare dpo rloo rft best-of-n inspect all smoke test check bench bench-scale bench-data clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 ##@ Set up
 
