@@ -21,10 +21,12 @@ ARGS    = $(RECIPE) $(if $(DATA),data.source=$(call quoted,$(DATA))) $(SET) --ru
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo data data-check sft reward gold ppo compare dpo rloo rft best-of-n inspect all smoke test check bench bench-scale bench-data clean
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+
+##@ Set up
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@awk -F':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  RECIPE=recipes/x.yaml  RUN=name  DATA=my_preferences.jsonl  SET=\"ppo.kl_coef=0.1 seed=1\"  NPROC=2"
 
@@ -37,13 +39,18 @@ help: ## this list
 demo: .venv/ready ## embedded model and film reviews: all stages, then the report (runs/demo)
 	@$(CALL) all $(ARGS) $(MORE)
 
+smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
+	@rm -rf runs/smoke
+	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
+
+clean: ## remove runs and caches, not the environment
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+##@ Stages
+
 data: .venv/ready ## read, check, clean and split demonstrations, rankings, prompts
 	@$(CALL) data $(ARGS)
-
-data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MODEL=); writes runs/data-check.html
-	@test -n $(call quoted,$(DATA)) || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
-	@$(CALL) data-check $(call quoted,$(DATA)) $(if $(FORMAT),format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
-	  --json runs/data-check.json --page runs/data-check.html
 
 sft: .venv/ready ## supervised fine-tuning on demonstrations
 	@$(CALL) sft $(ARGS)
@@ -51,14 +58,19 @@ sft: .venv/ready ## supervised fine-tuning on demonstrations
 reward: .venv/ready ## train a reward model from rankings
 	@$(CALL) reward $(ARGS)
 
-gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
-	@$(CALL) gold $(ARGS)
-
 ppo: .venv/ready ## align the sft model with PPO against the reward model (SEEDS=3: with three training seeds)
 	@$(CALL) ppo $(ARGS) $(MORE)
 
 compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 path-or-hub-id"); writes report.html
 	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]')
+
+gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
+	@$(CALL) gold $(ARGS)
+
+all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3)
+	@$(CALL) all $(ARGS) $(MORE)
+
+##@ Baselines
 
 dpo: .venv/ready ## baseline: DPO from sft on the pairs of the rankings
 	@$(CALL) dpo $(ARGS) $(MORE)
@@ -72,16 +84,18 @@ rft: .venv/ready ## baseline: fine-tune sft on the best of its own completions
 best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt from sft, for best_of_…
 	@$(CALL) best-of-n $(ARGS)
 
+##@ Look
+
+data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MODEL=); writes runs/data-check.html
+	@test -n $(call quoted,$(DATA)) || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
+	@$(CALL) data-check $(call quoted,$(DATA)) $(if $(FORMAT),format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+	  --json runs/data-check.json --page runs/data-check.html
+
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
 	@$(CALL) inspect $(RECIPE) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION")
 
-all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3)
-	@$(CALL) all $(ARGS) $(MORE)
-
-smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
-	@rm -rf runs/smoke
-	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
+##@ Develop
 
 test: .venv/ready ## the tests, JOBS=2 at a time (SLOW=1: the long ones too)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(SLOW),-m 'slow or not slow')
@@ -99,7 +113,3 @@ bench-scale: .venv/ready ## time and memory over batch, response length, epochs,
 
 bench-data: .venv/ready ## MB/s and memory of reading and checking rows, 10 MB to 1 GB (QUICK=1: to 100 MB)
 	@$(BIN)/python -m pipeline.bench.reading $(if $(QUICK),--quick) $(BENCH)
-
-clean: ## remove runs and caches, not the environment
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,6 +1,5 @@
 """The command line: python -m pipeline STAGE RECIPE [key=value …], and nothing else. Imports a stage only when it runs."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,8 @@ import typer
 from pipeline.artifacts.run import Run
 from pipeline.graph import STAGES, Stage, command_name
 from pipeline.running import guarded, make, make_all
-from pipeline.settings.recipe import fields, load
+from pipeline.settings import listing
+from pipeline.settings.recipe import load
 
 app = typer.Typer(
     help="RLHF in stages: data, sft, reward, ppo, compare. Each takes a recipe and key=value settings, and hands its result to the next through runs/NAME/.",
@@ -124,10 +124,10 @@ def look_inside(
 
 
 @app.command("settings", help="Every setting with its default and meaning.")
-def settings() -> None:
-    for name, info in fields().items():
-        default = json.dumps(info.get_default(call_default_factory=True), ensure_ascii=False)  # JSON is YAML
-        print(f"{name} = {default}" + (f"    # {info.description}" if info.description else ""))
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="as the page docs/settings.md")] = False,
+) -> None:
+    print(listing.markdown() if markdown else "\n".join(listing.lines()), end="" if markdown else "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from test_readme import problems
+from promises import ROOT
 
 from data.forms import FORMATS, detection
 from data.forms.shapes import signature
@@ -14,7 +14,6 @@ from data.loading import to_rows
 from data.reading.options import Options
 from pipeline.settings.recipe import load
 
-ROOT = Path(__file__).resolve().parent.parent
 DOC = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 SECTIONS = re.split(r"^#### ", DOC, flags=re.MULTILINE)[1:]
 EXAMPLES = {
@@ -50,10 +49,6 @@ def test_its_rows_are_read_as_that_form(name: str, tmp_path: Path) -> None:
 def test_every_axis_is_named(name: str) -> None:
     section = next(section for section in SECTIONS if section.startswith(f"`{name}`"))
     assert [axis for axis in FORMATS[name].axes if axis not in section] == []
-
-
-def test_commands_files_and_settings_exist() -> None:
-    assert problems(DOC) == []
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))

@@ -1,0 +1,97 @@
+"""How are all settings shown: as lines on a terminal, and as the page docs/settings.md? No torch import.
+
+python -m pipeline settings --markdown > docs/settings.md
+"""
+
+import json
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from pipeline.settings.config import Config, is_section
+from pipeline.settings.recipe import fields
+
+TOP = """# Settings
+
+This page is generated: `python -m pipeline settings --markdown > docs/settings.md`. A test compares it with the code.
+
+A recipe is a YAML file with one section for each stage; `section.name=value` on the command line replaces what the recipe says, and
+the value is read as YAML. A recipe need only hold what differs from the defaults. Every mistake is told with its file and line before
+anything is loaded.
+"""
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+def lines() -> Iterator[str]:
+    """Every setting as `name = default    # meaning`."""
+    for name, info in fields().items():
+        yield f"{name} = {default_of(info)}" + (f"    # {info.description}" if info.description else "")
+
+
+def markdown() -> str:
+    """The page docs/settings.md: a table for the run, and one for each section of a recipe."""
+    parts, whole = [TOP], fields()
+    run = {name: info for name, info in whole.items() if "." not in name}
+    parts.append("## The run\n\n" + _table(run))
+    for section, info in Config.model_fields.items():
+        if not is_section(info.annotation):
+            continue
+        own = {name: one for name, one in whole.items() if name.startswith(f"{section}.")}
+        question = (info.annotation.__doc__ or "").strip().splitlines()[0]
+        parts.append(f"## `{section}`\n\n{question}\n\n" + _table(own))
+        for name, one in own.items():
+            for kind in get_args(one.annotation) if get_origin(one.annotation) is UnionType else ():
+                if is_section(kind):
+                    parts.append(f"### `{name}`\n\n{kind.__doc__}\n\n" + _table(_inside(kind, name)))
+    return "\n".join(parts)
+
+
+def default_of(info: Any) -> str:
+    """A setting's default as JSON, which is YAML."""
+    return "needed" if info.is_required() else _json(info.get_default(call_default_factory=True))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _inside(kind: type[BaseModel], name: str) -> dict[str, Any]:
+    return {f"{name}.{leaf}": info for leaf, info in fields(kind).items()}
+
+
+def _table(rows: dict[str, Any]) -> str:
+    head = "| setting | default | takes | meaning |\n|---|---|---|---|\n"
+    return head + "".join(
+        f"| `{name}` | `{default_of(info)}` | {_cell(_takes(info))} | {_cell(info.description or '')} |\n"
+        for name, info in rows.items()
+    )
+
+
+def _takes(info: Any) -> str:
+    """What a setting may be: its choices, or its type and bounds."""
+    bounds = [
+        f"{sign} {getattr(one, name):g}" for one in info.metadata for name, sign in SIGNS.items() if hasattr(one, name)
+    ]
+    kind, optional, _ = _kind(info.annotation).partition(" or null")
+    return " ".join([kind, *bounds]) + (", or null" if optional else "")
+
+
+def _kind(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(map(str, inner))
+    if origin is UnionType:
+        return " or ".join("null" if one is type(None) else _kind(one) for one in inner)
+    if origin is list:
+        return f"list of {_kind(inner[0])}"
+    if origin is dict:
+        return f"mapping of {_kind(inner[0])} to {_kind(inner[1])}"
+    if is_section(annotation):
+        return "section"
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true, false"}[annotation.__name__]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
