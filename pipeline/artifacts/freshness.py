@@ -88,13 +88,13 @@ def inputs_of(run: Run, stage: str, config: Config) -> str:
     for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
         local += [sha256(path) for path in local_files(source)]
     local += [sha256(path) for path in function_files(stage, config)]
-    made_of = {parent: run.identity(parent) for parent in read_by(run, stage, config)}
+    identities = {parent: run.identity(parent) for parent in read_by(run, stage, config)}
     return digest(
         {
             "contract": CONTRACT,
             "stage": stage,
             "settings": section_values(config, stage),
-            "parents": made_of,
+            "parents": identities,
             "local": local,
         }
     )

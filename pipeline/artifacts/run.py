@@ -42,7 +42,7 @@ class Run:
         """Where the older result of a stage stands while a new one takes its place."""
         return self.folder(stage).with_name(f"{self.folder(stage).name}.old")
 
-    def again(self, stage: str) -> str:
+    def remedy(self, stage: str) -> str:
         """What makes a stage once more, for messages."""
         seeds_too = " with SEEDS as before" if "_seed_" in self.folder(stage).name else ""
         return f'run "make {command_name(stage)} RUN={self.name}"{seeds_too}'
@@ -57,7 +57,7 @@ class Run:
             if raw["contract"] != CONTRACT:
                 raise ArtifactError(
                     f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
-                    f"remove {self.folder(stage)} and {self.again(stage)}"
+                    f"remove {self.folder(stage)} and {self.remedy(stage)}"
                 )
             found = Manifest(**raw)
             if not isinstance(found.files, list) or "result" not in found.gate:
@@ -65,7 +65,7 @@ class Run:
             return found
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"{path}: not a manifest ({error}); remove {self.folder(stage)} and {self.again(stage)}"
+                f"{path}: not a manifest ({error}); remove {self.folder(stage)} and {self.remedy(stage)}"
             ) from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
@@ -74,21 +74,21 @@ class Run:
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
-        folder, again = self.folder(stage), self.again(stage)
+        folder, remedy = self.folder(stage), self.remedy(stage)
         found = self.manifest(stage)
         if found is None:
-            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {again}")
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {remedy}")
         for item in found.files:
             path = folder / item["path"]
             if not path.is_file():
-                raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {again}")
+                raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {remedy}")
             if sha256(path) != item["sha256"]:
-                raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {again}")
+                raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {remedy}")
         self._check_lineage(stage, found)
         if tokenizer is not None and found.tokenizer != tokenizer:
             raise ArtifactError(
                 f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "
-                f"use the model it was made with, or remove {folder} and {again}"
+                f"use the model it was made with, or remove {folder} and {remedy}"
             )
         if found.gate["result"] == "fail" and not force:
             failed = "; ".join(
@@ -106,14 +106,14 @@ class Run:
                 others.append(f"{parent['role']} {parent['sha256'][:12]}, and {parent['role']} is now {now_there[:12]}")
         if others:
             raise ArtifactError(
-                f"{self.folder(stage)} was made from {'; from '.join(others)}: the two do not belong together; {self.again(stage)}"
+                f"{self.folder(stage)} was made from {'; from '.join(others)}: the two do not belong together; {self.remedy(stage)}"
             )
 
     def identity(self, stage: str) -> str:
         """One hash over the contents of a finished stage."""
         found = self.manifest(stage)
         if found is None:
-            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {self.again(stage)}")
+            raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {self.remedy(stage)}")
         return digest([[item["path"], item["sha256"]] for item in found.files])
 
     def held(self, stage: str) -> AbstractContextManager[None]:

@@ -46,14 +46,14 @@ def siblings(run: "Run", stage: str) -> list[Sibling]:
     if own is None:
         return []
 
-    def made_of(manifest: Any) -> Any:
+    def origin(manifest: Any) -> Any:
         settings = {name: value for name, value in manifest.config["settings"].items() if name != "seed"}
         return settings, [(parent["role"], parent["sha256"]) for parent in manifest.parents]
 
     found = []
     for folder in _folders(run, stage):
         other = run.manifest(folder)
-        if other is not None and other.seed != own.seed and made_of(other) == made_of(own):
+        if other is not None and other.seed != own.seed and origin(other) == origin(own):
             # one that failed its gate stays: to leave out the seeds that went wrong would make the spread look small
             found.append(Sibling(stage, folder, other.seed, other.gate["result"]))
     return [Sibling(stage, stage, own.seed, own.gate["result"]), *sorted(found, key=lambda one: one.seed)]

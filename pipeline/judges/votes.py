@@ -27,7 +27,7 @@ from policies.template import PromptText, show_prompt
 
 VOTE = ("prompt_id", "a", "b", "winner", "annotator", "seed", "comment")
 FORM = ("item", "prompt", "A", "B", "winner", "annotator", "comment")
-WORTH = {"a": 1.0, "b": 0.0, "tie": 0.5}
+OUTCOME_OF = {"a": 1.0, "b": 0.0, "tie": 0.5}
 KEY_ENDING = ".key.json"
 
 
@@ -237,7 +237,7 @@ class _Reader:
                 self._report(at, "winner", "it is empty", 'write "a", "b" or "tie", or take the row out')
             seed = self._seed(at)
             if len(self.problems) == found and winner is not None and seed is not None:
-                self._add(at, Vote(prompt_id, seed, a, b, WORTH[winner], _annotator(row)))
+                self._add(at, Vote(prompt_id, seed, a, b, OUTCOME_OF[winner], _annotator(row)))
 
     def ballot(self, rows: Iterable[SourceRow], key: Path) -> None:
         items = _items(key)
@@ -262,7 +262,7 @@ class _Reader:
                 self._report(at, "item", "the models have written other texts since", "give the samples it was made of")
             if len(self.problems) == found:
                 place = (item["prompt_id"], item["seed"], item["A"], item["B"])
-                self._add(at, Vote(*place, WORTH[winner], annotator))
+                self._add(at, Vote(*place, OUTCOME_OF[winner], annotator))
 
     def _fields(self, at: SourceRow, known: Sequence[str], needed: Sequence[str]) -> bool:
         """Whether the row has the fields it needs, as texts, and no other than known ones."""
@@ -280,7 +280,7 @@ class _Reader:
     def _winner(self, at: SourceRow, models: dict[str, str]) -> str | None:
         """ "a", "b", "tie", or None for an empty one; what is none of these is reported, and comes back as a tie."""
         word = (at.row or {})["winner"].strip()
-        if not word or word.casefold() in WORTH:
+        if not word or word.casefold() in OUTCOME_OF:
             return word.casefold() or None
         side = next((side for side, model in models.items() if model == word), None)
         fix = f'write "{side}" for it' if side else 'write "a", "b" or "tie"' if models else "write A, B or tie"

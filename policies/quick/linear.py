@@ -1,6 +1,6 @@
 """How is a linear layer computed? A LoRA layer as one step of autograd, and products with few rows the way a CPU likes them.
 
-What comes out is what torch's and peft's own layers give, within float tolerance; `tests/test_linear.py` holds them side by side.
+What comes out is what torch's and peft's own layers give, within float tolerance; `tests/policies/quick/test_linear.py` holds them side by side.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Do padded tokens cost anything? Rows of a batch laid end to end in lanes, so that a decoder runs on little else than tokens.
 
 transformers tells the rows of a lane apart by positions that begin again. What comes out is what padded rows give, within float
-tolerance; `tests/test_packing.py` holds them side by side.
+tolerance; `tests/policies/quick/test_packing.py` holds them side by side.
 """
 
 import heapq
@@ -18,8 +18,10 @@ from policies.untyped import Arguments, Foreign, Json, Model, ModelConfig
 
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
 # numbers reach is this times P / 2H: at 128 and at 256 tokens a lane, forward and backward cost 7 and 14% more on two cores.
-REACH = 0.6
-WORTH = 0.97  # of the cost of padded rows at most; for less, laying rows out and back is not worth its while
+ATTENTION_REACH = 0.6
+MOST_OF_PADDED_COST = (
+    0.97  # of the cost of padded rows at most; for less, laying rows out and back is not worth its while
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def lay(lengths: Sequence[int], reach: float, limit: float = math.inf) -> list[l
     """
     longest, total = max(lengths), sum(lengths)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    best, least = None, WORTH * len(lengths) * longest * (1 + longest / reach)
+    best, least = None, MOST_OF_PADDED_COST * len(lengths) * longest * (1 + longest / reach)
     most = -(-total // longest)  # more would each be as long as the longest row, and emptier
     for count in range(1, most + 1) if most <= 16 else [*range(1, 9), *(most * n // 8 for n in range(1, 9))]:
         if total * (1 + total / count / reach) >= least:
@@ -156,7 +158,7 @@ def enable_packing(model: Model) -> None:
         kept_apart = _tried(decoder, type(plain.__name__, (Packed, plain), name))
         embedding = decoder.get_input_embeddings().weight.numel()
         layer = (sum(p.numel() for p in decoder.parameters()) - embedding) / config.num_hidden_layers
-        decoder.reach = REACH * layer / (2 * config.hidden_size)
+        decoder.reach = ATTENTION_REACH * layer / (2 * config.hidden_size)
         decoder.limit = getattr(config, "max_position_embeddings", None) or math.inf
     except Exception:  # what a decoder of somebody's own raises cannot be foreseen, and it worked before
         kept_apart = False

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.quick.batching import PASS, together
+from policies.quick.batching import TOKENS_A_CALL_COSTS, together
 
 
 def test_like_lengths_stay_together_and_far_ones_part() -> None:
@@ -25,12 +25,12 @@ def test_the_cut_costs_the_least() -> None:
 
     def cost(cuts: tuple[int, ...]) -> int:
         edges = [0, *cuts, len(lengths)]
-        return sum((b - a) * lengths[b - 1] + PASS for a, b in zip(edges, edges[1:], strict=False))
+        return sum((b - a) * lengths[b - 1] + TOKENS_A_CALL_COSTS for a, b in zip(edges, edges[1:], strict=False))
 
     inner = range(1, len(lengths))
     least = min(cost(cuts) for n in range(len(lengths)) for cuts in itertools.combinations(inner, n))
     found = together(lengths)
-    assert sum(len(group) * lengths[group[-1]] + PASS for group in found) == least
+    assert sum(len(group) * lengths[group[-1]] + TOKENS_A_CALL_COSTS for group in found) == least
 
 
 def test_where_padding_is_not_run_few_groups_and_even_ones() -> None:
