@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 from data.forms import FORMATS, detection
 from data.forms.account import Account, Reject, reject_of
 from data.forms.checks import Place
-from data.forms.shapes import Format, Parsed, Signature, signature
+from data.forms.shapes import Format, Signature, signature
 from data.reading import sources
 from data.reading.flaws import SourceRow, stop
 from data.reading.options import Options
 from data.refining.across import Across
 from data.refining.annotators import by_mean_rank
-from data.schema import DataError, Problem, Ranking
+from data.schema import AnyRow, DataError, Judgement, Problem, Ranking
 
 LOOKED_AT, AT_MOST = 1000, 100_000
 """Readable rows from which the format is told, and rows in which they are looked for."""
@@ -61,7 +61,7 @@ class Part(NamedTuple):
 
 
 T = TypeVar("T")
-Take = Callable[[int, Parsed], None]
+Take = Callable[[int, AnyRow], None]
 Drop = Callable[[int, Problem], None]
 Rejected = Callable[[Reject], None]
 
@@ -73,7 +73,7 @@ def to_rows(source: str, options: Options | None = None) -> Loaded:
     reported; what spoils the whole source is raised anyway.
     """
     options = options or Options()
-    rows: dict[int, Parsed] = {}
+    rows: dict[int, AnyRow] = {}
     rejects: list[Reject] = []
 
     def drop(number: int, problem: Problem) -> None:
@@ -213,7 +213,7 @@ def _as_the_format_sees(row: SourceRow, options: Options) -> list[SourceRow]:
 
 def _parsed(
     rows: Iterator[Attributed], chosen: Format | None, account: Account, options: Options, rejected: Rejected
-) -> Iterator[tuple[SourceRow, Parsed]]:
+) -> Iterator[tuple[SourceRow, AnyRow]]:
     axis = detection.axis_of(account.format, options.axis, account.source) if chosen else None
     parts: list[Part] = []
     gather = None if chosen is None else chosen.gather
@@ -350,5 +350,7 @@ def _in_their_words(problem: Problem, options: Options) -> Problem:
     return problem
 
 
-def _reversed(value: Parsed) -> Parsed:
+def _reversed(value: AnyRow) -> AnyRow:
+    if isinstance(value, Judgement):
+        return replace(value, liked=not value.liked)
     return replace(value, ranking=value.ranking[::-1]) if isinstance(value, Ranking) else value

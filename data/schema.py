@@ -1,4 +1,4 @@
-"""What is a demonstration, a prompt, a ranking, and how is a mistake in somebody's data told?
+"""What is a demonstration, a judgement, a prompt, a ranking, and how is a mistake in somebody's data told?
 
 Every other file of this room speaks in these types. They are frozen dataclasses; `to_json` gives the dictionary that is
 written as one JSON line and `from_json` takes it back. Checking what a user wrote is the work of `formats.py`.
@@ -53,6 +53,26 @@ class Demonstration:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Demonstration":
         return cls(row["id"], row["prompt"], row["completion"], row["source"], row.get("tag"))
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class Judgement:
+    """One answer that somebody liked or disliked, with no other beside it: TRL's unpaired preference."""
+
+    id: str
+    prompt: PromptText
+    completion: str
+    liked: bool
+    source: str
+    tag: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        row = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "liked": self.liked}
+        return row | {"source": self.source} | _tagged(self.tag)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Judgement":
+        return cls(row["id"], row["prompt"], row["completion"], row["liked"], row["source"], row.get("tag"))
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -147,6 +167,10 @@ class Ranking:
             annotator=row.get("annotator"),
             tag=row.get("tag"),
         )
+
+
+AnyRow = Demonstration | Judgement | Prompt | Ranking
+"""A row of ours, of whatever kind."""
 
 
 @dataclass(slots=True, unsafe_hash=True)

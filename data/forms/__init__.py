@@ -52,10 +52,10 @@ FORMATS: dict[str, Format] = {
         trl.prompt_completion,
     ),
     "unpaired": Format(
-        "demonstrations",
+        "judgements",
         lambda shape: shape.has("prompt", "completion") and shape.kinds.get("label") == "bool",
         trl.unpaired,
-        "label true: the completion is liked",
+        "label true: the completion is liked, false: disliked",
     ),
     "messages": Format(
         "demonstrations",

@@ -6,9 +6,6 @@ Rows of one file have few shapes, so recognition is done once a shape and not on
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from data.schema import Demonstration, Prompt, Ranking
-
-Parsed = Ranking | Demonstration | Prompt
 Signature = tuple[tuple[str, Any], ...]
 TRANSCRIPT = ("\n\nHuman:", "Human:")
 """How a dialogue of Anthropic's hh-rlhf begins."""

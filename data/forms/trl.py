@@ -11,7 +11,10 @@ from data.forms import rankings as making
 from data.forms.checks import Place
 from data.forms.transcripts import Answer
 from data.reading.flaws import called
-from data.schema import Completion, Demonstration, Prompt, PromptText, Ranking
+from data.schema import Completion, Demonstration, Judgement, Prompt, PromptText, Ranking
+
+LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+"""What says that a completion is liked; 1 and 0 are True and False."""
 
 
 def ranking(row: dict[str, Any], at: Place) -> Ranking | None:
@@ -129,14 +132,28 @@ def prompt_completion(row: dict[str, Any], at: Place) -> Demonstration | None:
     return None if answer is None or name is None else Demonstration(name, *answer, at.source)
 
 
-def unpaired(row: dict[str, Any], at: Place) -> Demonstration | None:
-    """TRL's unpaired preference: `prompt`, `completion`, and a `label` that says whether the completion is liked. Those that
-    are not make no demonstration."""
-    liked = checks.truth(row, "label", at)
-    demonstration = prompt_completion(row, at)
-    if demonstration is None or liked:
-        return demonstration
-    at.leave_out("label false: nothing to imitate")
+def unpaired(row: dict[str, Any], at: Place) -> Judgement | None:
+    """TRL's unpaired preference: `prompt`, `completion`, and a `label` that says whether the completion is liked."""
+    liked = _liked(row, at)
+    shown = prompt_completion(row, at)
+    return (
+        None
+        if liked is None or shown is None
+        else Judgement(shown.id, shown.prompt, shown.completion, liked, at.source)
+    )
+
+
+def _liked(row: dict[str, Any], at: Place) -> bool | None:
+    """What `label` says: true or false, 1 or 0; a CSV cell says it in words. Where there is none, nobody disliked anything."""
+    if not checks.present(row, "label", at):
+        return None
+    value = row["label"]
+    said = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(said, bool | int | float | str) and said in LABELS:
+        return LABELS[said]
+    blank = value is None or said == ""
+    told = "it is null or blank" if blank else f"it is {called(value)}, not true or false"
+    at.report("label", told, "write true or false" + (", or take the row out" if blank else ""))
     return None
 
 

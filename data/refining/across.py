@@ -16,8 +16,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-from data.forms.shapes import Parsed
-from data.schema import Problem, PromptText, Ranking
+from data.schema import AnyRow, Problem, PromptText, Ranking
 
 PARTS = 64
 ROLE_AND_CONTENT = itemgetter("role", "content")
@@ -86,7 +85,7 @@ class Across:
         self.starts: list[int] = []
         self.files: list[str] = []
 
-    def add(self, number: int, row: Parsed, file: str, line: int) -> None:
+    def add(self, number: int, row: AnyRow, file: str, line: int) -> None:
         """`number` counts rows from 0 and grows."""
         if file != self.file:
             self.file = file

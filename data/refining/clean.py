@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from data.refining import markup
-from data.schema import Completion, Demonstration, Prompt, PromptText, Ranking
+from data.schema import AnyRow, Completion, Demonstration, Judgement, PromptText, Ranking
 
-Row = TypeVar("Row", bound=Demonstration | Prompt | Ranking)
+Row = TypeVar("Row", bound=AnyRow)
 
 # In this order: the characters that betray a wrong decoding are among the control characters.
 MENDING: dict[str, Callable[[str], str]] = {
@@ -147,7 +147,7 @@ def _mended(row: Row, steps: Steps) -> tuple[Row, set[str]]:
         if isinstance(row.prompt, str)
         else [{**turn, "content": better(turn["content"])} for turn in row.prompt]
     )
-    if isinstance(row, Demonstration):
+    if isinstance(row, Demonstration | Judgement):
         return replace(row, prompt=prompt, completion=better(row.completion)), changed
     if isinstance(row, Ranking):
         completions = tuple(replace(one, text=better(one.text)) for one in row.completions)
@@ -158,7 +158,7 @@ def _mended(row: Row, steps: Steps) -> tuple[Row, set[str]]:
 def _has_text(row: Row, was: Row) -> bool:
     """Whether nothing in the row is blank; a demonstration may have come without a prompt, as a text to imitate."""
     texts = [row.prompt] if isinstance(row.prompt, str) else [turn["content"] for turn in row.prompt]
-    if isinstance(row, Demonstration):
+    if isinstance(row, Demonstration | Judgement):
         texts = [row.completion] if was.prompt == "" else [*texts, row.completion]
     return all(text.strip() for text in texts)
 
@@ -197,24 +197,28 @@ def _without(ranking: Ranking, ids: set[str]) -> Ranking | None:
     return replace(ranking, completions=completions, ranking=left) if len(left) > 1 else None
 
 
-def _content(row: Demonstration | Prompt | Ranking) -> bytes:
+def _content(row: AnyRow) -> bytes:
     """A digest of what a row says, without its id, its source and the models that wrote it."""
     said: list[object] = [row.prompt]
-    if isinstance(row, Demonstration):
+    if isinstance(row, Demonstration | Judgement):
         said.append(row.completion)
+    if isinstance(row, Judgement):
+        said.append(row.liked)
     if isinstance(row, Ranking):
         texts = {one.id: (one.text, one.ratings or ()) for one in row.completions}
         said += [row.annotator, [sorted(texts[one] for one in tier) for tier in row.ranking]]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 
-def _repeated(rows: Sequence[Demonstration | Prompt | Ranking], threshold: float) -> set[int]:
-    """Numbers of the rows that are nearly one before them. Two people's judgements of the same are two judgements."""
+def _repeated(rows: Sequence[AnyRow], threshold: float) -> set[int]:
+    """Numbers of the rows that are nearly one before them. Two people's judgements of the same are two judgements, and so
+    are a liked and a disliked completion."""
     from data.refining.near import near_duplicates  # only for whoever switches this on
 
-    voices: dict[str | None, list[int]] = {}
+    voices: dict[str | bool | None, list[int]] = {}
     for number, row in enumerate(rows):
-        voices.setdefault(getattr(row, "annotator", None), []).append(number)
+        voice = row.liked if isinstance(row, Judgement) else getattr(row, "annotator", None)
+        voices.setdefault(voice, []).append(number)
     gone: set[int] = set()
     for numbers in voices.values():
         pairs = near_duplicates([_said(rows[number]) for number in numbers], threshold)
@@ -222,10 +226,10 @@ def _repeated(rows: Sequence[Demonstration | Prompt | Ranking], threshold: float
     return gone
 
 
-def _said(row: Demonstration | Prompt | Ranking) -> str:
+def _said(row: AnyRow) -> str:
     """All that a row says as one text; completions best first."""
     texts = [row.prompt] if isinstance(row.prompt, str) else [turn["content"] for turn in row.prompt]
-    if isinstance(row, Demonstration):
+    if isinstance(row, Demonstration | Judgement):
         texts.append(row.completion)
     if isinstance(row, Ranking):
         by_id = {one.id: one.text for one in row.completions}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from data.refining.split import asked, key_of
-from data.schema import Demonstration, Prompt, PromptText, Ranking
+from data.schema import AnyRow, Demonstration, Judgement, PromptText, Ranking
 
 # A character of a script that writes no spaces counts as a word.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
@@ -22,9 +22,7 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.casefold())
 
 
-def contaminated(
-    rows: Sequence[Demonstration | Prompt | Ranking], prompts: Iterable[PromptText], size: int
-) -> set[int]:
+def contaminated(rows: Sequence[AnyRow], prompts: Iterable[PromptText], size: int) -> set[int]:
     """Numbers of the rows that have `size` words in a row from one of `prompts`, in their prompt or running on into one
     of their completions. A prompt of fewer words counts where it is, word by word, the whole prompt of a row.
 
@@ -57,11 +55,9 @@ def contaminated(
     return repeated | {number for number, shared in found.items() if shared & telling}
 
 
-def _phrases(
-    row: Demonstration | Prompt | Ranking, spoken: list[str], size: int, ends: set[tuple[str, str]]
-) -> Iterator[str]:
+def _phrases(row: AnyRow, spoken: list[str], size: int, ends: set[tuple[str, str]]) -> Iterator[str]:
     """All of a row's phrases whose first and last word are those of one that is looked for."""
-    answers = [row.completion] if isinstance(row, Demonstration) else []
+    answers = [row.completion] if isinstance(row, Demonstration | Judgement) else []
     if isinstance(row, Ranking):
         answers = [one.text for one in row.completions]
     end = spoken[-(size - 1) :] if size > 1 else []

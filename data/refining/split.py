@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from data.schema import Demonstration, Prompt, PromptText, Ranking, prompt_key
+from data.schema import AnyRow, Demonstration, PromptText, Ranking, prompt_key
 
 Row = TypeVar("Row")
 
@@ -38,7 +38,7 @@ def split_by(
     return train, held_out
 
 
-def key_of(row: Demonstration | Prompt | Ranking) -> str:
+def key_of(row: AnyRow) -> str:
     """What decides a row's side: its prompt; the text itself where a demonstration has no prompt."""
     if isinstance(row, Demonstration) and row.prompt == "":
         return prompt_key(row.completion)
@@ -52,7 +52,7 @@ def asked(prompt: PromptText) -> str:
     return "\n".join(turn["content"] for turn in prompt if turn["role"] != "system")
 
 
-def alike(rows: Iterable[Demonstration | Prompt | Ranking], similarity: float | None) -> dict[str, Hashable]:
+def alike(rows: Iterable[AnyRow], similarity: float | None) -> dict[str, Hashable]:
     """The group of every row's key; prompts that are alike share one.
 
     Alike are prompts whose texts have at least this Jaccard similarity, and what they are alike to in turn; None lets

@@ -20,13 +20,13 @@ from data.forms.account import KEPT, Account
 from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
-from data.schema import Problem, Ranking
+from data.schema import AnyRow, Problem, Ranking
 from pipeline.artifacts.embedded import CACHE
 from pipeline.data_check import figures, page
-from pipeline.data_check.tally import Row, Tally
+from pipeline.data_check.tally import Tally
 from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
-from pipeline.rows.gather import EVAL, Portion, options
+from pipeline.rows.gather import EVAL, JUDGEMENTS, Portion, options, taken_as
 from pipeline.settings.config import EMBEDDED_MODEL, EMBEDDED_REVIEWS, TINY_MODEL, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
 from pipeline.training.context import base_model
@@ -107,7 +107,7 @@ def _scanned(source: str, options: Options, tally: Tally) -> Account:
 
     with closing(_Progress()) as progress:
 
-        def take(number: int, row: Row) -> None:
+        def take(number: int, row: AnyRow) -> None:
             tally.take(number, row)
             progress.tick()
 
@@ -145,7 +145,7 @@ def _account(accounts: dict[str, Account]) -> dict[str, Any]:
     kinds: Counter[str] = sum((account.kinds for account in accounts.values()), Counter())
     for name, account in accounts.items():
         expected = name.removeprefix("eval_")
-        if name != "source" and account.kind and account.kind != expected:
+        if name != "source" and account.kind and account.kind not in taken_as(expected):
             fix = f"give {expected}, or leave the setting out"
             problems.append(Problem(account.source, None, f"data.{name}", f"it holds {account.kind}", fix))
             kinds[problems[-1].kind] += 1
@@ -179,12 +179,13 @@ def _told(account: Account) -> dict[str, Any]:
 
 
 def _exact(tally: Tally, kind: str) -> dict[str, Any]:
-    """Figures of all rows; those of rankings are empty for other kinds."""
+    """Figures of all rows; those of rankings, and those of judgements, are empty for other kinds."""
     ranked = kind == "rankings" and tally.kept > 0
     judged, complete = tally.judged()
     copies, prompts = tally.repeated("said"), tally.repeated("prompt")
     return {
         "k": {str(k): count for k, count in tally.completions().items()} if ranked else {},
+        "labels": tally.labels() if kind == JUDGEMENTS and tally.kept else None,
         "ties": tally.ties() if ranked else None,
         "annotators": tally.annotators() if ranked else None,
         "agreement": agreement(judged) | {"of_rankings": len(judged), "complete": complete} if ranked else None,
@@ -192,7 +193,7 @@ def _exact(tally: Tally, kind: str) -> dict[str, Any]:
     }
 
 
-def _of_texts(drawn: list[Portion], first: list[Row], config: Config, model: str | None) -> dict[str, Any]:
+def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, model: str | None) -> dict[str, Any]:
     """Figures of what was drawn, the source's first; None, or nothing, where there are no rows or no tokenizer."""
     own, data = drawn[0].rows, config.data
     result: dict[str, Any] = dict.fromkeys(("lengths", "longer_wins", "near_duplicates", "overlap", "languages"))

@@ -11,8 +11,7 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from data.refining import near, split
-from data.schema import Demonstration, Prompt, Ranking, prompt_key
-from pipeline.data_check.tally import Row
+from data.schema import AnyRow, Demonstration, Judgement, Prompt, Ranking, prompt_key
 from pipeline.pages.progress import bar
 from pipeline.rows.gather import EVAL, TRAIN, Portion
 from pipeline.rows.portions import halved
@@ -39,21 +38,23 @@ class Lengths(NamedTuple):
     indistinct: bool
 
 
-def completions_of(row: Row) -> list[str]:
+def completions_of(row: AnyRow) -> list[str]:
     """Texts of a row's completions, in their own order."""
     if isinstance(row, Ranking):
         return [one.text for one in row.completions]
-    return [row.completion] if isinstance(row, Demonstration) else []
+    return [row.completion] if isinstance(row, Demonstration | Judgement) else []
 
 
-def best_of(row: Row) -> str | None:
-    """The best completion, None for a prompt alone."""
+def best_of(row: AnyRow) -> str | None:
+    """The best completion, None for a prompt alone, or with one that was disliked."""
     if isinstance(row, Ranking):
         return next(one.text for one in row.completions if one.id == row.ranking[0][0])
+    if isinstance(row, Judgement):
+        return row.completion if row.liked else None
     return row.completion if isinstance(row, Demonstration) else None
 
 
-def measured(rows: Sequence[Row], tokenizer: Any, max_length: int) -> tuple[list[Lengths | None], Counter[str]]:
+def measured(rows: Sequence[AnyRow], tokenizer: Any, max_length: int) -> tuple[list[Lengths | None], Counter[str]]:
     """Lengths of each row, None where the chat template refuses it, and what was said to those."""
     refused: Counter[str] = Counter()
     out: list[Lengths | None] = []
@@ -109,7 +110,7 @@ def distribution(values: Sequence[int]) -> dict[str, Any] | None:
     }
 
 
-def longer_wins(rows: Sequence[Row], found: Sequence[Lengths | None]) -> dict[str, Any]:
+def longer_wins(rows: Sequence[AnyRow], found: Sequence[Lengths | None]) -> dict[str, Any]:
     """How often the completion with more tokens is the better one, of all pairs that are neither tied nor equally long.
 
     The 95% interval is Wilson's, as if pairs of one ranking were independent; None without any pair.
@@ -128,7 +129,7 @@ def longer_wins(rows: Sequence[Row], found: Sequence[Lengths | None]) -> dict[st
     return counts | (wilson(longer, 0, shorter) if longer + shorter else dict.fromkeys(("win_rate", "low", "high")))
 
 
-def near_duplicates(rows: Sequence[Row]) -> dict[str, Any]:
+def near_duplicates(rows: Sequence[AnyRow]) -> dict[str, Any]:
     """Rows that say almost what a row before them says, and prompts that ask almost what another asks."""
     whole = list(dict.fromkeys("\n\n".join([show_prompt(row.prompt), *sorted(completions_of(row))]) for row in rows))
     prompts = list(dict.fromkeys(text for row in rows if (text := show_prompt(row.prompt)).strip()))
@@ -177,7 +178,7 @@ def overlap(portions: Sequence[Portion], settings: Data, seed: int) -> dict[str,
     }
 
 
-def languages(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+def languages(rows: Sequence[AnyRow]) -> dict[str, dict[str, int]]:
     """ISO 639 codes of prompts and best completions, the commonest first; "unsure" where no language is likelier than
     all others together, "too short to tell" below `TELLING` characters."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -204,12 +205,12 @@ def languages(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
     return {"prompts": dict(prompts.most_common()), "completions": dict(completions.most_common())}
 
 
-def samples(rows: Sequence[Row], tokenizer: Any) -> list[dict[str, Any]]:
+def samples(rows: Sequence[AnyRow], tokenizer: Any) -> list[dict[str, Any]]:
     """Rows as the model will see them: prompt and completion as one text, special tokens spelt out."""
     return [{"id": row.id, "source": row.source, "texts": _seen(row, tokenizer)} for row in rows]
 
 
-def _seen(row: Row, tokenizer: Any) -> list[dict[str, Any]]:
+def _seen(row: AnyRow, tokenizer: Any) -> list[dict[str, Any]]:
     try:
         prompt = encode_prompt(tokenizer, row.prompt)
     except ValueError as error:
@@ -218,6 +219,8 @@ def _seen(row: Row, tokenizer: Any) -> list[dict[str, Any]]:
         named = [("prompt", list[int]())]
     elif isinstance(row, Demonstration):
         named = [("demonstration", encode_completion(tokenizer, row.completion))]
+    elif isinstance(row, Judgement):
+        named = [("liked" if row.liked else "disliked", encode_completion(tokenizer, row.completion))]
     else:
         ranked = sorted(zip(row.ranks(), row.completions, strict=True), key=lambda pair: pair[0])
         named = [(f"rank {rank}", encode_completion(tokenizer, one.text)) for rank, one in ranked]
@@ -235,7 +238,7 @@ def cut(text: str) -> str:
     return f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
 
 
-def _watched(rows: Iterable[Row], what: str) -> Iterator[Row]:
+def _watched(rows: Iterable[AnyRow], what: str) -> Iterator[AnyRow]:
     """The rows, with a progress bar on a terminal."""
     rows = list(rows)
     with closing(bar(len(rows), what, "rows")) as progress:

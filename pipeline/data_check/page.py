@@ -61,6 +61,7 @@ def sentences(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(what, what is known of it), one line each; those of a sample begin with a star."""
     exact = [
         ("completions", _completions(result)),
+        ("judgements", _labels(result["labels"])),
         ("ties", _ties(result["ties"])),
         ("annotators", _annotators(result["annotators"])),
         ("agreement", _agreement(result["agreement"])),
@@ -141,6 +142,10 @@ def _completions(result: Mapping[str, Any]) -> str:
         return ""
     told = [f"{k} in {_count(count, 'ranking')}" for k, count in _most(result["k"], by_count=False).items()]
     return ", ".join(told)
+
+
+def _labels(found: Mapping[str, int] | None) -> str:
+    return "" if found is None else f"{found['liked']:,} liked, {found['disliked']:,} disliked"
 
 
 def _ties(ties: Mapping[str, int] | None) -> str:

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.refining.annotators import item_of
-from data.schema import Demonstration, Prompt, Ranking, prompt_key
+from data.schema import AnyRow, Demonstration, Judgement, Prompt, Ranking, prompt_key
 
-Row = Ranking | Demonstration | Prompt
 SAMPLE = 10_000
 SHOWN = 3
 RECORD = np.dtype(
@@ -30,9 +29,11 @@ RECORD = np.dtype(
         ("annotator", "<i4"),
         ("said", "<i8"),
         ("prompt", "<i8"),
+        ("label", "<i1"),
     ]
 )
-"""Of one row: its completions, pairs of them and tied pairs, who ranked it, hashes of all it says and of its prompt."""
+"""Of one row: its completions, pairs of them and tied pairs, who ranked it, hashes of all it says and of its prompt, and
+what a judgement says (`LIKED`, `DISLIKED`)."""
 WAITING = 4096
 """Records kept in memory before they are written."""
 CHUNK = 1 << 20
@@ -40,6 +41,7 @@ CHUNK = 1 << 20
 NAMES = 100_000
 """Annotators told apart; a field that differs in every row is no name."""
 UNNAMED, OTHERS = -1, -2
+NO_LABEL, LIKED, DISLIKED = 0, 1, 2
 BUSIEST = 20
 
 
@@ -55,12 +57,12 @@ class Tally:
         self._count = 0
         self._dropped = array("q")
         self._names: dict[str, int] = {}
-        self._drawn: list[tuple[int, Row]] = []
-        self._first: dict[int, Row] = {}
+        self._drawn: list[tuple[int, AnyRow]] = []
+        self._first: dict[int, AnyRow] = {}
         self._judged = _ItemSample(size, seed)
         self.contradictions = 0
 
-    def take(self, number: int, row: Row) -> None:
+    def take(self, number: int, row: AnyRow) -> None:
         """One sound row; `number` counts from 0 without a gap."""
         self._waiting.append(self._record(row))
         if len(self._waiting) == WAITING:
@@ -91,11 +93,11 @@ class Tally:
         """Whether `sample` is not all rows."""
         return self._count > self.size
 
-    def first(self) -> list[Row]:
+    def first(self) -> list[AnyRow]:
         """The first rows there are, to be shown."""
         return list(self._first.values())[:SHOWN]
 
-    def sample(self) -> list[Row]:
+    def sample(self) -> list[AnyRow]:
         """All rows, or `size` of them drawn with equal chances (Vitter 1985, algorithm R), in the order of the data."""
         out = set(self._dropped)
         return [row for number, row in sorted(self._drawn, key=lambda drawn: drawn[0]) if number not in out]
@@ -121,6 +123,13 @@ class Tally:
             out["pairs"] += int(part["tied"].sum())
             out["of_pairs"] += int(part["pairs"].sum())
         return out
+
+    def labels(self) -> dict[str, int]:
+        """Completions that were liked and disliked."""
+        counts: Counter[int] = Counter()
+        for part in self._records():
+            counts.update(_counts(part["label"]))
+        return {"liked": counts[LIKED], "disliked": counts[DISLIKED]}
 
     def annotators(self) -> dict[str, Any]:
         """How many annotators there are, rows with and without one, and those of the busiest."""
@@ -151,18 +160,21 @@ class Tally:
     def close(self) -> None:
         self._file.close()
 
-    def _record(self, row: Row) -> tuple[int, ...]:
+    def _record(self, row: AnyRow) -> tuple[int, ...]:
         prompt = prompt_key(row.prompt)
         if isinstance(row, Demonstration):
-            return 1, 0, 0, UNNAMED, hash((prompt, row.completion)), hash(prompt)
+            return 1, 0, 0, UNNAMED, hash((prompt, row.completion)), hash(prompt), NO_LABEL
+        if isinstance(row, Judgement):
+            said, label = hash((prompt, row.completion, row.liked)), LIKED if row.liked else DISLIKED
+            return 1, 0, 0, UNNAMED, said, hash(prompt), label
         if isinstance(row, Prompt):
-            return 0, 0, 0, UNNAMED, hash(prompt), hash(prompt)
+            return 0, 0, 0, UNNAMED, hash(prompt), hash(prompt), NO_LABEL
         count = len(row.completions)
         tied = sum(len(tier) * (len(tier) - 1) // 2 for tier in row.ranking)
         texts = {one.id: one.text for one in row.completions}
         order = tuple(tuple(sorted(texts[one] for one in tier)) for tier in row.ranking)
         said = hash((prompt, row.annotator, order))
-        return count, count * (count - 1) // 2, tied, self._annotator(row.annotator), said, hash(prompt)
+        return count, count * (count - 1) // 2, tied, self._annotator(row.annotator), said, hash(prompt), NO_LABEL
 
     def _annotator(self, name: str | None) -> int:
         if name is None:

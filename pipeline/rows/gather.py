@@ -13,6 +13,8 @@ from pipeline.artifacts.embedded import reviews_archive
 from pipeline.settings.config import EMBEDDED_REVIEWS, Config, Data, Part
 
 KINDS = ("demonstrations", "rankings", "prompts")
+JUDGEMENTS = "judgements"
+"""The fourth kind, which few sources give: it has files only where there are any."""
 TRAIN, EVAL = "train", "eval"
 
 
@@ -138,10 +140,15 @@ def _wanted(settings: Data) -> list[_Wanted]:
 
 def _loaded(one: _Wanted, settings: Data) -> Loaded:
     found = to_rows(one.part.source, options(one.part, settings))
-    if one.kind is not None and found.kind != one.kind:
+    if one.kind is not None and found.kind not in taken_as(one.kind):
         fix = f"give {one.kind}, or leave the setting out"
         raise DataError([Problem(one.part.source, None, f"data.{one.setting}", f"it holds {found.kind}", fix)])
     return found
+
+
+def taken_as(kind: str) -> tuple[str, ...]:
+    """The kinds of rows that may stand where `kind` is asked for: liked completions are demonstrations."""
+    return ("demonstrations", JUDGEMENTS) if kind == "demonstrations" else (kind,)
 
 
 def _portion(one: _Wanted, found: Loaded, settings: Data) -> Portion:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from data.refining import clean, contamination, mixing, split
-from data.schema import DataError, Demonstration, Problem, Prompt, PromptText, Ranking, prompt_key
-from pipeline.rows.gather import EVAL, KINDS, TRAIN, Portion
+from data.schema import DataError, Demonstration, Judgement, Problem, Prompt, PromptText, Ranking, prompt_key
+from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Portion
 from pipeline.settings.config import Data
 
 Counts = dict[str, int]
@@ -26,7 +26,7 @@ def cleaned(portions: Sequence[Portion], steps: clean.Steps) -> tuple[list[Porti
     """Mend texts; remove what is blank or repeated in any portion of its kind. Counts are named `kind_step`."""
     made = list(portions)
     counts: Counts = {}
-    for kind in KINDS:
+    for kind in (*KINDS, JUDGEMENTS):
         mine = [number for number, portion in enumerate(portions) if portion.kind == kind]
         if not mine:
             continue
@@ -190,18 +190,24 @@ def decontaminated(portions: Sequence[Portion], size: int | None) -> tuple[list[
 
 
 def completed(portions: Sequence[Portion], side: str) -> list[Portion]:
-    """The portions, and what this side has none of: demonstrations from the best completions of its rankings, prompts
-    from the rows that it has, each once."""
+    """The portions, and what this side has none of: demonstrations from its liked completions, or else from the best
+    completions of its rankings; prompts from the rows that it has, each once."""
     here = [portion for portion in portions if portion.side == side and portion.rows]
     ranked = [portion for portion in here if portion.kind == "rankings"]
+    judged = [portion for portion in here if portion.kind == JUDGEMENTS]
     shown = [portion for portion in here if portion.kind == "demonstrations"]
     made = list(portions)
     if not shown:
-        shown = [replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows]) for p in ranked]
+        shown = [replace(p, kind="demonstrations", rows=_liked(p.rows)) for p in judged if _liked(p.rows)]
+        shown = shown or [replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows]) for p in ranked]
         made += shown
     if not any(portion.kind == "prompts" for portion in here):
-        made += _asked(ranked or shown)
+        made += _asked(ranked or [*judged, *shown])
     return made
+
+
+def _liked(judgements: Sequence[Judgement]) -> list[Demonstration]:
+    return [Demonstration(one.id, one.prompt, one.completion, one.source, one.tag) for one in judgements if one.liked]
 
 
 def _best(ranking: Ranking) -> Demonstration:
@@ -231,7 +237,7 @@ def weighed(portions: Sequence[Portion], seed: int) -> tuple[list[Portion], Coun
     """Training rows of each kind thinned to what their sources' weights ask for; `kind_thinned` counts the rest."""
     made = list(portions)
     counts: Counts = {}
-    for kind in KINDS:
+    for kind in (*KINDS, JUDGEMENTS):
         mine = [n for n, p in enumerate(portions) if (p.kind, p.side) == (kind, TRAIN) and p.weight is not None]
         available = {portions[number].name: len(portions[number].rows) for number in mine}
         weights = {portions[number].name: portions[number].weight or 0.0 for number in mine}

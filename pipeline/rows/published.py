@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from data.schema import Demonstration, Prompt, Ranking
+from data.schema import Demonstration, Judgement, Prompt, Ranking
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.run import Run
 
@@ -20,6 +20,13 @@ def demonstrations(run: Run, side: str) -> list[Demonstration]:
 
 def rankings(run: Run, side: str) -> list[Ranking]:
     return [Ranking.from_json(row) for row in rows(run, f"rankings.{side}")]
+
+
+def judgements(run: Run, side: str) -> list[Judgement]:
+    """None where the data had none, as there is no file then."""
+    if not (run.folder("data") / f"judgements.{side}.jsonl").is_file():
+        return []
+    return [Judgement.from_json(row) for row in rows(run, f"judgements.{side}")]
 
 
 def prompts(run: Run, side: str) -> list[Prompt]:

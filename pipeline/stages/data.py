@@ -1,4 +1,4 @@
-"""Stage data: raw files to validated, cleaned, split and fingerprinted demonstrations, rankings and prompts.
+"""Stage data: raw files to validated, cleaned, split and fingerprinted demonstrations, judgements, rankings and prompts.
 
     python -m pipeline data recipes/film_reviews.yaml
 
@@ -19,7 +19,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows import gather, portions
-from pipeline.rows.gather import EVAL, KINDS, TRAIN, Gathered, Portion
+from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training.context import base_model, closing
 
@@ -33,6 +33,7 @@ REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontami
 SOME = at_least(1)
 PROMPTS, HELD_OUT_PROMPTS = at_least(100), at_least(50)
 HELD_OUT_RANKINGS, SET_ASIDE = at_least(30), at_least(100)
+JUDGED = at_least(20)
 DECONTAMINATED = at_most(0.1)
 
 
@@ -75,7 +76,7 @@ def run(config: Config, run: Run) -> Manifest:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ["demonstrations_train", "rankings_train", "rankings_gold", "rankings_eval"]
-    figures += ["prompts_train", "prompts_eval", "rejected"]
+    figures += ["judgements_train", "judgements_eval", "prompts_train", "prompts_eval", "rejected"]
     for name, figure in manifest.metrics.items():
         told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
         if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
@@ -108,9 +109,11 @@ def steps(settings: Clean) -> Steps:
 
 
 def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[Any]]:
-    """Rows by file; those of a mixture are shuffled, others stand in the order in which they were read."""
+    """Rows by file, judgements only where there are any; those of a mixture are shuffled, others stand in the order in
+    which they were read."""
     files: dict[str, list[Any]] = {}
-    for kind in KINDS:
+    judged = any(portion.rows for portion in made if portion.kind == JUDGEMENTS)
+    for kind in (*KINDS, JUDGEMENTS) if judged else KINDS:
         for side in (TRAIN, EVAL):
             here = [(p.name, p.rows) for p in made if (p.kind, p.side) == (kind, side)]
             rows = mixing.shuffled(here, seed) if mixed else portions.rows_of(made, kind, side)
@@ -152,6 +155,7 @@ def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int],
         "held_out_prompts": len(asked[EVAL]),
         "rankings": len(files["rankings.train"]),
         "held_out_rankings": len(files["rankings.eval"]),
+        "rarest_label": _rarest_label(files),
         "on_both_sides": leaked,
         "decontaminated": _decontaminated(files, counts),
         "sources_without_rows": _without_rows(made),
@@ -172,6 +176,9 @@ def gate(figures: Mapping[str, Any]) -> Gate:
         ),
         check("prompts seen on both sides", figures["on_both_sides"], must=NONE),
     ]
+    if (rarest := figures.get("rarest_label")) is not None:
+        why = "what learns from judgements needs liked and disliked ones, on both sides; give more of the rarer"
+        checks.append(check("liked or disliked completions, the fewer of a side", rarest, should=JUDGED, why=why))
     if share := figures["decontaminated"]:
         why = "look whether training repeats the evaluation, or only its wording: then raise data.clean.decontaminate"
         name = "share of training rows that repeated held-out prompts"
@@ -183,6 +190,14 @@ def gate(figures: Mapping[str, Any]) -> Gate:
         why = "give more rankings, or rankings with more different prompts, or set data.gold_fraction=0"
         checks.append(check("rankings set aside for stage gold", aside, must=SOME, should=SET_ASIDE, why=why))
     return Gate(checks)
+
+
+def _rarest_label(files: Files) -> int | None:
+    """The fewest liked, or disliked, completions of a side; None where there are no judgements."""
+    if f"{JUDGEMENTS}.{TRAIN}" not in files:
+        return None
+    sides = [[row.liked for row in files[f"{JUDGEMENTS}.{side}"]] for side in (TRAIN, EVAL)]
+    return min(count for side in sides for count in (side.count(True), side.count(False)))
 
 
 def _prompts(rows: Sequence[Any]) -> set[str]:
@@ -199,7 +214,8 @@ def _reviews_on_both_sides(files: Files) -> int:
 
 def _prompts_on_both_sides(files: Files, asked: Mapping[str, set[str]]) -> int:
     """Prompts of any rows, but for those that `asked` counts."""
-    train, held_out = ({key for kind in KINDS for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
+    kinds = [kind for kind in (*KINDS, JUDGEMENTS) if f"{kind}.{TRAIN}" in files]
+    train, held_out = ({key for kind in kinds for key in _prompts(files[f"{kind}.{side}"])} for side in (TRAIN, EVAL))
     return len((train & held_out) - (asked[TRAIN] & asked[EVAL]))
 
 
@@ -207,9 +223,9 @@ def _decontaminated(files: Files, counts: Mapping[str, int]) -> float:
     """The largest share of a kind's training rows that went; where many do, a phrase of the prompts' wording may be taken for a
     copy of them."""
     shares = [0.0]
-    for kind in KINDS:
+    for kind in (*KINDS, JUDGEMENTS):
         if removed := counts.get(f"{kind}_decontaminated", 0):
-            shares.append(removed / (removed + len(files[f"{kind}.train"]) + counts.get(f"{kind}_thinned", 0)))
+            shares.append(removed / (removed + len(files.get(f"{kind}.train", ())) + counts.get(f"{kind}_thinned", 0)))
     return max(shares)
 
 
@@ -236,6 +252,10 @@ def samples(files: Files, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) 
         parts.append(f"\n## Ranking {_line(ranking.id)} ({_line(ranking.source)})\n")
         ranks = sorted(zip(ranking.ranks(), ranking.completions, strict=True), key=lambda pair: pair[0])
         parts += [f"- rank {rank}: {seen(ranking.prompt, completion.text)}" for rank, completion in ranks]
+    for judgement in files.get(f"{JUDGEMENTS}.{TRAIN}", [])[:SHOWN]:
+        parts.append(f"\n## Judgement {_line(judgement.id)} ({_line(judgement.source)})\n")
+        said = "liked" if judgement.liked else "disliked"
+        parts.append(f"- {said}: {seen(judgement.prompt, judgement.completion)}")
     for demonstration in files["demonstrations.train"][:SHOWN]:
         parts.append(f"\n## Demonstration {_line(demonstration.id)} ({_line(demonstration.source)})\n")
         parts.append(f"- {seen(demonstration.prompt, demonstration.completion)}")

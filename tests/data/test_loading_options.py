@@ -36,7 +36,9 @@ def test_a_place_that_was_spoken_of_is_not_used_again(tmp_path):
     rows = [good, good | {"completion": 3}, good, good | {"label": True}, good]
     loaded = to_rows(write(tmp_path, rows), Options(format="prompt_completion", skip_bad=True))
     assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "4", "5"]
-    rows = [good | {"label": like} for like in (True, False, True, False, False, True)]
+    answers = {"question": "q", "answer_0": "a", "answer_1": "b"}
+    scores = (0.5, 0.0, 0.5, 0.0, 0.0, 0.5)  # 0.0 is a tie
+    rows = [answers | {"score_0": score, "score_1": -score} for score in scores]
     loaded = to_rows(write(tmp_path, rows))
     assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "6"]
     assert sum(loaded.account.left_out.values()) == 3 and loaded.account.used == 3

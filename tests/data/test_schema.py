@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data.schema import Completion, DataError, Demonstration, Problem, Prompt, Ranking, prompt_key
+from data.schema import Completion, DataError, Demonstration, Judgement, Problem, Prompt, Ranking, prompt_key
 
 MESSAGES = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi \U0001f98a"}]
 RANKING = Ranking(
@@ -27,6 +27,8 @@ RANKING = Ranking(
     [
         Demonstration("d1", "The", " end", "f:1"),
         Demonstration("d2", MESSAGES, "你好", "f:2"),
+        Judgement("j1", "The", " end", True, "f:1"),
+        Judgement("j2", MESSAGES, "你好", False, "f:2", "chat"),
         Prompt("p1", "The", "f:1"),
         RANKING,
         Ranking("r2", "p", (Completion("a", "x"), Completion("b", "y")), (("b",), ("a",)), "f:1"),

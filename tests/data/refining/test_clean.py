@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.refining.clean import COUNTS, MENDING, REMOVED, Steps, clean, equal_after_truncation, mend
 from data.refining.markup import html
-from data.schema import Completion, Demonstration, Prompt, Ranking
+from data.schema import Completion, Demonstration, Judgement, Prompt, Ranking
 
 NOTHING = Steps(nfc=False, control_characters=False, duplicates=False)
 EVERYTHING = Steps(mojibake=True, html=True, near_duplicates=0.9)
@@ -297,6 +297,29 @@ def test_a_mending_step_counts_the_rows_that_it_changes(given, name):
     texts = [[*said, getattr(row, "completion", "")] for said, row in zip(texts, given, strict=True)]
     done = clean(given, Steps(**dict.fromkeys(("nfc", "control_characters", "duplicates"), False) | {name: True}))
     assert done.counts[name] == sum(any(step(text) != text for text in said) for said in texts)
+
+
+def judgement(name, completion, liked):
+    return Judgement(name, "p", completion, liked, f"f:{name}")
+
+
+def test_judgements_are_mended_and_what_was_liked_and_disliked_is_no_repetition():
+    """b repeats a once both are composed; c says a's words and thinks otherwise; d is blank. e is nearly a."""
+    long = "one two three four five six seven eight nine ten caf\u00e9"
+    rows = [
+        judgement("a", long, True),
+        judgement("b", long.replace("\u00e9", "e\u0301"), True),
+        judgement("c", long, False),
+        judgement("d", " \x07", True),
+        judgement("e", f"{long}!", True),
+        judgement("f", f"{long}?", False),
+    ]
+    done = clean(rows, Steps())
+    assert [(row.id, row.completion) for row in done.rows][:2] == [("a", long), ("c", long)]
+    assert counted(done.counts) == {"control_characters": 1, "nfc": 1, "blank": 1, "duplicates": 1}
+    nearly = clean(rows, Steps(near_duplicates=0.8))
+    assert [(row.id, row.liked) for row in nearly.rows] == [("a", True), ("c", False)]
+    assert nearly.counts["near_duplicates"] == 2
 
 
 def letters(prompt, completion):

@@ -3,7 +3,7 @@
 import pytest
 
 from data.refining.contamination import COMMON, contaminated, words
-from data.schema import Completion, Demonstration, Prompt, Ranking
+from data.schema import Completion, Demonstration, Judgement, Prompt, Ranking
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen"
 SHORT = "What is the capital of France?"
@@ -34,6 +34,8 @@ def test_words_have_no_case_no_punctuation_and_single_chinese_characters():
         (demonstration(f"Well, {LONG.upper()}!"), True),
         (demonstration("p", f"so {LONG} and"), True),
         (demonstration(LONG[:27], LONG[27:]), True),
+        (Judgement("j", "p", f"so {LONG} and", False, "f:1"), True),
+        (Judgement("j", "p", LONG.removesuffix(" thirteen"), False, "f:1"), False),
         (demonstration("p", LONG.removesuffix(" thirteen")), False),
         (demonstration("p", LONG.replace("seven", "7")), False),
         (ranking("p", "x", f"y {LONG}"), True),
