@@ -21,6 +21,10 @@ class Stage:
     walk: bool = False  # whether `all` makes it, in the order of the table
     baseline: bool = False  # what ppo is compared with, from the same artifacts
     policy: bool = False  # whether it publishes a policy, which compare.models can name
+    note: str = ""  # of a policy: what the report says that it is
+    from_rankings: bool = (
+        False  # whether it trains on the rankings themselves, those that are not set aside for stage gold
+    )
     seeded: bool = False  # whether `seeds` makes it again with further seeds, the stages before it shared
     one_process: bool = False  # the work of one process, whatever NPROC says
 
@@ -41,6 +45,7 @@ _TABLE = (
         reads=(*_MODEL, "sft", "data.max_length"),
         walk=True,
         policy=True,
+        note="base after supervised fine-tuning on demonstrations",
     ),
     Stage(
         name="reward",
@@ -48,6 +53,7 @@ _TABLE = (
         parents=("data", "sft"),
         reads=(*_MODEL, "reward", "data.max_length", "ppo.temperature"),
         walk=True,
+        from_rankings=True,
     ),
     Stage(
         name="ppo",
@@ -56,6 +62,7 @@ _TABLE = (
         reads=(*_MODEL, "ppo", "data.max_length"),
         walk=True,
         policy=True,
+        note="sft after PPO: the aligned model",
         seeded=True,
     ),
     Stage(
@@ -82,6 +89,8 @@ _TABLE = (
         reads=(*_MODEL, "dpo", "data.max_length", "ppo.kl_coef"),
         baseline=True,
         policy=True,
+        note="sft after DPO on pairs of the same rankings",
+        from_rankings=True,
         seeded=True,
     ),
     Stage(
@@ -94,6 +103,7 @@ _TABLE = (
         ),
         baseline=True,
         policy=True,
+        note="sft after RLOO on the score that ppo maximises",
         seeded=True,
         one_process=True,
     ),
@@ -104,6 +114,7 @@ _TABLE = (
         reads=(*_MODEL, "rft", "data.max_length", "ppo.total_episodes", "ppo.eval_prompts", *_SAMPLING, *_SCORE),
         baseline=True,
         policy=True,
+        note="sft fine-tuned on the best of its own completions",
         seeded=True,
     ),
     Stage(
@@ -120,7 +131,13 @@ STAGES = {stage.name: stage for stage in _TABLE}
 WALK = tuple(stage.name for stage in _TABLE if stage.walk)
 BASELINES = tuple(stage.name for stage in _TABLE if stage.baseline)
 SEEDED = tuple(stage.name for stage in _TABLE if stage.seeded)
-COMPARED = ("base", "few_shot", *(stage.name for stage in _TABLE if stage.policy))  # compare.models, beside best_of_…
+FROM_RANKINGS = tuple(stage.name for stage in _TABLE if stage.from_rankings)
+NOTES = {
+    "base": "the model before any training of ours",
+    "few_shot": "base with examples in its prompt",
+    **{stage.name: stage.note for stage in _TABLE if stage.policy},
+}
+COMPARED = tuple(NOTES)  # what compare.models can name beside best_of_…, in reading order
 
 
 def parents_of(name: str) -> tuple[str, ...]:

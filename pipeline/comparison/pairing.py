@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import statistics
-
-ORDER = ("base", "few_shot", "sft", "ppo", "dpo", "rloo", "rft")
-
+from pipeline.graph import COMPARED
 
 Key = tuple[str, int]
 """The prompt's id and the sample's seed: what samples of different models are paired by."""
@@ -64,7 +62,7 @@ def paired(samples: Samples, models: Mapping[str, Any]) -> ByKey:
     found = {row["model"] for row in samples}
     if found != set(models):
         raise ValueError(f"samples are of {sorted(found)} but models describes {sorted(models)}")
-    known = [model for model in ORDER if model in models]
+    known = [model for model in COMPARED if model in models]
     rows: ByKey = {model: {} for model in [*known, *(model for model in models if model not in known)]}
     texts: dict[str, str] = {}
     for row in samples:

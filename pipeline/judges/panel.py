@@ -16,6 +16,7 @@ from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Opinion, Samples, paired, pairs_of
+from pipeline.graph import FROM_RANKINGS
 from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
 from pipeline.settings.config import Config
@@ -80,7 +81,7 @@ def _own_gold(config: Config, run: Run, dtype: torch.dtype, device: torch.device
     manifest, folder = run.require("gold", force=config.force), run.folder("gold")
     if folder.resolve() in _maximised(config, run):
         raise JudgeError("training maximised it, so it cannot be gold")
-    for stage in ("reward", "dpo"):  # what else learns from rankings
+    for stage in FROM_RANKINGS:
         other = run.manifest(stage) if stage in parents("compare", config) else None
         if other is not None and _data_of(other) != _data_of(manifest):
             raise JudgeError(

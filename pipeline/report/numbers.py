@@ -46,7 +46,7 @@ def summarise(
     whole completion to sft, or None), "scores" {judge: float}, "tokens"} and, where known, "tag", "source", "language",
     "entropy" (nats a token); `prompt` is the held-out prompt without any few-shot examples. Models are paired by
     (prompt_id, seed), so each must have the same ones, once.
-    models: model -> what says what it is, in the order in which those that `ORDER` does not know are shown; of it
+    models: model -> what says what it is, in the order in which those that `COMPARED` does not name are shown; of it
     "perplexity" (on held-out demonstrations), "perplexity_plain" (on plain text), "kl_bound" (nats, of best-of-n),
     "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
     opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.

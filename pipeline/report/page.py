@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
+from pipeline.graph import NOTES
 from pipeline.pages.common import page_template, to_json
 from pipeline.report.findings import Report
 from pipeline.report.plots import LABELS, figures
@@ -34,6 +35,7 @@ def html(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[O
         reading=reading,
         ends=ends,
         labels=LABELS,
+        notes=NOTES,
         reference=reference_of(rows, report.main),
         figures=figures(report),
         script=script,

@@ -10,13 +10,18 @@ from pipeline.graph import COMPARED
 from pipeline.settings.sections import Decoding, Section, Stepwise, Supervised
 
 
-class DPO(Supervised):
+class Held(Supervised):
+    """What baselines have that learn from people's judgements without sampling, held near the sft model by a KL."""
+
+    beta: float | None = Field(None, gt=0, description="weight of the KL to the sft model; default: ppo.kl_coef")
+
+
+class DPO(Held):
     """Stage dpo, a baseline: the sft model learns from pairs of the rankings without a reward model (trl.DPOTrainer)."""
 
     learning_rate: float = Field(1e-4, gt=0)
     batch_size: int = Field(16, ge=1, description="rankings of one optimizer step, one pair of each")
     per_device_train_batch_size: int = Field(4, ge=1, description="pairs of one micro-batch on one device")
-    beta: float | None = Field(None, gt=0, description="weight of the KL to the sft model; default: ppo.kl_coef")
     eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
 
 

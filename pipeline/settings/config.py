@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.graph import COMPARED
-from pipeline.settings.baselines import DPO, RFT, RLOO, BestOfN, best_of, known_models
+from pipeline.settings import baselines
+from pipeline.settings.baselines import best_of, known_models
 from pipeline.settings.data import EMBEDDED_REVIEWS as EMBEDDED_REVIEWS
 from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
@@ -166,7 +167,7 @@ class Compare(Section):
     models: list[str] = Field(
         ["base", "few_shot", "sft", "ppo"],
         min_length=1,
-        description="base, few_shot, sft, ppo, dpo, rloo, rft, best_of_16 and the like, a folder or a Hub id",
+        description=f"{', '.join(COMPARED)}, best_of_16 and the like, a folder or a Hub id",
     )
     judges: list[str] | None = Field(
         None, description="vader or module:function, beside the reward model; default: vader for film reviews"
@@ -239,10 +240,10 @@ class Config(Section):
     reward: Reward = Reward()
     ppo: PPO = PPO()
     compare: Compare = Compare()
-    dpo: DPO = DPO()
-    rloo: RLOO = RLOO()
-    rft: RFT = RFT()
-    best_of_n: BestOfN = BestOfN()
+    dpo: baselines.DPO = baselines.DPO()
+    rloo: baselines.RLOO = baselines.RLOO()
+    rft: baselines.RFT = baselines.RFT()
+    best_of_n: baselines.BestOfN = baselines.BestOfN()
     inspect: Inspect = Inspect()
 
     @model_validator(mode="after")
@@ -270,18 +271,22 @@ class Config(Section):
             )
         section: Stepwise = self.reward if stage == "gold" else getattr(self, stage)
         section.accumulation(world_size)
-        if stage == "dpo":
-            self.dpo_beta()
+        if isinstance(section, baselines.Held):
+            self.beta(stage)
         if stage == "rloo" and self.ppo.total_episodes % self.rloo.batch_size:
             raise ConfigError(
                 f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; choose one that divides it"
             )
 
-    def dpo_beta(self) -> float:
-        """Weight of the KL in DPO: its own, or PPO's."""
-        beta = self.ppo.kl_coef if self.dpo.beta is None else self.dpo.beta
+    def beta(self, stage: str) -> float:
+        """Weight of the KL in a baseline that is `Held` near the sft model, such as dpo: its own, or PPO's."""
+        section: baselines.Held = getattr(self, stage)
+        beta = self.ppo.kl_coef if section.beta is None else section.beta
         if beta == 0:
-            raise ConfigError("dpo.beta: ppo.kl_coef is 0, and DPO has no meaning without a KL; set dpo.beta")
+            name = type(section).__name__
+            raise ConfigError(
+                f"{stage}.beta: ppo.kl_coef is 0, and {name} has no meaning without a KL; set {stage}.beta"
+            )
         return beta
 
     def rft_prompts(self) -> int:

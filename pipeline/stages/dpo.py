@@ -6,7 +6,6 @@ trl.DPOTrainer from the sft model, with ppo's KL coefficient as beta (Rafailov e
 is beta·log π/π_sft, and its policy is the optimum of the same objective as ppo's). The pairs are those of the reward model.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -26,11 +25,14 @@ from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
 from pipeline.training.context import closing, make_accelerator
-from pipeline.training.trainers import Report, batched_order, train, trainer_arguments
+from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.backbone import lora_config
 from policies.template import encode_completion, encode_prompt
 from reward.metrics import pairwise_accuracy
+
+Answered = tuple[list[int], list[list[int]]]
+"""A prompt and its completions, as tokens."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def run(config: Config, run: Run) -> Manifest:
         return run.require("dpo", force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
-    metrics = _held_out(implicit_rewards(model, held_out, config, run, tokenizer), held_out)
+    answered = [(group.prompt, group.completions) for group in held_out]
+    metrics = _held_out(implicit_rewards(model, answered, config.beta("dpo"), config, run, tokenizer), held_out)
     metrics |= {
         "train_pairs": float(len(order)),
         **_left_out(ranked),
@@ -80,7 +83,7 @@ def run(config: Config, run: Run) -> Manifest:
         tokenizer,
         metrics=metrics,
         gate=gate(metrics),
-        described={"beta": config.dpo_beta(), "tuning": section.tuning},
+        described={"beta": config.beta("dpo"), "tuning": section.tuning},
     )
     accelerator.wait_for_everyone()
     return manifest
@@ -123,7 +126,7 @@ def _trainer(
     lora = section.tuning == "lora"
     arguments = PairArguments(
         **trainer_arguments(section, folder, accelerator.num_processes, config.seed),
-        beta=config.dpo_beta(),
+        beta=config.beta("dpo"),
         max_length=None,
         disable_dropout=True,
     )
@@ -176,19 +179,12 @@ def as_tokens(tokenizer: Any, ranking: Ranking, max_length: int) -> Group:
 
 
 def drawn_pairs(groups: Sequence[Group], order: Sequence[int], seed: int) -> list[tuple[int, int]]:
-    """The pair that each draw of a ranking trains on: its pairs in a random order of its own, one a draw, over and over.
+    """The pair that each draw of a ranking trains on.
 
     So a ranking weighs the same however many completions it has, as in the reward model's loss, where each of its pairs
     has the weight 1/C(K,2) (InstructGPT, 2203.02155, eq. 1). A pass of the data set sees one pair of each ranking.
     """
-    drawn: Counter[int] = Counter()
-    out = []
-    for i in order:
-        pairs = groups[i].pairs
-        turn, at = divmod(drawn[i], len(pairs))
-        out.append(pairs[int(np.random.default_rng([seed, i, turn]).permutation(len(pairs))[at])])
-        drawn[i] += 1
-    return out
+    return one_a_draw([group.pairs for group in groups], order, seed)
 
 
 def _row(group: Group, pair: tuple[int, int]) -> dict[str, list[int]]:
@@ -197,13 +193,13 @@ def _row(group: Group, pair: tuple[int, int]) -> dict[str, list[int]]:
 
 
 def implicit_rewards(
-    model: Any, groups: Sequence[Group], config: Config, run: Run, tokenizer: Any
+    model: Any, answered: Sequence[Answered], beta: float, config: Config, run: Run, tokenizer: Any
 ) -> list[list[float]]:
-    """beta·(log π - log π_sft) of each completion of each group, nats (Rafailov et al. 2023, section 5)."""
-    prompts = [g.prompt for g in groups for _ in g.completions]
-    completions = [c for g in groups for c in g.completions]
+    """beta·(log π - log π_sft) of each completion of each prompt, nats (Rafailov et al. 2023, section 5)."""
+    prompts = [prompt for prompt, completions in answered for _ in completions]
+    completions = [one for _, completions in answered for one in completions]
     own = sequence_logprobs(model, prompts, completions, tokenizer.pad_token_id, 1.0)
     with reference_of(model, config, run, tokenizer) as reference:
         at_start = sequence_logprobs(reference, prompts, completions, tokenizer.pad_token_id, 1.0)
-    flat = iter([config.dpo_beta() * (a - b) for a, b in zip(own, at_start, strict=True)])
-    return [[next(flat) for _ in g.completions] for g in groups]
+    flat = iter([beta * (a - b) for a, b in zip(own, at_start, strict=True)])
+    return [[next(flat) for _ in completions] for _, completions in answered]

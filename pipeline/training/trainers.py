@@ -3,9 +3,10 @@
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -13,6 +14,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from pipeline.artifacts.files import keep_rows
 from pipeline.pages.progress import bar
 from pipeline.settings.config import Stepwise, Supervised
+
+T = TypeVar("T")
 
 
 class OneDevice:
@@ -87,6 +90,17 @@ def batched_order(lengths: Sequence[int], section: Supervised, seed: int) -> lis
     for start in range(0, steps * section.batch_size, section.batch_size):
         order += sorted(drawn[start : start + section.batch_size], key=lambda i: lengths[i])
     return order
+
+
+def one_a_draw(choices: Sequence[Sequence[T]], order: Sequence[int], seed: int) -> list[T]:
+    """What each draw of a row trains on: of its choices, in a random order of its own, one a draw, over and over."""
+    drawn: Counter[int] = Counter()
+    out = []
+    for i in order:
+        turn, at = divmod(drawn[i], len(choices[i]))
+        out.append(choices[i][int(np.random.default_rng([seed, i, turn]).permutation(len(choices[i]))[at])])
+        drawn[i] += 1
+    return out
 
 
 def last_checkpoint(folder: Path) -> str | None:

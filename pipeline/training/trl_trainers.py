@@ -8,32 +8,39 @@ tokenizes. Both can go when trl takes token ids.
 import json
 from typing import Any
 
-from trl import DPOConfig, DPOTrainer, RLOOConfig, RLOOTrainer
+import trl
 
 from pipeline.training.trainers import OneDevice
 from policies.template import encode_prompt
 
-for _trainer, _method in ((DPOTrainer, "_prepare_dataset"), (RLOOTrainer, "_tokenize_prompts")):
-    if not hasattr(_trainer, _method):  # ours would never be called, and the tokens would be others without a word
-        raise ImportError(f"this trl has no {_trainer.__name__}.{_method}; install the version in constraints.txt")
+
+class Replaces:
+    """Goes before a trainer of trl. What a class of ours replaces must be there: else ours would never be called, and the tokens
+    would be others without a word."""
+
+    def __init_subclass__(cls) -> None:
+        theirs = cls.__bases__[-1]
+        for method in (name for name, value in vars(cls).items() if callable(value)):
+            if not hasattr(theirs, method):
+                raise ImportError(f"this trl has no {theirs.__name__}.{method}; install the version in constraints.txt")
 
 
-class PairArguments(OneDevice, DPOConfig):
+class PairArguments(OneDevice, trl.DPOConfig):
     """trl.DPOConfig for one device a process."""
 
 
-class PromptArguments(OneDevice, RLOOConfig):
-    """trl.RLOOConfig for one device a process."""
-
-
-class PairTrainer(DPOTrainer):
+class PairTrainer(Replaces, trl.DPOTrainer):
     """trl.DPOTrainer on rows of token ids, {"prompt_ids", "chosen_ids", "rejected_ids"}, taken as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset
 
 
-class PromptTrainer(RLOOTrainer):
+class PromptArguments(OneDevice, trl.RLOOConfig):
+    """trl.RLOOConfig for one device a process."""
+
+
+class PromptTrainer(Replaces, trl.RLOOTrainer):
     """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered as everywhere else.
 
     JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is.

@@ -15,7 +15,7 @@ def test_settings_that_do_not_go_together_are_told_before_anything_is_loaded() -
     with pytest.raises(ConfigError, match=r"dpo\.beta: ppo\.kl_coef is 0"):
         settings("ppo.kl_coef=0").check_stage("dpo", 1)
     settings("ppo.kl_coef=0", "dpo.beta=0.1").check_stage("dpo", 1)
-    assert (settings().dpo_beta(), settings("dpo.beta=0.3").dpo_beta()) == (0.05, 0.3)
+    assert (settings().beta("dpo"), settings("dpo.beta=0.3").beta("dpo")) == (0.05, 0.3)
     with pytest.raises(ConfigError, match=r"rloo\.batch_size: ppo\.total_episodes 48 is no multiple of 20"):
         settings("rloo.batch_size=20").check_stage("rloo", 1)
     with pytest.raises(ConfigError, match="no multiple of num_generations 4"):
