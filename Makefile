@@ -75,6 +75,9 @@ all: .venv/ready ## every stage in order; those up to date are passed over (SEED
 dpo: .venv/ready ## baseline: DPO from sft on the pairs of the rankings
 	@$(CALL) dpo $(ARGS) $(MORE)
 
+kto: .venv/ready ## baseline: KTO from sft on liked and disliked completions
+	@$(CALL) kto $(ARGS) $(MORE)
+
 rloo: .venv/ready ## baseline: RLOO from sft on the score that ppo maximises
 	@$(CALL) rloo $(ARGS) $(MORE)
 

@@ -94,6 +94,17 @@ _TABLE = (
         seeded=True,
     ),
     Stage(
+        name="kto",
+        help="Baseline: KTO from the sft model on liked and disliked completions.",
+        parents=("data", "sft"),
+        reads=(*_MODEL, "kto", "data.max_length", "ppo.kl_coef"),
+        baseline=True,
+        policy=True,
+        note="sft after KTO on liked and disliked completions",
+        from_rankings=True,
+        seeded=True,
+    ),
+    Stage(
         name="rloo",
         help="Baseline: RLOO from the sft model on the score that ppo maximises.",
         parents=("data", "sft", "reward"),

@@ -25,6 +25,27 @@ class DPO(Held):
     eval_rows: int = Field(512, ge=1, description="held-out rankings used for the figures")
 
 
+class KTO(Held):
+    """Stage kto, a baseline: the sft model learns from liked and disliked completions (trl.KTOTrainer): the judgements that the data
+    has, or else the pairs of its rankings.
+    """
+
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(32, ge=2, description="completions of one optimizer step")
+    per_device_train_batch_size: int = Field(
+        8,
+        ge=2,
+        description="completions of one micro-batch on one device; those of all devices together estimate the KL",
+    )
+    desirable_weight: float | None = Field(
+        None,
+        gt=0,
+        description="of liked completions; default: 1, or more where they are rarer and neither weight is set",
+    )
+    undesirable_weight: float | None = Field(None, gt=0, description="of disliked completions; default likewise")
+    eval_rows: int = Field(512, ge=1, description="held-out judgements, or rankings, used for the figures")
+
+
 class RLOO(Stepwise):
     """Stage rloo, a baseline: REINFORCE with a leave-one-out baseline on the score that ppo maximises (trl.RLOOTrainer).
 

@@ -241,6 +241,7 @@ class Config(Section):
     ppo: PPO = PPO()
     compare: Compare = Compare()
     dpo: baselines.DPO = baselines.DPO()
+    kto: baselines.KTO = baselines.KTO()
     rloo: baselines.RLOO = baselines.RLOO()
     rft: baselines.RFT = baselines.RFT()
     best_of_n: baselines.BestOfN = baselines.BestOfN()

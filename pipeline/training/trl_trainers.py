@@ -36,6 +36,17 @@ class PairTrainer(Replaces, trl.DPOTrainer):
         return dataset
 
 
+class JudgementArguments(OneDevice, trl.KTOConfig):
+    """trl.KTOConfig for one device a process."""
+
+
+class JudgementTrainer(Replaces, trl.KTOTrainer):
+    """trl.KTOTrainer on rows of token ids, {"prompt_ids", "completion_ids", "KL_completion_ids", "label"}, taken as they are."""
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+
 class PromptArguments(OneDevice, trl.RLOOConfig):
     """trl.RLOOConfig for one device a process."""
 

@@ -328,7 +328,7 @@ def test_several_processes_are_told_which_seed(walk: Path, monkeypatch: pytest.M
     assert done.stdout.startswith("ppo: runs/whole/ppo_seed_2 is up to date"), done.stderr
 
 
-@pytest.mark.parametrize("target", ["ppo", "all", "dpo", "rloo", "rft", "demo"])
+@pytest.mark.parametrize("target", ["ppo", "all", "dpo", "kto", "rloo", "rft", "demo"])
 def test_make_names_the_seeds(target: str) -> None:
     call = ["make", "-n", "-C", str(ROOT), target, "-o", ".venv/ready", "SEEDS=3", "RUN=x"]
     assert "--seeds 3" in subprocess.run(call, capture_output=True, text=True, check=True).stdout

@@ -29,7 +29,7 @@ from pipeline.settings.recipe import load
 from policies.backbone import load_classifier, load_tokenizer, new_classifier
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("data", "sft", "reward", "gold", "ppo", "dpo", "rloo", "rft", "best_of_n", "compare")
+STAGES = ("data", "sft", "reward", "gold", "ppo", "dpo", "kto", "rloo", "rft", "best_of_n", "compare")
 SHRUNK = [
     "dtype=bfloat16",
     f"data.source={ROOT / 'data' / 'smoke.jsonl'}",
@@ -42,6 +42,7 @@ SHRUNK = [
         "rloo.batch_size=8",
         "rloo.per_device_train_batch_size=4",
         "dpo.max_steps=4",
+        "kto.max_steps=4",
         "rft.tuning=lora",
         "rft.max_steps=4",
     ),
@@ -49,7 +50,7 @@ SHRUNK = [
     *(
         "compare.prompts=6",
         "compare.perplexity_rows=4",
-        "compare.models=[base,few_shot,sft,ppo,dpo,rloo,rft,best_of_4]",
+        "compare.models=[base,few_shot,sft,ppo,dpo,kto,rloo,rft,best_of_4]",
     ),
 ]
 
@@ -80,7 +81,7 @@ def test_ppo_starts_from_a_ratio_of_one_and_no_kl(walk: Path) -> None:
     assert abs(first["objective/kl"]) < 1e-3 and first["val/ratio"] == pytest.approx(1.0, abs=1e-2)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo", "dpo", "rloo", "rft"])
+@pytest.mark.parametrize("stage", ["sft", "ppo", "dpo", "kto", "rloo", "rft"])
 def test_what_is_published_loads_and_is_not_what_it_began_as(walk: Path, stage: str) -> None:
     """Adapters stay in float32, so that small updates are not lost in them."""
     model = AutoModelForCausalLM.from_pretrained(walk / stage)
