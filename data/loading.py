@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
-from data.forms import FORMATS, detection
+from data.forms import detection
 from data.forms.account import Account, Reject, reject_of
 from data.forms.checks import Place
 from data.forms.shapes import Format, Signature, signature
+from data.forms.table import FORMATS
 from data.reading import sources
 from data.reading.flaws import SourceRow, stop
 from data.reading.options import Options

@@ -53,7 +53,19 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stderr == ""
     commands = done.stdout.partition("Commands:")[2]
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
-    assert listed == [*WALK, "gold", "dpo", "kto", "rloo", "rft", "best-of-n", "all", "data-check", "inspect", "settings"]
+    assert listed == [
+        *WALK,
+        "gold",
+        "dpo",
+        "kto",
+        "rloo",
+        "rft",
+        "best-of-n",
+        "all",
+        "data-check",
+        "inspect",
+        "settings",
+    ]
     assert "…" not in commands and "..." not in commands  # no description is cut
 
 

@@ -141,9 +141,9 @@ def test_the_rooms_of_the_pipeline_import_only_downward() -> None:
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=name)
 def test_a_folder_of_modules_is_a_package_that_says_its_question(folder: Path) -> None:
-    """One without __init__.py would not be installed. It is one docstring, so that a name has one place; data/forms holds its table."""
+    """One without __init__.py would not be installed. It is one docstring, so that a name has one place."""
     tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
-    assert ast.get_docstring(tree) and (len(tree.body) == 1 or folder == ROOT / "data/forms")
+    assert ast.get_docstring(tree) and len(tree.body) == 1
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from data.forms import CONTENT, FORMATS, checks
+from data.forms import checks
 from data.forms.shapes import Format, Shape, Signature, signature
+from data.forms.table import CONTENT, FORMATS
 from data.reading.flaws import SourceRow
 from data.schema import DataError, Problem
 

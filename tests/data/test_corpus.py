@@ -12,8 +12,8 @@ from corpus import Case, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.forms import FORMATS
 from data.forms.account import Account
+from data.forms.table import FORMATS
 from data.loading import scan, to_rows
 from data.reading import json_rows, sources
 from data.reading.json_rows import careful_row

@@ -8,9 +8,9 @@ import pytest
 from loading_rows import DEMO, PAIR, problems_of, scanned, write
 
 from data import loading as reading
-from data.forms import FORMATS
 from data.forms.account import KEPT, OTHERS, Account, Reject
 from data.forms.shapes import Format, has
+from data.forms.table import FORMATS
 from data.loading import scan, to_rows
 from data.reading import sources
 from data.reading.options import Options

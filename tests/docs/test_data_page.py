@@ -8,8 +8,9 @@ from unittest.mock import patch
 import pytest
 from promises import ROOT
 
-from data.forms import FORMATS, detection
+from data.forms import detection
 from data.forms.shapes import signature
+from data.forms.table import FORMATS
 from data.loading import to_rows
 from data.reading.options import Options
 from pipeline.settings.recipe import load

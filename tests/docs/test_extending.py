@@ -17,7 +17,7 @@ HEADER = re.compile(r"(?:# |\{# )(?P<file>[\w/.]+)(?:, (?:before: (?P<before>.*)
 
 USE = """
 import json, warnings
-from data.forms import FORMATS
+from data.forms.table import FORMATS
 from data.loading import to_rows
 from pipeline.graph import COMPARED, STAGES
 from pipeline.judges.judge import independent

@@ -135,7 +135,19 @@ def test_models_of_a_comparison_are_told_together(recipe: Any, tmp_path: Path) -
         '"gpt2" is no model of this project; write a folder, or a Hub id as owner/name',
         '"rlo" is no model of this project; did you mean rloo?',
     ]
-    models = ["base", "few_shot", "sft", "ppo", "dpo", "kto", "rloo", "rft", "best_of_64", "org/name", str(tmp_path / "mine")]
+    models = [
+        "base",
+        "few_shot",
+        "sft",
+        "ppo",
+        "dpo",
+        "kto",
+        "rloo",
+        "rft",
+        "best_of_64",
+        "org/name",
+        str(tmp_path / "mine"),
+    ]
     assert load(recipe(f"compare:\n  models: {models}\n")).compare.foreign() == models[-2:]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from asked import EXAMPLES, example, read
 
-from data.forms import FORMATS, detection
+from data.forms import detection
 from data.forms.shapes import signature
+from data.forms.table import FORMATS
 from data.reading import sources
 
 FILES = sorted(EXAMPLES.iterdir())

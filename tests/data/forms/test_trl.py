@@ -7,8 +7,9 @@ from asked import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.forms import FORMATS, checks
+from data.forms import checks
 from data.forms.checks import Place
+from data.forms.table import FORMATS
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
 
 OURS = ("ranking", "preference", "preference_implicit", "prompt_completion", "messages", "prompt")
