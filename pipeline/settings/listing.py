@@ -39,7 +39,7 @@ def markdown() -> str:
         if not is_section(info.annotation):
             continue
         own = {name: one for name, one in whole.items() if name.startswith(f"{section}.")}
-        question = (info.annotation.__doc__ or "").strip().splitlines()[0]
+        question = " ".join((info.annotation.__doc__ or "").strip().split("\n\n")[0].split())
         parts.append(f"## `{section}`\n\n{question}\n\n" + _table(own))
         for name, one in own.items():
             for kind in get_args(one.annotation) if get_origin(one.annotation) is UnionType else ():

@@ -90,7 +90,7 @@ def used(project: Path) -> tuple[list[str], dict[str, Any]]:
 def test_every_kind_of_extension_has_an_example() -> None:
     heads = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
     assert heads == ["A reward function", "A judge", "A form of data", "A stage", "A page", "A baseline"]
-    assert len(blocks("python")) == 12 and len(blocks("html")) == len(blocks("make")) == len(blocks("json")) == 1
+    assert len(blocks("python")) == 11 and len(blocks("html")) == len(blocks("make")) == len(blocks("json")) == 1
 
 
 def test_the_reward_function_and_the_judge_are_called(used: tuple[list[str], dict[str, Any]]) -> None:
