@@ -96,8 +96,12 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
     if not due(stage, config, run):
         return
     with run.held(stage):
-        if due(stage, config, run):  # another process may have made it meanwhile
+        if due(stage, config, run):
             _make(stage, config, run)
+        elif world > 1:  # the others have begun, and would wait for this one without end
+            raise ArtifactError(
+                f"{run.folder(stage)} was made by another process meanwhile; the same command is up to date now"
+            )
 
 
 def _make(stage: str, config: Config, run: Run) -> None:
@@ -204,7 +208,7 @@ def in_a_process(work: Callable[..., None], *arguments: Any) -> int:
 
 @contextmanager
 def _ending_too(process: Any, wait: Callable[[], Any]) -> Iterator[None]:
-    """Within the block SIGTERM ends `process` too, and is waited for, so that nothing works on when this process is gone."""
+    """Within the block SIGTERM and Ctrl-C end `process` too, and it is waited for, so that nothing works on when this one is gone."""
 
     def end(number: int, frame: Any) -> None:
         sys.exit(128 + number)  # raised where the process is waited for: a wait inside of a wait would never end
@@ -212,7 +216,7 @@ def _ending_too(process: Any, wait: Callable[[], Any]) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         process.terminate()
         wait()
         raise

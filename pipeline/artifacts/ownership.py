@@ -56,10 +56,10 @@ def check_replaceable(folder: Path, mark: str) -> None:
         )
 
 
-def clear(folder: Path) -> None:
-    """Remove what lies in a partial folder, its mark last, so that what a kill leaves of it is known for ours; but for the lock,
-    which its holder removes."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARK) if folder.is_dir() else ():
+def clear(folder: Path, last: str = MARK) -> None:
+    """Remove what lies in a folder of ours, the file that says so last, so that what a kill leaves of it is known for ours; but for
+    the lock, which its holder removes."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == last) if folder.is_dir() else ():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -78,9 +78,16 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """Within the block this process alone works in `folder`, a stage's partial folder, which is made where it is missing.
 
     A file in it, locked by the kernel, names the holder; the lock of a process that died is free. `what` names the work in
-    messages. Raises ArtifactError where another process holds it.
+    messages. Raises ArtifactError where another process holds it, or where something else lies in the folder's place.
     """
-    file = _locked(folder / LOCK, what)
+    check_replaceable(folder, MARK)
+    try:
+        file = _locked(folder / LOCK, what)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ArtifactError(
+            f"{folder / LOCK}: cannot be locked ({reason}); see that runs/ may be written to and holds nothing else of that name"
+        ) from None
     try:
         holder = {
             "pid": os.getpid(),
@@ -107,10 +114,12 @@ def _locked(path: Path, what: str) -> int:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(file), os.stat(path)):
+                    if (text := os.pread(file, 4096, 0)) and _holder(text) is None:
+                        raise ArtifactError(f"{path}: a file that is not ours; move it away, or choose another RUN")
                     return file
                 os.close(file)
             except BlockingIOError:
-                holder = _holder(os.pread(file, 4096, 0))
+                holder = _holder(os.pread(file, 4096, 0)) or "another process, which has just begun"
                 os.close(file)
                 raise ArtifactError(
                     f"{what} is being made by {holder}; wait until it is done, or stop that process first"
@@ -120,8 +129,9 @@ def _locked(path: Path, what: str) -> int:
                 raise
 
 
-def _holder(text: bytes) -> str:
+def _holder(text: bytes) -> str | None:
+    """Who holds a lock, by what its file says; None where it says nothing of that kind."""
     with suppress(ValueError, KeyError, TypeError):
         found: dict[str, Any] = json.loads(text)
         return f"process {found['pid']} on {found['host']} since {found['since']}"
-    return "another process, which has just begun"
+    return None

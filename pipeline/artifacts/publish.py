@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -54,19 +53,25 @@ def publish(
     """Publish the folder `made` (inside the partial folder) as the finished stage, by one rename, manifest written last.
 
     `metrics` and the gate's figures must be finite. An older result of the stage is replaced only once the new one is complete.
-    To be called by the main process alone.
+    To be called by the main process alone. Raises ArtifactError where what the stage was begun from has changed meanwhile.
     """
     figures = metrics | {c.name: c.figure for c in gate.checks if c.figure is not None}
     if bad := sorted(name for name, value in figures.items() if not math.isfinite(value)):
         raise ArtifactError(
             f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {run.partial(stage)}"
         )
-    mark, settings = run.partial(stage) / MARK, section_values(config, stage)
+    begun, inputs = json.loads((run.partial(stage) / MARK).read_text(encoding="utf-8")), inputs_of(run, stage, config)
+    if begun["inputs"] != inputs:
+        raise ArtifactError(
+            f"{stage}: a stage, a file or a function that it was made from has changed since it began, so nothing was published; "
+            f"{run.remedy(stage)}"
+        )
+    settings = section_values(config, stage)
     manifest = Manifest(
         contract=CONTRACT,
         stage=stage,
         run=run.name,
-        inputs=inputs_of(run, stage, config),
+        inputs=inputs,
         parents=[
             {"role": p, "path": os.path.relpath(run.folder(p), run.folder(stage)), "sha256": run.identity(p)}
             for p in read_by(run, stage, config)
@@ -84,7 +89,7 @@ def publish(
         data=data or {},
         metrics=metrics,
         gate=gate.to_json(),
-        started=json.loads(mark.read_text())["started"] if mark.is_file() else now(),
+        started=begun["started"],
         finished=now(),
         forced=config.force,
         notes=notes or {},
@@ -117,7 +122,7 @@ def _take_its_place(run: Run, stage: str, made: Path) -> None:
     """One rename puts `made` in the stage's place; the older result goes only then, and the partial folder with it."""
     _check_room(run, stage)
     folder, old = run.folder(stage), run.old(stage)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if folder.exists():
         folder.rename(old)
     try:
@@ -126,10 +131,17 @@ def _take_its_place(run: Run, stage: str, made: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     clear(run.partial(stage))
     with suppress(OSError):  # whoever holds it still removes it
         run.partial(stage).rmdir()
+
+
+def _remove(old: Path) -> None:
+    """Remove an older result, its manifest last, so that what a kill leaves of it is known for ours."""
+    clear(old, last=MANIFEST)
+    with suppress(OSError):
+        old.rmdir()
 
 
 def _check_room(run: Run, stage: str) -> None:

@@ -109,6 +109,8 @@ def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
         made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
         config = settings_of(made, config)
         kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
+    elif "/" not in model and run.manifest(model) is not None:
+        run.require(model, tokenizer=fingerprint(tokenizer), force=True)
     for parent in parents("ppo", config):
         run.require(parent, force=True)
     return tokenizer, config, kl_coef

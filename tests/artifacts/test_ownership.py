@@ -132,6 +132,33 @@ def test_a_link_or_a_file_in_place_of_a_folder_is_refused(
     assert tree(tmp_path) == before and folder.is_symlink() == (kind != "file")
 
 
+@pytest.mark.parametrize(
+    ("taken", "kind"),
+    [
+        *(("r", kind) for kind in ("file", "link")),  # a folder of the run's name may be the run's
+        *(("r/sft.partial", kind) for kind in ("file", "folder", "link")),
+        *(("r/sft.partial/lock", kind) for kind in ("file", "folder", "link")),
+    ],
+)
+def test_whatever_stands_where_a_stage_is_to_work_is_told_in_a_sentence(tmp_path: Path, taken: str, kind: str) -> None:
+    """Before anything is locked, and so before anything is written there."""
+    run = Run("r", root=tmp_path / "runs")
+    place = tmp_path / "runs" / taken
+    place.parent.mkdir(parents=True)
+    if kind == "file":
+        place.write_text("mine")
+    elif kind == "folder":
+        foreign(place)
+    else:
+        place.symlink_to(tmp_path / "gone")
+    before = tree(tmp_path)
+    with pytest.raises(ArtifactError):
+        with run.held("sft"):
+            (run.partial("sft") / "state").write_text("ours")
+            raise ArtifactError("nothing was in the way")
+    assert tree(tmp_path) == before
+
+
 def test_a_partial_folder_that_is_cleared_stays_known_as_ours_to_the_last(tmp_path: Path) -> None:
     """Killed in the middle of clearing, the next attempt must find a folder that it may clear."""
     for name in ("a", "inputs.json", "z"):
@@ -147,6 +174,25 @@ def test_a_partial_folder_that_is_cleared_stays_known_as_ours_to_the_last(tmp_pa
         patch.setattr(Path, "unlink", noted)
         clear(tmp_path)
     assert gone[-1] == "inputs.json" and not list(tmp_path.iterdir())
+
+
+def test_an_older_result_goes_with_its_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it is removed, what is left must not be taken for somebody else's."""
+    monkeypatch.chdir(tmp_path)
+    config = load(SMOKE, [ROWS])
+    run_stage("data", config, "r")
+    unlink, left = Path.unlink, list[set[str]]()
+
+    def noted(path: Path, **more: Any) -> None:
+        unlink(path, **more)
+        if path.parent.name == "data.old":
+            left.append({one.name for one in path.parent.iterdir()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", noted)
+        run_stage("data", config.model_copy(update={"seed": 5}), "r")
+    assert len(left) > 3 and all("manifest.json" in names for names in left[:-1]) and left[-1] == set()
+    assert not Path("runs/r/data.old").exists()
 
 
 # One at a time
@@ -230,7 +276,7 @@ def test_two_ppo_at_once_and_a_killed_one_started_again(tmp_path: Path, prepared
     assert not (run / "ppo.partial").exists()
 
 
-@pytest.mark.parametrize(("end", "command"), [(signal.SIGTERM, "two"), (signal.SIGKILL, "all")])
+@pytest.mark.parametrize(("end", "command"), [(signal.SIGTERM, "two"), (signal.SIGINT, "two"), (signal.SIGKILL, "all")])
 def test_the_stage_ends_with_the_command_that_started_it(
     tmp_path: Path, prepared: Path, end: signal.Signals, command: str
 ) -> None:

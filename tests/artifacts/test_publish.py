@@ -11,10 +11,11 @@ from small_stage import make, prepare, published, refused
 
 from pipeline.artifacts import publish as publishing
 from pipeline.artifacts.files import sha256, write_json
+from pipeline.artifacts.freshness import finished
 from pipeline.artifacts.gate import Check, Gate
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, Data
 
 
 class Fault(OSError):
@@ -126,3 +127,24 @@ def test_hashes_are_sha256(tmp_path: Path) -> None:
     """FIPS 180-2, appendix B.1."""
     (tmp_path / "abc").write_text("abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("what", ["parent", "file"])
+def test_what_changed_while_a_stage_was_made_is_not_taken_for_what_it_was_made_from(run: Run, what: str) -> None:
+    """Its manifest would name a parent, or a file, that it never saw, and it would count as up to date."""
+    Path("mine.jsonl").write_text('{"prompt": "a"}\n')
+    config, stage = Config(data=Data(source="mine.jsonl")), "sft" if what == "parent" else "data"
+    make(run, config=config)
+    made = prepare(run, stage, config)
+    if what == "parent":
+        make(run, config=config, text="other rows\n")
+    else:
+        Path("mine.jsonl").write_text('{"prompt": "b"}\n')
+    refused(
+        lambda: published(run, made, stage, config),
+        f"{stage}: ", "changed since it began", "nothing was published", f"make {stage} RUN=demo",
+    )  # fmt: skip
+    assert run.manifest("sft") is None
+    again = prepare(run, stage, config)  # the same command begins anew, from what is there now
+    published(run, again, stage, config)
+    assert finished(run, stage, config) is not None

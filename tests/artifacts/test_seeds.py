@@ -234,18 +234,15 @@ def test_each_seed_is_up_to_date_by_itself(walk: Path, capsys: pytest.CaptureFix
 
 def test_an_interrupted_seed_goes_on_where_it_was(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = again("cut", "data", "sft", "reward", "ppo")
-    right = pipeline.stages.ppo.train
+    right = pipeline.stages.ppo.Watching.progress
 
-    def stopping(*args: Any, progress: Any, **more: Any) -> Any:
-        def after(done: int) -> None:
-            progress(done)
-            if done == 1:
-                raise Stop
-
-        return right(*args, progress=after, **more)
+    def stopping(self: Any, done: int) -> None:
+        right(self, done)
+        if done == 1:
+            raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.stages.ppo, "train", stopping)
+        patch.setattr(pipeline.stages.ppo.Watching, "progress", stopping)
         with pytest.raises(Stop):
             run_stage("ppo", settings(), "cut", further=1)
     assert (run / "ppo_seed_1.partial" / "state").is_dir() and not (run / "ppo_seed_1").exists()

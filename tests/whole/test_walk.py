@@ -206,18 +206,15 @@ def test_interrupted_training_ends_with_the_same_bits(
 
 def test_interrupted_ppo_ends_with_the_same_bits(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = again("cut-ppo", "data", "sft", "reward")
-    right = pipeline.stages.ppo.train
+    right = pipeline.stages.ppo.Watching.progress
 
-    def stopping(*args: Any, progress: Any, **kw: Any) -> Any:
-        def after(done: int) -> None:
-            progress(done)
-            if done == 2:
-                raise Stop
-
-        return right(*args, progress=after, **kw)
+    def stopping(self: Any, done: int) -> None:
+        right(self, done)
+        if done == 2:
+            raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.stages.ppo, "train", stopping)
+        patch.setattr(pipeline.stages.ppo.Watching, "progress", stopping)
         with pytest.raises(Stop):
             run_stage("ppo", settings(), run.name)
     assert not (run / "ppo").exists()
