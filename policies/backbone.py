@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
@@ -105,6 +106,7 @@ def load_classifier(
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
     _float32_head(model)
+    _read_head(model, Path(path))
     model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
     if model.config.num_labels != 1:
         raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
@@ -121,8 +123,8 @@ def new_classifier(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
-    init_head(output_head(model), seed)
     _float32_head(model)
+    init_head(output_head(model), seed)
     model.config.use_cache = False
     quick(model)
     enable_packing(model)
@@ -138,6 +140,18 @@ def _float32_head(model: nn.Module) -> None:
     for module in model.children():
         if module is not body:
             module.float().register_forward_pre_hook(_in_float32)
+
+
+@torch.no_grad()
+def _read_head(model: nn.Module, folder: Path) -> None:
+    """Put the head's weights as a folder holds them in place of those that loading rounded to the dtype of the rest."""
+    body = decoder(model)
+    inside = {id(p) for p in body.parameters()}
+    head = {name: p for name, p in model.named_parameters() if id(p) not in inside}
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
+        with safe_open(path, "pt") as file:
+            for name in head.keys() & set(file.keys()):
+                head[name].copy_(file.get_tensor(name))
 
 
 def _in_float32(module: nn.Module, inputs: tuple[Foreign, ...]) -> tuple[Foreign, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import PAD
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -26,7 +27,7 @@ from transformers import (
 from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
-from policies.backbone import load_classifier, load_tokenizer, new_classifier
+from policies.backbone import load_classifier, load_tokenizer, new_classifier, output_head
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("data", "sft", "reward", "gold", "ppo", "dpo", "kto", "rloo", "rft", "best_of_n", "compare")
@@ -106,6 +107,22 @@ def test_a_reward_model_scores_alike_here_and_with_plain_transformers(walk: Path
     assert weights["score.weight"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("body", ["llama", "roberta"])
+def test_a_head_is_read_as_it_was_written(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, body: str) -> None:
+    """Its scores were normalised with these weights, not with those of the nearest bfloat16."""
+    torch.manual_seed(0)
+    BODIES[body](len(tiny_tokenizer)).save_pretrained(tmp_path / "body")
+    tiny_tokenizer.save_pretrained(tmp_path / "body")
+    model: Any = new_classifier(tmp_path / "body", tiny_tokenizer, torch.bfloat16, seed=0)
+    model.save_pretrained(tmp_path / "whole")
+    again = load_classifier(tmp_path / "whole", tiny_tokenizer, torch.bfloat16)
+    ids = torch.tensor([tiny_tokenizer("a river")["input_ids"]])
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    written = output_head(model).weight
+    assert torch.equal(output_head(again).weight, written) and not torch.equal(written, written.bfloat16().float())
+
+
 @pytest.mark.parametrize(("tuning", "value"), [("full", "adapter"), ("lora", "shared")])
 def test_the_other_ways_to_hold_the_roles(walk: Path, tuning: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the pretraining mix, layers below the adapter run once, and activations recomputed."""
@@ -123,7 +140,7 @@ BODIES = {
     "llama": lambda n: LlamaModel(LlamaConfig(vocab_size=n, num_key_value_heads=2, **SMALL)),
     "gpt2": lambda n: GPT2LMHeadModel(GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=4)),
     "bert": lambda n: BertModel(BertConfig(vocab_size=n, **SMALL)),
-    "roberta": lambda n: RobertaModel(RobertaConfig(vocab_size=n, **SMALL)),
+    "roberta": lambda n: RobertaModel(RobertaConfig(vocab_size=n, pad_token_id=PAD, **SMALL)),
 }
 
 
