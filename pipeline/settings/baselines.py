@@ -43,7 +43,7 @@ class KTO(Held):
         description="of liked completions; default: 1, or more where they are rarer and neither weight is set",
     )
     undesirable_weight: float | None = Field(None, gt=0, description="of disliked completions; default likewise")
-    eval_rows: int = Field(512, ge=1, description="held-out judgements, or rankings, used for the figures")
+    eval_rows: int = Field(512, ge=2, description="held-out judgements, or rankings, used for the figures")
 
 
 class RLOO(Stepwise):

@@ -102,13 +102,14 @@ def summary(manifest: Manifest, run: Run) -> str:
 
 
 def _examples(source: str, side: str, tokenizer: Any, config: Config, run: Run) -> list[Example]:
-    """All that there is to learn from, or of the held-out side what `kto.eval_rows` takes. Raises ArtifactError where nothing was
+    """All that there is to learn from, or of the held-out side what `kto.eval_rows` draws. Raises ArtifactError where nothing was
     liked or nothing disliked."""
-    limit, most = config.data.max_length, config.kto.eval_rows if side == "eval" else None
+    limit = config.data.max_length
     if source == "judgements":
-        found = [of_judgement(tokenizer, one, limit) for one in judgements(run, side)[:most]]
+        rows = [[of_judgement(tokenizer, one, limit)] for one in judgements(run, side)]
     else:
-        found = [example for one in rankings(run, side)[:most] for example in of_ranking(tokenizer, one, limit)]
+        rows = [of_ranking(tokenizer, one, limit) for one in rankings(run, side)]
+    found = [example for row in rows for example in row]
     for liked, word in ((True, "liked"), (False, "disliked")):
         if not any(example.liked == liked for example in found):
             what = f"no completion that was {word}" if source == "judgements" else "no pair of which one is better"
@@ -116,7 +117,15 @@ def _examples(source: str, side: str, tokenizer: Any, config: Config, run: Run) 
                 f"{run.folder('data')}: {source}.{side} has {what}, and kto needs both kinds on both sides; give more "
                 "rows, raise data.eval_fraction, or leave out kto"
             )
-    return found
+    return drawn([row for row in rows if row], config.kto.eval_rows, config.seed) if side == "eval" else found
+
+
+def drawn(rows: Sequence[Sequence[Example]], most: int, seed: int) -> list[Example]:
+    """The examples of `most` rows, two or more, drawn with the seed and in the order of `rows`: a file may be sorted by label. At
+    least one is liked and one disliked, which shifts no mean of a kind."""
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    first = [next(i for i in order if any(one.liked == liked for one in rows[i])) for liked in (True, False)]
+    return [example for i in sorted([*dict.fromkeys([*first, *order])][:most]) for example in rows[i]]
 
 
 def of_judgement(tokenizer: Any, judgement: Judgement, max_length: int) -> Example:

@@ -24,11 +24,13 @@ from trl import KTOConfig
 from data.schema import Completion, Judgement, Ranking
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
+from pipeline.artifacts.run import Run
 from pipeline.running import run_stage
 from pipeline.settings.baselines import KTO
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
-from pipeline.stages.kto import Example, gap, of_judgement, of_ranking, rows_of, weights_of
+from pipeline.stages import kto as stage_kto
+from pipeline.stages.kto import Example, drawn, gap, of_judgement, of_ranking, rows_of, weights_of
 from pipeline.training.trl_trainers import JudgementTrainer
 from policies.backbone import load_causal
 from policies.template import encode_completion, encode_prompt
@@ -127,6 +129,20 @@ def test_the_gap_is_that_of_the_means(tiny_tokenizer: Any) -> None:
     paired = [Example(str(i // 2), [1], [[2]], i % 2 == 0) for i in range(12)]
     found = gap(paired, [[10.0 * (i // 2) + (i % 2 == 0)] for i in range(12)])
     assert (found["gap_low"], found["gap"], found["gap_high"]) == pytest.approx((1, 1, 1))  # within each prompt
+
+
+def test_held_out_rows_are_drawn_whatever_their_order() -> None:
+    """Of 90 liked rows before 10 disliked ones, drawn with the seed; the one of a kind among many comes too."""
+    rows = [[Example(str(i), [1], [[2]], i < 90)] for i in range(100)]
+    found = drawn(rows, 40, seed=0)
+    places = [int(one.key) for one in found]
+    assert len(set(places)) == 40 and places == sorted(places) and max(places[:-5]) > 40
+    assert {one.liked for one in found} == {True, False} and found == drawn(rows, 40, seed=0) != drawn(rows, 40, seed=1)
+    for seed in range(20):
+        assert [one.liked for one in drawn(rows[:91], 2, seed)] == [True, False]
+    assert drawn(rows, 100, seed=3) == drawn(rows, 512, seed=4) == [one for row in rows for one in row]
+    pairs = [[Example(str(i), [1], [[2]], side) for side in (True, False)] for i in range(9)]
+    assert [one.liked for one in drawn(pairs, 3, seed=0)] == [True, False] * 3
 
 
 # trl's trainer
@@ -259,6 +275,24 @@ def test_the_gate_is_the_gap_of_implicit_rewards(walk: Path, name: str) -> None:
     assert made["metrics"]["gap_low"] < made["metrics"]["gap"] < made["metrics"]["gap_high"]
     (line,) = made["gate"]["checks"]
     assert (line["result"] == "fail") == (line["figure"] <= 0) and line["figure"] == made["metrics"]["gap"]
+
+
+@pytest.mark.parametrize(("name", "source"), [("ranked", RANKED), ("judged", "data.source=thumbs.jsonl")])
+def test_held_out_rows_may_be_sorted(walk: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liked ones first, or ties first: the first two rows would have one kind, or no pair."""
+    run = again(f"sorted_{name}", name)
+    monkeypatch.setattr("pipeline.artifacts.run.Run.require", lambda *args, **more: None)
+    monkeypatch.setattr("pipeline.stages.kto.train", lambda *args: (0.0, 0))
+    monkeypatch.setattr("pipeline.stages.kto.publish_policy", lambda *args, metrics, **more: metrics)
+    path = run / "data" / f"{'judgements' if name == 'judged' else 'rankings'}.eval.jsonl"
+    rows = read_rows(path)
+    if name == "judged":
+        rows = sorted(rows, key=lambda row: not row["liked"])
+    else:
+        rows = [row | {"ranking": [[c["id"] for c in row["completions"]]]} for row in rows[:2]] + rows[2:]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    figures = stage_kto.run(settings(source, "kto.eval_rows=2"), Run(run.name))
+    assert min(figures["eval_liked"], figures["eval_disliked"]) >= 1
 
 
 def test_a_second_time_it_is_up_to_date(walk: Path, capsys: pytest.CaptureFixture[str]) -> None:
