@@ -190,7 +190,7 @@ def _trainer(
         beta=config.beta("kto"),
         desirable_weight=weights[0],
         undesirable_weight=weights[1],
-        max_length=None,
+        max_length=config.data.max_length,  # own rows fit; a completion under another prompt may not
         disable_dropout=True,
     )
     return JudgementTrainer(

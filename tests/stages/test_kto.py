@@ -31,6 +31,7 @@ from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
 from pipeline.stages import kto as stage_kto
 from pipeline.stages.kto import Example, drawn, gap, of_judgement, of_ranking, rows_of, weights_of
+from pipeline.training.context import make_accelerator
 from pipeline.training.trl_trainers import JudgementTrainer
 from policies.backbone import load_causal
 from policies.template import encode_completion, encode_prompt
@@ -211,6 +212,25 @@ def test_the_loss_is_the_papers(tiny_folder: Path, tiny_tokenizer: Any, tmp_path
 
 
 # The stage
+
+
+def test_no_row_is_longer_than_max_length(walk: Path) -> None:
+    """Own rows fit as they are; a long completion under another's long prompt, which estimates the KL, is cut."""
+    examples = [Example("a", [5] * 12, [[6, 6, EOS]], True), Example("b", [7, 7], [[8] * 13 + [EOS]], False)]
+    rows = rows_of(examples, [0, 1], 2, seed=0)
+    config, run = settings(RANKED, "data.max_length=16"), Run("ranked")
+    tokenizer = AutoTokenizer.from_pretrained(walk / "ranked" / "sft")
+    folder = Path("long")
+    trainer = stage_kto._trainer(rows, (1.0, 1.0), tokenizer, config, run, folder, make_accelerator())
+    batch = trainer.data_collator(rows)
+    for row, other, prefix in ((rows[0], rows[1], ""), (rows[1], rows[0], ""), (rows[0], rows[1], "KL_")):
+        own = row["prompt_ids"] + (other if prefix else row)["completion_ids"]
+        at = rows.index(row)
+        seen = batch[f"{prefix}attention_mask"][at].bool()
+        assert batch[f"{prefix}input_ids"][at][seen].tolist() == own[:16]
+        mask = [0] * len(row["prompt_ids"]) + [1] * (len(own[:16]) - len(row["prompt_ids"]))
+        assert batch[f"{prefix}completion_mask"][at][seen].tolist() == mask
+    assert batch["KL_input_ids"].shape == (2, 16)
 
 
 def test_it_learns_from_what_the_data_has(walk: Path) -> None:
