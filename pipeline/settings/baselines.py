@@ -26,8 +26,8 @@ class DPO(Held):
 
 
 class KTO(Held):
-    """Stage kto, a baseline: the sft model learns from liked and disliked completions (trl.KTOTrainer): the judgements that the data
-    has, or else the pairs of its rankings.
+    """Stage kto, a baseline: the sft model learns from liked and disliked completions (trl.KTOTrainer): judgements where both sides
+    have both kinds, or else the pairs of the rankings.
     """
 
     learning_rate: float = Field(1e-4, gt=0)

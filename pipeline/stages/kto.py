@@ -4,7 +4,7 @@
 
 trl.KTOTrainer from the sft model, with ppo's KL coefficient as beta (Ethayarajh et al. 2024, 2402.01306): the loss of a
 completion is λ·(1 - σ(±beta·(log π/π_sft - z))), + where it was liked, and z estimates the KL of the policy from completions of
-other prompts. It learns from the judgements that the data has, or else from the rankings: of a pair the better is liked.
+other prompts. It learns from judgements where they are liked and disliked, or else from rankings: of a pair the better is liked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("kto", config, run)
     folder = working_folder(run, "kto", config)
     accelerator.wait_for_everyone()
-    source = "judgements" if judgements(run, "train") else "rankings"
-    examples, held_out = (_examples(source, side, tokenizer, config, run) for side in ("train", "eval"))
+    source, examples, held_out = _examples(tokenizer, config, run)
     order = batched_order([len(e.prompt) + max(map(len, e.completions)) for e in examples], section, config.seed)
     liked = sum(examples[i].liked for i in order)
     weights = weights_of(section, liked, len(order) - liked)
@@ -101,23 +100,43 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("kto"), figures, f'make compare RUN={run.name} MODELS="sft ppo kto"')
 
 
-def _examples(source: str, side: str, tokenizer: Any, config: Config, run: Run) -> list[Example]:
-    """All that there is to learn from, or of the held-out side what `kto.eval_rows` draws. Raises ArtifactError where nothing was
-    liked or nothing disliked."""
+def _examples(tokenizer: Any, config: Config, run: Run) -> tuple[str, list[Example], list[Example]]:
+    """Which rows teach, all examples of the training side, and of the held-out side those that `kto.eval_rows` draws.
+
+    Judgements teach where both sides have liked and disliked ones, or else rankings where both sides have a pair. Raises
+    ArtifactError where neither do.
+    """
+    lacks = []
+    for source in ("judgements", "rankings"):
+        train, held_out = (_rows(source, side, tokenizer, config, run) for side in ("train", "eval"))
+        lack = _lack(f"{source}.train", train) or _lack(f"{source}.eval", held_out)
+        if lack is None:
+            taught = [example for row in train for example in row]
+            return source, taught, drawn(held_out, config.kto.eval_rows, config.seed)
+        lacks.append(lack)
+    raise ArtifactError(
+        f"{run.folder('data')}: {' and '.join(lacks)}, and kto needs liked and disliked completions, or pairs, on both sides; "
+        "give more rows, raise data.eval_fraction, or leave out kto"
+    )
+
+
+def _rows(source: str, side: str, tokenizer: Any, config: Config, run: Run) -> list[list[Example]]:
+    """The examples of each row that has any."""
     limit = config.data.max_length
     if source == "judgements":
-        rows = [[of_judgement(tokenizer, one, limit)] for one in judgements(run, side)]
-    else:
-        rows = [of_ranking(tokenizer, one, limit) for one in rankings(run, side)]
-    found = [example for row in rows for example in row]
-    for liked, word in ((True, "liked"), (False, "disliked")):
-        if not any(example.liked == liked for example in found):
-            what = f"no completion that was {word}" if source == "judgements" else "no pair of which one is better"
-            raise ArtifactError(
-                f"{run.folder('data')}: {source}.{side} has {what}, and kto needs both kinds on both sides; give more "
-                "rows, raise data.eval_fraction, or leave out kto"
-            )
-    return drawn([row for row in rows if row], config.kto.eval_rows, config.seed) if side == "eval" else found
+        return [[of_judgement(tokenizer, one, limit)] for one in judgements(run, side)]
+    return [made for one in rankings(run, side) if (made := of_ranking(tokenizer, one, limit))]
+
+
+def _lack(name: str, rows: Sequence[Sequence[Example]]) -> str | None:
+    """What these rows need and have not, None where they have both kinds."""
+    kinds = {example.liked for row in rows for example in row}
+    if len(kinds) == 2:
+        return None
+    if name.startswith("rankings"):
+        return f"{name} has no pair of which one is better"
+    missing = [word for liked, word in ((True, "liked"), (False, "disliked")) if liked not in kinds]
+    return f"{name} has no {' or '.join(missing)} completion"
 
 
 def drawn(rows: Sequence[Sequence[Example]], most: int, seed: int) -> list[Example]:

@@ -359,20 +359,43 @@ def test_two_processes_make_the_model_of_one_with_their_micro_batches(walk: Path
 # What cannot be
 
 
+def of_one_kind(run: Path, side: str, liked: bool) -> None:
+    path = run / "data" / f"judgements.{side}.jsonl"
+    path.write_text("".join(json.dumps(row | {"liked": liked}) + "\n" for row in read_rows(path)))
+
+
 def test_one_kind_alone_teaches_nothing(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = again("alone", "judged")
+    """One sentence says what the judgements lack and what the rankings lack."""
     monkeypatch.setattr("pipeline.artifacts.run.Run.require", lambda *args, **more: None)
-    path = run / "data" / "judgements.eval.jsonl"
-    path.write_text("".join(json.dumps(row | {"liked": True}) + "\n" for row in read_rows(path)))
-    told = r"runs/alone/data: judgements\.eval has no completion that was disliked, and kto needs both kinds"
-    with pytest.raises(ArtifactError, match=told):
-        run_stage("kto", settings("data.source=thumbs.jsonl"), run.name)
+    for liked, kind in ((True, "disliked"), (False, "liked")):
+        run = again(f"only_{liked}", "judged")
+        of_one_kind(run, "eval", liked)
+        no_pair = r"rankings\.train has no pair of which one is better"
+        told = rf"^runs/{run.name}/data: judgements\.eval has no {kind} completion and {no_pair}, and kto needs [^\n]*or leave out kto$"
+        with pytest.raises(ArtifactError, match=told):
+            run_stage("kto", settings("data.source=thumbs.jsonl"), run.name)
     run = again("ties")
-    path = run / "data" / "rankings.train.jsonl"
+    path = run / "data" / "rankings.eval.jsonl"
     rows = [row | {"ranking": [[c["id"] for c in row["completions"]]]} for row in read_rows(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ArtifactError, match=r"runs/ties/data: rankings\.train has no pair of which one is better"):
+    told = r"ties/data: judgements\.train has no liked or disliked completion and rankings\.eval has no pair of which"
+    with pytest.raises(ArtifactError, match=told):
         run_stage("kto", settings(RANKED), run.name)
+
+
+@pytest.mark.parametrize("side", ["train", "eval"])
+def test_judgements_of_one_kind_leave_it_to_the_rankings(
+    walk: Path, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside rankings, judgements of which one side is all liked; the same weights as from the rankings alone."""
+    run = again(f"both_{side}")
+    monkeypatch.setattr("pipeline.artifacts.run.Run.require", lambda *args, **more: None)
+    for one in ("train", "eval"):
+        shutil.copy(Path("runs/judged/data") / f"judgements.{one}.jsonl", run / "data")
+    of_one_kind(run, side, liked=True)
+    made = stage_kto.run(settings(RANKED), Run(run.name))
+    assert made.model["learned from"] == "rankings"
+    assert sha256(run / "kto" / "model.safetensors") == sha256(walk / "ranked" / "kto" / "model.safetensors")
 
 
 def test_settings_that_do_not_go_together_are_told_before_anything_is_loaded() -> None:
