@@ -113,14 +113,16 @@ def together(errors: Sequence[DataError]) -> DataError:
 
 
 def with_own_ids(portions: Sequence[Portion]) -> list[Portion]:
-    """The portions; an id that stands in several sources of one kind gets its source's name before it in each."""
+    """The portions; an id that stands in several sources of one kind gets its source's name before it in each. Judgements count
+    as demonstrations, which the liked ones become."""
     sources: dict[tuple[str, str], set[str]] = {}
+    kinds = {portion.kind: portion.kind for portion in portions} | {JUDGEMENTS: "demonstrations"}
     for portion in portions:
         for row in portion.rows:
-            sources.setdefault((portion.kind, row.id), set()).add(portion.name)
+            sources.setdefault((kinds[portion.kind], row.id), set()).add(portion.name)
 
     def named(portion: Portion, row: Any) -> Any:
-        alone = len(sources[portion.kind, row.id]) == 1
+        alone = len(sources[kinds[portion.kind], row.id]) == 1
         return row if alone else replace(row, id=f"{portion.name}: {row.id}")
 
     return [replace(portion, rows=[named(portion, row) for row in portion.rows]) for portion in portions]

@@ -190,24 +190,37 @@ def decontaminated(portions: Sequence[Portion], size: int | None) -> tuple[list[
 
 
 def completed(portions: Sequence[Portion], side: str) -> list[Portion]:
-    """The portions, and what this side has none of: demonstrations from its liked completions, or else from the best
-    completions of its rankings; prompts from the rows that it has, each once."""
+    """The portions with the side's liked completions as demonstrations, beside those given, and what this side has none of then:
+    demonstrations from the best completions of its rankings, prompts from the rows that it has, each once."""
     here = [portion for portion in portions if portion.side == side and portion.rows]
     ranked = [portion for portion in here if portion.kind == "rankings"]
     judged = [portion for portion in here if portion.kind == JUDGEMENTS]
-    shown = [portion for portion in here if portion.kind == "demonstrations"]
-    made = list(portions)
+    given = {_said(row) for portion in here if portion.kind == "demonstrations" for row in portion.rows}
+    made: list[Portion] = []
+    for portion in portions:
+        made.append(portion)
+        if portion.kind == JUDGEMENTS and portion.side == side and (rows := _liked(portion.rows, given)):
+            made.append(replace(portion, kind="demonstrations", rows=rows))
+    shown = [p for p in made if (p.kind, p.side) == ("demonstrations", side) and p.rows]
     if not shown:
-        shown = [replace(p, kind="demonstrations", rows=_liked(p.rows)) for p in judged if _liked(p.rows)]
-        shown = shown or [replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows]) for p in ranked]
+        shown = [replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows]) for p in ranked]
         made += shown
     if not any(portion.kind == "prompts" for portion in here):
         made += _asked(ranked or [*judged, *shown])
     return made
 
 
-def _liked(judgements: Sequence[Judgement]) -> list[Demonstration]:
-    return [Demonstration(one.id, one.prompt, one.completion, one.source, one.tag) for one in judgements if one.liked]
+def _said(row: Demonstration | Judgement) -> tuple[str, str]:
+    return prompt_key(row.prompt), row.completion
+
+
+def _liked(judgements: Sequence[Judgement], shown: Collection[tuple[str, str]]) -> list[Demonstration]:
+    """The liked ones as demonstrations, but for those that are `shown`."""
+    return [
+        Demonstration(one.id, one.prompt, one.completion, one.source, one.tag)
+        for one in judgements
+        if one.liked and _said(one) not in shown
+    ]
 
 
 def _best(ranking: Ranking) -> Demonstration:

@@ -52,11 +52,25 @@ def test_without_any_there_is_no_file_of_them_and_no_word(stage: Stage) -> None:
     assert published.judgements(Run("r"), "train") == []
 
 
-def test_given_demonstrations_stand_alone(stage: Stage) -> None:
-    shown = [{"id": f"d{n}", "prompt": f"Show {said('d', n)}", "completion": " so"} for n in range(20)]
-    _, files = stage(source=write("mine.jsonl", thumbs(30)), demonstrations=write("shown.jsonl", shown))
-    assert {row["id"][0] for side in ("train", "eval") for row in files[f"demonstrations.{side}"]} == {"d"}
-    assert {row["id"][0] for row in files["prompts.train"]} == {"d", "t"}
+@pytest.mark.parametrize("seed", range(4))
+def test_the_liked_ones_are_demonstrations_beside_given_ones(stage: Stage, seed: int) -> None:
+    """On both sides, however the few given ones fall; what a given one shows already is shown once, and ids tell sources apart."""
+    judged = thumbs(30)
+    shown = [{"id": f"d{n}", "prompt": f"Show {said('d', n)}", "completion": " so"} for n in range(3)]
+    shown += [{"id": "again", **{name: judged[0][name] for name in ("prompt", "completion")}}]
+    shown[0]["id"] = "t3"
+    _, files = stage(
+        source=write("mine.jsonl", judged), demonstrations=write("shown.jsonl", shown), eval_fraction=0.3, seed=seed
+    )
+    sides = ("train", "eval")
+    for side in sides:
+        liked = {row["id"] for row in files[f"judgements.{side}"] if row["liked"]}
+        names = {row["id"] for row in files[f"demonstrations.{side}"]}
+        assert liked - {"t0"} <= names and liked
+    names = [row["id"] for side in sides for row in files[f"demonstrations.{side}"]]
+    expected = [*(f"t{n}" for n in range(6, 30, 3)), "mine.jsonl: t3", "data.demonstrations: t3", "d1", "d2", "again"]
+    assert sorted(names) == sorted(expected)
+    assert {row["id"][0] for side in sides for row in files[f"prompts.{side}"]} >= {"d", "t"}
 
 
 def test_beside_rankings_the_liked_ones_are_the_demonstrations(stage: Stage) -> None:
