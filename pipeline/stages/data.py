@@ -27,7 +27,16 @@ Files = Mapping[str, list[Any]]
 """Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
 
 SHOWN = 3
-REMOVED = ("blank", "too_few_ranks", "duplicates", "near_duplicates", "decontaminated", "thinned", "like_evaluation")
+REMOVED = (
+    "blank",
+    "too_few_ranks",
+    "duplicates",
+    "near_duplicates",
+    "decontaminated",
+    "thinned",
+    "like_evaluation",
+    "with_gold_prompts",
+)
 """Endings of the counts that the closing line tells where they are not zero."""
 
 SOME = at_least(1)
@@ -48,7 +57,8 @@ def run(config: Config, run: Run) -> Manifest:
     files = ordered(made, bool(config.data.mixture), config.seed)
     figures = figures_of(files, made, counts, config)
     if config.data.gold_fraction:
-        files = for_gold(files, config)
+        files, removed = for_gold(files, config)
+        counts |= removed
         figures["set_aside"] = len(files["rankings.gold"])
     metrics = {name.replace(".", "_"): float(len(rows)) for name, rows in files.items()}
     metrics |= {name: float(count) for name, count in counts.items()}
@@ -121,15 +131,22 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
     return files
 
 
-def for_gold(files: Files, config: Config) -> dict[str, list[Any]]:
-    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold.
+def for_gold(files: Files, config: Config) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """The files with data.gold_fraction of the training rankings in a file of their own, for stage gold; counts of what left.
 
-    Whole prompts move, so the gold model and what is trained on the rest share none; demonstrations and prompts stay.
+    Whole prompts move, so the gold model and what is trained on the rest share none: training judgements of these prompts are
+    left out, and counted as `judgements_with_gold_prompts`. Demonstrations and prompts stay.
     """
     # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
     similarity = None if config.data.embedded() else config.data.split_similarity
     kept, aside = split.set_aside(files["rankings.train"], similarity, config.data.gold_fraction, config.seed)
-    return {**files, "rankings.train": kept, "rankings.gold": aside}
+    made = {**files, "rankings.train": kept, "rankings.gold": aside}
+    name = f"{JUDGEMENTS}.{TRAIN}"
+    if name not in files:
+        return made, {}
+    gold = _prompts(aside)
+    made[name] = [row for row in files[name] if prompt_key(row.prompt) not in gold]
+    return made, {"judgements_with_gold_prompts": len(files[name]) - len(made[name])}
 
 
 def described(files: Files, counts: Mapping[str, int], gathered: Gathered, mixed: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from own_rows import Stage, checks, preferences, said, write
 
-from data.schema import DataError, Judgement
+from data.schema import DataError, Judgement, prompt_key
 from pipeline.artifacts.run import Run
 from pipeline.rows import published
 from pipeline.stages import data as stage_data
@@ -86,6 +86,26 @@ def test_beside_rankings_the_liked_ones_are_the_demonstrations(stage: Stage) -> 
     _, files = stage(source="a.jsonl", demonstrations="b.jsonl")
     assert {row["id"][0] for row in files["demonstrations.train"]} == {"t"}
     assert len(files["judgements.train"]) + len(files["judgements.eval"]) == 30
+
+
+def test_those_of_prompts_that_the_gold_model_judges_leave_training(stage: Stage) -> None:
+    """Each ranking's prompt is judged too, written with other spaces; the held-out ones and the demonstrations stay."""
+    ranked = preferences("p", 40)
+    spaced = [row["prompt"].replace(" ", "  ") for row in ranked]
+    judged = [row | {"prompt": prompt} for row, prompt in zip(thumbs(40), spaced, strict=True)]
+    parts = [{"source": write("a.jsonl", ranked)}, {"source": write("b.jsonl", judged + thumbs(20, first=40))}]
+    _, before = stage(mixture=parts, eval_fraction=0.2)
+    manifest, files = stage(mixture=parts, eval_fraction=0.2, gold_fraction=0.5)
+    prompts = {name: {prompt_key(row["prompt"]) for row in rows} for name, rows in files.items() if name != "metrics"}
+    count = len(files["rankings.gold"])
+    assert count >= 10 and not prompts["judgements.train"] & prompts["rankings.gold"]
+    left = [row for row in before["judgements.train"] if prompt_key(row["prompt"]) not in prompts["rankings.gold"]]
+    assert files["judgements.train"] == left and len(left) == len(before["judgements.train"]) - count
+    assert manifest.data["counts"]["judgements_with_gold_prompts"] == count
+    assert manifest.data["judgements.train"]["rows"] == manifest.metrics["judgements_train"] == len(left)
+    assert f"judgements with gold prompts {count}" in stage_data.summary(manifest, Run("r"))
+    same = ("judgements.eval", "demonstrations.train", "demonstrations.eval", "prompts.train")
+    assert [files[name] for name in same] == [before[name] for name in same]
 
 
 def test_they_are_not_taken_for_prompts(stage: Stage) -> None:
