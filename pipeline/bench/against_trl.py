@@ -4,8 +4,9 @@
 
 For every group (workload, tuning, adapted layers, epochs, dtype) TRL and ours, once for each kind of critic, are
 processes that stay alive side by side and take turns: whatever slows the machine for a while slows all of them. Every
-one builds its models and warms up before the first turn, and never do two compute at once. Writes
-runs/bench/report.json after every group, logs to runs/bench/logs/.
+one builds its models and warms up before the first turn, and never do two compute at once. One more process measures
+what the machine can do before and after every turn. Writes runs/bench/report.json after every group, logs to
+runs/bench/logs/.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import Any
 from pipeline.artifacts.files import write_json, write_rows
 from pipeline.artifacts.manifest import now
 from pipeline.bench.machine import SIZES, Shape, Work, decode_bytes, iteration_flops
+from pipeline.bench.rates import best, shares
 from pipeline.bench.turns import BASELINE, Died, Player, Spec, take_turns
 
 FOLDER = Path("runs/bench")
@@ -114,7 +116,7 @@ def figures(player: Player, skip: int) -> dict[str, Any]:
 
 
 def row(
-    group: Group, critic: str, players: Mapping[str, Player], skip: int, prompt: float, machine: Any, shape: Shape
+    group: Group, critic: str, players: Mapping[str, Player], skip: int, prompt: float, shape: Shape
 ) -> dict[str, Any]:
     """One row of the report: ours with one kind of critic beside TRL. `prompt`: mean tokens of a prompt."""
     player, trl = players[f"{group.name}-{critic}"], figures(players[f"{group.name}-trl"], skip)
@@ -124,23 +126,25 @@ def row(
     adapted = group.lora_layers or shape.layers
     work = Work(BATCH, prompt, length, group.epochs, critic, RANK if group.lora else None, adapted)
     flops = iteration_flops(shape, work)
-    rate = machine["gflops"][player.facts["dtype"]] * 1e9
-    share = {name: flops[name] / phases[name] / rate for name in ("rollout", "score", "reference") if phases.get(name)}
+    rates = best(players[f"{group.name}-rates"].turns, player.facts["dtype"])
+    speed = {name: flops[name] / phases[name] / 1e9 for name in ("rollout", "score", "reference") if phases.get(name)}
     # activations of the values' pass may be kept for the first epoch's backward: only the two together do known work
     learning = phases.get("values", 0.0) + phases["update"]
-    share |= {
-        "values+update": (flops["values"] + flops["update"]) / learning / rate,
-        "iteration": sum(flops.values()) / ours["s_per_iteration"] / rate,
+    speed |= {
+        "values+update": (flops["values"] + flops["update"]) / learning / 1e9,
+        "iteration": sum(flops.values()) / ours["s_per_iteration"] / 1e9,
     }
     read = decode_bytes(shape, work, statistics.mean(turn["longest"] for turn in turns), SIZES[player.facts["dtype"]])
+    decoding = {"decoding": read / phases["rollout"] / 1e9}
     ours |= {
         "policy_dtype": player.facts["dtype"],
         "phases": phases,
         "tokens_per_s": BATCH * length / ours["s_per_iteration"],
         "flops": flops,
-        "share_of_peak": share,
+        "rates": rates,
+        "share_of_peak": shares(speed, rates["gflops"], "product", "GFLOP/s"),
         "decode_bytes": read,
-        "decode_share_of_bandwidth": read / phases["rollout"] / machine["read_gb_per_s"] / 1e9,
+        "decode_share_of_bandwidth": shares(decoding, rates["read_gb_per_s"], "read", "GB/s")["decoding"],
         "mean_length": length,
         "mean_prompt": prompt,
     }
@@ -173,7 +177,7 @@ def prepare(workload: str, model: Path, count: int) -> tuple[Path, float]:
 def commands(
     group: Group, model: Path, prompts: Path, iterations: int, micro_tokens: int | None
 ) -> dict[str, list[str]]:
-    """How the processes of a group are started, TRL first."""
+    """How the processes of a group are started: what measures the machine, TRL, ours."""
 
     def spec(critic: str) -> str:
         tuning = (group.dtype, group.lora, group.lora_layers, critic, group.epochs)
@@ -183,7 +187,12 @@ def commands(
 
     call = [sys.executable, "-m"]
     ours = {f"{group.name}-{c}": [*call, "pipeline.bench.ours", spec(c)] for c in group.critics}
-    return {f"{group.name}-trl": [*call, "pipeline.bench.trl", "ppo", spec("full")]} | ours
+    rated = group.dtype if group.lora else "float32"  # the dtype of our policy: in full fine-tuning always float32
+    return {
+        f"{group.name}-rates": [*call, "pipeline.bench.rates", rated],
+        f"{group.name}-trl": [*call, "pipeline.bench.trl", "ppo", spec("full")],
+        **ours,
+    }
 
 
 def rollouts(dtype: str, model: Path, prompts: Path, iterations: int) -> dict[str, float]:
@@ -206,6 +215,24 @@ def rollouts(dtype: str, model: Path, prompts: Path, iterations: int) -> dict[st
     return {"tokens_per_s": ours, "generate_tokens_per_s": theirs, "ratio": ours / theirs}
 
 
+def _phases(row: Mapping[str, Any]) -> str:
+    """Seconds and shares of our phases in a row; what was wrong with the shares on lines of its own."""
+    ours = row["ours"]
+    told = {**ours["share_of_peak"], "decoding": ours["decode_share_of_bandwidth"]}
+    share = {name: f"{value:.0%}" for name, value in told.items() if not isinstance(value, str)}
+    shown = [f"{k} {s:.2f} s" + (f" ({share[k]})" if k in share else "") for k, s in ours["phases"].items()]
+    if ours["policy_dtype"] != row["dtype"]:
+        shown.append(f"our policy in {ours['policy_dtype']}")
+    if row["workload"] == "fixed" and ours["mean_length"] != LIMITS["fixed"]:
+        shown.append(f"completions of {ours['mean_length']:.2f} tokens where {LIMITS['fixed']} were to be")
+    if "values+update" in share:
+        shown.append(f"values+update {share['values+update']}")
+    if "decoding" in share:
+        shown.append(f"decoding {share['decoding']} of bandwidth")
+    errors = dict.fromkeys(value for value in told.values() if isinstance(value, str))
+    return "\n    error: ".join([", ".join([*shown, f"{ours['tokens_per_s']:.0f} tokens/s"]), *errors])
+
+
 def table(report: dict[str, Any]) -> str:
     """The report for people: seconds of an iteration, memory, ratios, and how near each phase came to the machine's
     matrix products."""
@@ -217,18 +244,13 @@ def table(report: dict[str, Any]) -> str:
         named = (r["workload"], adapted, r["critic"], str(r["epochs"]), r["dtype"])
         times = f"{ours['s_per_iteration']:.2f}", f"{trl['s_per_iteration']:.2f}", f"{r['speedup']:.2f}x"
         lines.append((*named, *times, f"{ours['peak_gb']:.2f}", f"{trl['peak_gb']:.2f}", f"{r['memory_ratio']:.2f}"))
-        share = ours["share_of_peak"]
-        shown = [f"{k} {s:.2f} s" + (f" ({share[k]:.0%})" if k in share else "") for k, s in ours["phases"].items()]
-        both = f"values+update {share['values+update']:.0%}"
-        decoding = f"decoding {ours['decode_share_of_bandwidth']:.0%} of bandwidth"
-        if ours["policy_dtype"] != r["dtype"]:
-            shown.append(f"our policy in {ours['policy_dtype']}")
-        if r["workload"] == "fixed" and ours["mean_length"] != LIMITS["fixed"]:
-            shown.append(f"completions of {ours['mean_length']:.2f} tokens where {LIMITS['fixed']} were to be")
-        phases.append((*named, ", ".join([*shown, both, decoding, f"{ours['tokens_per_s']:.0f} tokens/s"])))
+        phases.append((*named, _phases(r)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     out = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    out += ["", "seconds of our phases (counted operations over the measured matrix-product rate):"]
+    out += [
+        "",
+        "seconds of our phases (counted operations over the best matrix-product rate of all between the turns):",
+    ]
     out += ["  " + " ".join(named) + ": " + text for *named, text in phases]
     if (rollout := report.get("rollout")) is not None:
         ours, theirs = rollout["tokens_per_s"], rollout["generate_tokens_per_s"]
@@ -277,8 +299,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{group.name}: TRL and ours ({', '.join(group.critics)}) in turns", file=sys.stderr, flush=True)
         prompts, length = prepared[group.workload]
         processes = commands(group, models[group.workload], prompts, iterations, args.micro_tokens)
-        players = take_turns(processes, iterations, FOLDER / "logs")
-        report["rows"] += [row(group, critic, players, skip, length, machine, shape) for critic in group.critics]
+        players = take_turns(processes, iterations, FOLDER / "logs", between=f"{group.name}-rates")
+        report["rows"] += [row(group, critic, players, skip, length, shape) for critic in group.critics]
         write_json(FOLDER / "report.json", report)
     if rolled:
         print("rollouts: model.generate and ours in turns", file=sys.stderr, flush=True)

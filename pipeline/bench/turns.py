@@ -62,22 +62,26 @@ class Turns:
     def say(self, **facts: Any) -> None:
         print(json.dumps(facts), file=self._out, flush=True)
 
-    def wait(self) -> None:
-        if not sys.stdin.readline():
+    def wait(self) -> bool:
+        """Wait for our turn; whether it is one more iteration, false at the end."""
+        word = sys.stdin.readline()
+        if not word:
             sys.exit("the driver is gone")
         self._started = time.perf_counter()
+        return word.strip() == "go"
 
-    def ready(self, **facts: Any) -> None:
+    def ready(self, **facts: Any) -> bool:
         self.say(**facts)
-        self.wait()
+        return self.wait()
 
-    def done(self, **facts: Any) -> None:
-        """The iteration has ended: its wall-clock seconds since it was let go, and what else there is to tell."""
+    def done(self, **facts: Any) -> bool:
+        """The iteration has ended: its wall-clock seconds since it was let go, and what else there is to tell. Returns
+        whether there is one more."""
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.synchronize()
         self.say(seconds=time.perf_counter() - self._started, **facts)
-        self.wait()
+        return self.wait()
 
     def close(self) -> None:
         self.say(peak_gb=peak_gb())
@@ -114,11 +118,13 @@ class Player:
         return self.told()
 
 
-def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, logs: Path) -> dict[str, Player]:
+def take_turns(
+    commands: Mapping[str, Sequence[str]], rounds: int, logs: Path, between: str | None = None
+) -> dict[str, Player]:
     """Start the named processes one after another, let each run one iteration a round, then close them one after
     another.
 
-    Never do two compute at once. Raises Died when one ends before its time; none is left running.
+    The process named `between`, if there is one, has a turn before and after every turn of another. Never do two compute at once. Raises Died when one ends before its time; none is left running.
     """
     logs.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -134,9 +140,11 @@ def take_turns(commands: Mapping[str, Sequence[str]], rounds: int, logs: Path) -
                 process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=file, text=True, env=environment)
             players[name] = Player(name, process, log)
             players[name].facts = {"ready": True} | players[name].told()
-        for _ in range(rounds):
-            for player in players.values():
-                player.turns.append(player.let("go"))
+        order = [name for _ in range(rounds) for name in players if name != between]
+        if between is not None:
+            order = [between, *(one for name in order for one in (name, between))]
+        for name in order:
+            players[name].turns.append(players[name].let("go"))
         for player in players.values():
             player.closing = player.let("end")
             player.process.wait()

@@ -13,6 +13,7 @@ import torch
 from pipeline.bench import against_trl, scale
 from pipeline.bench.machine import Shape, Work, decode_bytes, iteration_flops
 from pipeline.bench.ours import fixed_prompts, placed, play, unending
+from pipeline.bench.rates import best
 from pipeline.bench.turns import Died, Player, Spec, Turns, take_turns
 from policies.backbone import eos_ids, load_causal, load_tokenizer
 from policies.episodes import prompt_order
@@ -42,7 +43,8 @@ for i in range(1, iterations + 1):
     if i == dies:
         sys.exit("no more")
     note(f"ends {i}")
-    turns.done(number=i)
+    if not turns.done(number=i):
+        break
 note("closes")
 time.sleep(0.05)
 note("closed")
@@ -70,6 +72,27 @@ def test_processes_build_compute_and_close_one_at_a_time(tmp_path: Path) -> None
         assert all(0.05 <= turn["seconds"] < 1 for turn in player.turns)
         assert 0.005 < player.closing["peak_gb"] < 0.2
         assert "a library speaks" in player.log.read_text() and "a program speaks" in player.log.read_text()
+
+
+def test_one_process_has_a_turn_before_and_after_every_other(tmp_path: Path) -> None:
+    """Two players of two iterations: four turns, five gaps."""
+    commands, record = fakes(tmp_path, {"a": 0, "b": 0})
+    commands |= {"rates": fakes(tmp_path, {"rates": 0}, iterations=5)[0]["rates"]}
+    players = take_turns(commands, 2, tmp_path / "logs", between="rates")
+    begun = [line.split() for line in record.read_text().splitlines() if " begins " in line]
+    assert "".join(name[0] for name, *_ in begun) == "rarbrarbr"
+    assert {name: len(player.turns) for name, player in players.items()} == {"a": 2, "b": 2, "rates": 5}
+
+
+def test_the_process_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a process that goes on until it is told to end; a fake is what it measures between."""
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    commands, _ = fakes(tmp_path, {"a": 0}, iterations=1)
+    commands = {"rates": [sys.executable, "-m", "pipeline.bench.rates", "float32"]} | commands
+    players = take_turns(commands, 1, tmp_path / "logs", between="rates")
+    found = best(players["rates"].turns, "float32")
+    assert found["measured"] == 2 and found["gflops"] > 0 and found["read_gb_per_s"] > 0
+    assert players["rates"].facts["dtype"] == "float32" and players["a"].turns[0]["number"] == 1
 
 
 @pytest.mark.parametrize(("at", "told"), [(2, "b ended in iteration 2 with code 1"), (1, "b ended in iteration 1")])
@@ -147,8 +170,8 @@ def test_a_row_of_the_report() -> None:
         f"{group.name}-trl": player("trl", [100.0, 12.0, 11.0, 13.0], 6.0),
         f"{group.name}-head": player("ours", [100.0, 4.0, 3.0, 5.0], 1.5, **facts),
     }
-    machine = {"gflops": {"bfloat16": 1.0, "float32": 2.0}, "read_gb_per_s": 1.0}
-    row = against_trl.row(group, "head", players, 1, 16.0, machine, SHAPE)
+    players[f"{group.name}-rates"] = player("rates", [0.2], 0.1, gflops={"bfloat16": 1.0}, read_gb_per_s=1.0)
+    row = against_trl.row(group, "head", players, 1, 16.0, SHAPE)
     keys = {"workload", "lora", "lora_layers", "critic", "epochs", "dtype", "ours", "trl", "speedup", "memory_ratio"}
     assert set(row) == keys
     named = [row[k] for k in ("workload", "lora", "lora_layers", "critic", "epochs", "dtype")]
@@ -239,8 +262,9 @@ class Recorder(Turns):
     def say(self, **facts: Any) -> None:
         self.told.append(facts)
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         self._started = 0.0
+        return True
 
 
 @pytest.mark.parametrize(
