@@ -11,6 +11,7 @@ from tiny import PAD, make_roles, randomise
 from policies import logprobs
 from policies.backbone import decoder, load_causal
 from policies.logprobs import completion_logprobs, pack
+from policies.quick import head
 
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]]
 COMPLETIONS = [[33, 1], [4], [17, 90, 25, 66, 31, 2], [70, 71, 1]]
@@ -75,7 +76,7 @@ def test_chunks_change_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> N
     batch = pack(PROMPTS, COMPLETIONS, PAD)
     with torch.no_grad():
         whole = completion_logprobs(model, decoder(model), batch, 0.8)
-        monkeypatch.setattr(logprobs, "CHUNK", 5)
+        monkeypatch.setattr(head, "CHUNK", 5)
         parts = completion_logprobs(model, decoder(model), batch, 0.8)
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=0)

@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer
 
 from policies import rollout
 from policies.backbone import load_causal
+from policies.quick import cache
 from policies.rollout import Completion, choose, noise, sample
 
 LIMIT = 12
@@ -63,7 +64,7 @@ def test_equal_to_a_plain_loop(model: Any, batch_size: int, temperature: float) 
 
 def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through more tokens than there is room for, rows that leave, a crop and rows in another order: the same bits each time."""
-    monkeypatch.setattr(rollout, "SPARE", 3)
+    monkeypatch.setattr(cache, "SPARE", 3)
     generator = torch.Generator().manual_seed(0)
     plain, begun = DynamicLayer(), DynamicLayer()
 
@@ -118,7 +119,7 @@ def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(rollout.RoomyLayer, "_longer", spy)
     found = said()
     assert sum(taken) * (LIMIT - 1) == len(taken) > 0  # once for each layer's keys and values
-    monkeypatch.setattr(rollout, "SPARE", 0)
+    monkeypatch.setattr(cache, "SPARE", 0)
     agree(said(), found)
 
 

@@ -1,6 +1,7 @@
 """Are training seeds told apart from sampling noise, and is no more said than the wider interval allows?"""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,8 @@ def test_no_more_is_said_than_the_wider_interval_allows(
     first = {"win_rate": rates[0], "low": low, "high": high, "prompts": prompts}
     assert seed_spread.said(spread_of(rates), first) == reading
     own = {"against": "sft", "per_seed": [first], **spread_of(rates), "reading": reading}
-    given = {
-        "main": "ppo",
-        "optimised": "reward",
-        "seeds": {"ppo": {"reward": own, "vader": own}, "dpo": {"vader": own}},
-    }
+    seeds = {"ppo": {"reward": own, "vader": own}, "dpo": {"vader": own}}
+    given: Any = SimpleNamespace(main="ppo", optimised="reward", seeds=seeds)
     (sentence,) = seed_spread.sentences(given)  # of the main model, and not by the reward that was optimised
     assert (
         f"by vader is {sum(rates) / 3:.1%} on average" in sentence
