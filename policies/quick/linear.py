@@ -14,22 +14,13 @@ from policies.untyped import Arguments, Context, Foreign
 # From two rows up to here W·xᵀ beats x·Wᵀ in float32 on a CPU: 2 to 2.6 times at 2 to 8 rows, which are left when most of a batch
 # has ended, 1.4 to 1.7 times at 16 and 32; at 128 it is a draw.
 FEW_ROWS = 64
-# Above this, rows of zeros fill up to a multiple of 8: with 11, 13 to 15, 21, 26, 30, 31 rows it is 12 to 40% quicker so, with 45 to 63
-# 15 to 25%, with 12, 18, 20, 36 up to 6% slower (all matrices of a 135M model, two cores of Zen 3).
-UNEVEN = 10
-PART = 2048  # rows of W at once, for the sake of output layers: 49,152 by 32 took 20 instead of 26 ms
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x·Wᵀ: (N, in) by (out, in) gives (N, out)."""
     rows = len(x)
     if 1 < rows <= FEW_ROWS and x.dtype == torch.float32 and x.is_cpu:
-        if rows > UNEVEN:
-            x = nn.functional.pad(x, (0, 0, 0, -rows % 8))
-        if len(weight) <= PART:
-            return torch.mm(weight, x.t())[:, :rows].t().contiguous()
-        # what a part gives is turned round while it is in the processor's cache
-        return torch.cat([torch.mm(part, x.t())[:, :rows].t() for part in weight.split(PART)], dim=1)
+        return torch.mm(weight, x.t()).t().contiguous()
     return nn.functional.linear(x, weight)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from policies.quick.linear import FEW_ROWS
 
-ROWS = [1, 2, 3, 8, 10, 11, 32, 47, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 1, UNEVEN and FEW_ROWS
+ROWS = [1, 2, 3, 8, 10, 11, 32, 47, FEW_ROWS, FEW_ROWS + 1]  # on both sides of 1 and of FEW_ROWS
 IN, OUT, RANK = 24, 20, 4
 UNIT = 2.0**-9  # half the spacing of bfloat16 numbers near 1, the error of one rounding
 
