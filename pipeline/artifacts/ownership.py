@@ -35,7 +35,7 @@ def check_run_name(name: str) -> str:
         shown = ascii(name if len(name) <= 60 else f"{name[:60]}...")
         raise ArtifactError(
             f"run name {shown}: a run is one folder below runs/, named with letters, digits, '.', '_', '-' and spaces, "
-            f"beginning with a letter or digit, at most {LONGEST_NAME} bytes; write for instance RUN=demo (--run demo)"
+            f"not beginning with '.' or '-', at most {LONGEST_NAME} bytes; write for instance RUN=demo (--run demo)"
         )
     return name
 
