@@ -133,6 +133,9 @@ def test_the_other_ways_to_hold_the_roles(walk: Path, tuning: str, value: str, m
     more = ["ppo.ptx_coef=0.1", "ppo.gradient_checkpointing=true", "ppo.total_episodes=32"]
     more += ["ppo.lora.layers=last 1"] if tuning == "lora" else []
     run_stage("ppo", settings(f"ppo.tuning={tuning}", f"ppo.value={value}", *more), name)
+    made = json.loads((walk.parent / name / "ppo" / "manifest.json").read_text())
+    assert made["notes"]["halted"] is None and all(math.isfinite(figure) for figure in made["metrics"].values())
+    assert made["metrics"]["grad_norm"] > 0 and abs(made["metrics"]["first/objective/kl"]) < 1e-3
 
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
