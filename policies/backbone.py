@@ -1,4 +1,4 @@
-"""Where do models and tokenizers come from, and in what shape? Loading, checked heads, padding, LoRA."""
+"""Where do models come from, and in what shape? Loading, checked heads, LoRA."""
 
 import math
 from collections.abc import Iterator
@@ -13,13 +13,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from policies.quick.linear import in_one_step, quick
 from policies.quick.packing import enable_packing
-from policies.template import plain_chat
 from policies.untyped import Arguments, Foreign, Model, Tokenizer
 
 
@@ -34,33 +33,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None, need_eos: bool = True) -> Tokenizer:
-    """A tokenizer that pads on the right with a token that is not EOS, and has a chat template: a plain one if it came without.
-
-    Where pad is missing or equal to EOS, the unknown token takes its place if it has no other role, else `<|pad|>` is added: a pad
-    that equals EOS would hide the end of a completion from everything that counts non-pad tokens.
-    Raises BackboneError when there is no tokenizer, or no EOS unless `need_eos` is false (an encoder that only scores).
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise _not_there(path, "tokenizer", error) from error
-    if tokenizer.eos_token_id is None and need_eos:
-        raise BackboneError(
-            f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
-        )
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id):
-            tokenizer.pad_token = tokenizer.unk_token
-        else:
-            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    tokenizer.padding_side = "right"
-    if not tokenizer.chat_template and tokenizer.eos_token_id is not None:
-        tokenizer.chat_template = plain_chat(tokenizer)
-    return tokenizer
-
-
-def _not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
+def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
+    """What to raise where `path` holds no `what`, a model or tokenizer, as `error` says."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return BackboneError(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")
 
@@ -73,7 +47,7 @@ def _loaded(
             str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more
         )
     except OSError as error:
-        raise _not_there(path, "model", error) from error
+        raise not_there(path, "model", error) from error
     wrong = [
         *info["missing_keys"],
         *info["mismatched_keys"],
@@ -221,13 +195,6 @@ def _linear_names(model: nn.Module) -> list[str]:
     """Names of the linear modules inside the numbered layers: what peft calls all-linear, which leaves the head out too."""
     linear = [name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     return sorted({parts[-1] for parts in linear if any(part.isdigit() for part in parts)})
-
-
-def eos_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
-    """Every token that ends a completion: those of the generation config, and the tokenizer's EOS."""
-    named = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = named if isinstance(named, list) else [named]
-    return sorted({*(i for i in ids if i is not None), tokenizer.eos_token_id})
 
 
 def decoder(model: nn.Module) -> nn.Module:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policies.backbone import eos_ids
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
@@ -20,6 +19,7 @@ from policies.quick.trunk import padded
 from policies.roles import Roles
 from policies.rollout import Completion, Record, noise
 from policies.template import PromptText, decode_completion, encode_prompt
+from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
 
 ROLLOUT_BATCH = 64  # prompts decoded together

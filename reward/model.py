@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policies.backbone import load_classifier, load_tokenizer
+from policies.backbone import load_classifier
 from policies.quick.batching import together
 from policies.quick.packing import packs
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
+from policies.tokenizers import load_tokenizer
 from policies.untyped import Json, Model, Tokenizer
 
 CONTRACT_FILE = "scoring.json"

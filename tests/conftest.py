@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import save_tiny
 
-from policies.backbone import load_tokenizer
+from policies.tokenizers import load_tokenizer
 
 torch.set_num_threads(1)
 

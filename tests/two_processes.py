@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from tiny import PROMPTS, Figures, make_roles, run, settings, vowels, weights
 from torch import Tensor
 
-from policies.backbone import load_tokenizer
 from policies.episodes import PromptRow
 from policies.loop import Result
 from policies.roles import Roles
+from policies.tokenizers import load_tokenizer
 
 HELD_OUT: list[PromptRow] = [
     {"id": f"h{i}", "prompt": text} for i, text in enumerate(["so", "The end", "7", "why not", "m"])

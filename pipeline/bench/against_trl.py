@@ -162,7 +162,7 @@ def row(
 def prepare(workload: str, model: Path, count: int) -> tuple[Path, float]:
     """Write the prompts that both sides take; the file and the mean tokens of a prompt."""
     from pipeline.bench.ours import fixed_prompts, natural_prompts
-    from policies.backbone import load_tokenizer
+    from policies.tokenizers import load_tokenizer
 
     tokenizer, file = load_tokenizer(model), FOLDER / f"prompts-{workload}.jsonl"
     if workload == "fixed":

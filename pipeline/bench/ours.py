@@ -25,11 +25,12 @@ from pipeline.bench.turns import Spec, Turns
 from pipeline.settings.config import PPO
 from pipeline.settings.sections import Lora
 from pipeline.training.context import make_accelerator, quiet
-from policies.backbone import decoder, init_head, load_causal, load_tokenizer, lora_config, new_classifier, pick_dtype
+from policies.backbone import decoder, init_head, load_causal, lora_config, new_classifier, pick_dtype
 from policies.episodes import prompt_order
 from policies.loop import Silent
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from policies.template import encode_prompt, opening
+from policies.tokenizers import load_tokenizer
 from policies.trainer import train
 from reward.model import Scorer
 

@@ -134,7 +134,8 @@ def run_point(point: Point, spec: Spec) -> None:
     from pipeline.artifacts.files import read_rows
     from pipeline.bench.ours import play
     from pipeline.training.context import quiet
-    from policies.backbone import load_causal, load_tokenizer
+    from policies.backbone import load_causal
+    from policies.tokenizers import load_tokenizer
 
     quiet()
     tokenizer, kind = load_tokenizer(spec.model), getattr(torch, spec.dtype)
@@ -190,7 +191,7 @@ def table(report: dict[str, Any]) -> str:
 def sweep(chosen: Sequence[Point], model: Path, dtype: str, machine: dict[str, Any]) -> dict[str, Any]:
     """Measure the points one after another; scale.json is written after each."""
     from pipeline.bench.ours import fixed_prompts
-    from policies.backbone import load_tokenizer
+    from policies.tokenizers import load_tokenizer
 
     room = SHARE * (machine["gpu_gb"] or ram_gb())
     report: dict[str, Any] = {"machine": machine, "dtype": dtype, "points": [], "exponents": {}, "left_out": {}}

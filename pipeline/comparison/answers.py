@@ -19,11 +19,12 @@ from pipeline.rows.published import demonstrations, source_of
 from pipeline.settings.config import Config
 from pipeline.settings.sections import Resolved
 from pipeline.training.fine_tuning import loss
-from policies.backbone import decoder, eos_ids, load_causal, pick_dtype
+from policies.backbone import decoder, load_causal, pick_dtype
 from policies.decoding import decode
 from policies.logprobs import completion_logprobs, pack
 from policies.rollout import Completion, noise
 from policies.template import PromptText, Turn, decode_completion, encode_completion, encode_prompt, show_prompt
+from policies.tokenizers import eos_ids
 
 SEPARATORS = ("\n", "\n---\n")  # between the examples of a few-shot prompt: the first that no example contains
 

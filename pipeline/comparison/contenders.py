@@ -17,8 +17,8 @@ from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
 from pipeline.training.context import base_model
 from pipeline.training.samples import best_of_block, kl_bound, published
-from policies.backbone import load_tokenizer
 from policies.template import encode_prompt, fingerprint, show_prompt
+from policies.tokenizers import load_tokenizer
 
 BASE = ("base", "few_shot")
 

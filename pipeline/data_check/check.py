@@ -233,7 +233,8 @@ def _tokenizer(config: Config, model: str | None) -> tuple[Any, dict[str, str]]:
     # Both import torch, as transformers does for any tokenizer; bad data is told without that wait.
     import transformers
 
-    from policies.backbone import BackboneError, load_tokenizer
+    from policies.backbone import BackboneError
+    from policies.tokenizers import load_tokenizer
 
     transformers.logging.set_verbosity_error()
     name = model or config.model

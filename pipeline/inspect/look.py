@@ -32,13 +32,14 @@ from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
 from pipeline.training import roles
 from pipeline.training.context import base_model, make_accelerator
-from policies.backbone import load_causal, load_classifier, load_tokenizer, pick_dtype
+from policies.backbone import load_causal, load_classifier, pick_dtype
 from policies.decoding import decode
 from policies.engines import Engine
 from policies.episodes import Asked, Episode, Score, roll_out, scored
 from policies.roles import Roles
 from policies.rollout import Completion
 from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.tokenizers import load_tokenizer
 from policies.trainer import EVAL_STEP
 from reward.model import read_contract
 

@@ -35,8 +35,9 @@ from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
-from policies.backbone import load_tokenizer, pick_dtype
+from policies.backbone import pick_dtype
 from policies.template import PromptText, fingerprint
+from policies.tokenizers import load_tokenizer
 
 HELD_OUT_PROMPTS = at_least(200)
 JUDGES = at_least(1)

@@ -47,8 +47,8 @@ DECONTAMINATED = at_most(0.1)
 
 
 def run(config: Config, run: Run) -> Manifest:
-    from policies.backbone import load_tokenizer
     from policies.template import fingerprint
+    from policies.tokenizers import load_tokenizer
 
     folder = working_folder(run, "data", config)
     tokenizer = load_tokenizer(base_model(config), config.revision)

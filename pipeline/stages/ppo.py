@@ -26,12 +26,12 @@ from pipeline.training import preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
-from policies.backbone import load_tokenizer
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
 from policies.loop import Result
 from policies.roles import POLICY, Roles
 from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.tokenizers import load_tokenizer
 from policies.trainer import train
 
 FIRST = ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")

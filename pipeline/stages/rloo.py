@@ -22,9 +22,10 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
-from policies.backbone import eos_ids, lora_config
+from policies.backbone import lora_config
 from policies.episodes import Score, after_eos_rule, prompt_order
 from policies.template import decode_completion, encode_prompt
+from policies.tokenizers import eos_ids
 
 
 def run(config: Config, run: Run) -> Manifest:

@@ -20,12 +20,13 @@ from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
-from policies.backbone import adapter, decoder, eos_ids, load_causal, load_tokenizer, pick_dtype
+from policies.backbone import adapter, decoder, load_causal, pick_dtype
 from policies.logprobs import completion_logprobs, pack
 from policies.quick.batching import together
 from policies.quick.packing import packs
 from policies.rollout import noise, sample
 from policies.template import decode_completion, encode_prompt, fingerprint
+from policies.tokenizers import eos_ids, load_tokenizer
 from policies.trainer import EVAL_STEP
 
 TOKENS = 1024  # of one micro-batch when completions are measured

@@ -14,12 +14,12 @@ from data.schema import Prompt
 from pipeline.artifacts.files import read_rows, recovered_rows
 from pipeline.artifacts.run import Run
 from pipeline.settings.sections import Resolved
-from policies.backbone import eos_ids
 from policies.decoding import decode
 from policies.episodes import Score, after_eos_rule
 from policies.loop_settings import EosRule
 from policies.rollout import noise
 from policies.template import decode_completion, encode_prompt, show_prompt
+from policies.tokenizers import eos_ids
 
 AT_ONCE = 64  # completions sampled and scored between two writes
 

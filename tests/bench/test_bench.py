@@ -15,9 +15,10 @@ from pipeline.bench.machine import Shape, Work, decode_bytes, iteration_flops
 from pipeline.bench.ours import fixed_prompts, placed, play, unending
 from pipeline.bench.rates import best
 from pipeline.bench.turns import Died, Player, Spec, Turns, take_turns
-from policies.backbone import eos_ids, load_causal, load_tokenizer
+from policies.backbone import load_causal
 from policies.episodes import prompt_order
 from policies.template import encode_prompt
+from policies.tokenizers import eos_ids, load_tokenizer
 
 SHAPE = Shape(layers=2, hidden=4, intermediate=6, heads=2, kv_heads=1, head_dim=2, vocab=10)
 FAKE = """

@@ -25,16 +25,15 @@ from policies.backbone import (
     BackboneError,
     adapter,
     decoder,
-    eos_ids,
     load_causal,
     load_classifier,
-    load_tokenizer,
     lora_config,
     new_classifier,
     output_head,
     pick_dtype,
 )
 from policies.quick.linear import quick
+from policies.tokenizers import eos_ids, load_tokenizer
 
 WORDS = ["<s>", "</s>", "<unk>", *"abcdefghij"]
 F32 = torch.float32

@@ -25,8 +25,9 @@ from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.stages import reward as reward_model
 from pipeline.stages import sft
-from policies.backbone import load_causal, load_tokenizer
+from policies.backbone import load_causal
 from policies.template import PLAIN_CHAT, encode_turns, fingerprint, joined
+from policies.tokenizers import load_tokenizer
 from reward.model import ScoringError, render
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from policies.backbone import load_tokenizer
 from policies.template import (
     PLAIN_CHAT,
     decode_completion,
@@ -22,6 +21,7 @@ from policies.template import (
     joined,
     show_prompt,
 )
+from policies.tokenizers import load_tokenizer
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz ?!\n:|<>[]/_AESUYM", "an", "na"]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -27,7 +27,8 @@ from transformers import (
 from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
-from policies.backbone import load_classifier, load_tokenizer, new_classifier, output_head
+from policies.backbone import load_classifier, new_classifier, output_head
+from policies.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("data", "sft", "reward", "gold", "ppo", "dpo", "kto", "rloo", "rft", "best_of_n", "compare")

@@ -26,7 +26,8 @@ from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.training.context import base_model
-from policies.backbone import load_causal, load_tokenizer
+from policies.backbone import load_causal
+from policies.tokenizers import load_tokenizer
 from reward.model import load_scorer
 
 ROOT = Path(__file__).resolve().parents[2]
