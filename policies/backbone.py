@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from policies.precision import Held, finished, held, loading
+from policies.precision import pick_dtype as pick_dtype
 from policies.quick.linear import in_one_step, quick
 from policies.quick.packing import enable_packing
 from policies.untyped import Arguments, Foreign, Model, Tokenizer
@@ -26,13 +28,6 @@ class BackboneError(Exception):
     """A model or tokenizer that cannot be used as it is; the message names the remedy."""
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """dtype of frozen weights. `auto` is float32 on CPU, where few processors have fast bfloat16 products, bfloat16 elsewhere."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-
-
 def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
     """What to raise where `path` holds no `what`, a model or tokenizer, as `error` says."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -40,12 +35,17 @@ def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
 
 
 def _loaded(
-    loader: Foreign, path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None, **more: Arguments
+    loader: Foreign,
+    path: str | Path,
+    tokenizer: Tokenizer,
+    how: torch.dtype | Held,
+    revision: str | None,
+    **more: Arguments,
 ) -> PreTrainedModel:
+    how = held(how)
     try:
-        model, info = loader.from_pretrained(
-            str(path), dtype=dtype, revision=revision or "main", output_loading_info=True, **more
-        )
+        more |= loading(how, loader, path, revision)
+        model, info = loader.from_pretrained(str(path), revision=revision or "main", output_loading_info=True, **more)
     except OSError as error:
         raise not_there(path, "model", error) from error
     wrong = [
@@ -60,25 +60,26 @@ def _loaded(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
+    finished(model, how)
     quick(model)
     enable_packing(model)
     return model.eval()
 
 
 def load_causal(
-    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None = None
+    path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
     """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights."""
-    model = _loaded(AutoModelForCausalLM, path, tokenizer, dtype, revision)
+    model = _loaded(AutoModelForCausalLM, path, tokenizer, how, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 
 
 def load_classifier(
-    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, revision: str | None = None
+    path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
-    model = _loaded(AutoModelForSequenceClassification, path, tokenizer, dtype, revision)
+    model = _loaded(AutoModelForSequenceClassification, path, tokenizer, how, revision)
     _float32_head(model)
     _read_head(model, Path(path))
     model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
@@ -88,12 +89,12 @@ def load_classifier(
 
 
 def new_classifier(
-    path: str | Path, tokenizer: Tokenizer, dtype: torch.dtype, seed: int, revision: str | None = None
+    path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, seed: int, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11)."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(path), num_labels=1, dtype=dtype, revision=revision or "main"
-    )
+    loader: Foreign = AutoModelForSequenceClassification
+    more = loading(held(how), loader, path, revision)
+    model = loader.from_pretrained(str(path), num_labels=1, revision=revision or "main", **more)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
