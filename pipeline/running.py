@@ -166,7 +166,15 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int,
 
     call = ["-m", "pipeline", stage, str(recipe), *overrides]
     if torch.cuda.is_available():
-        launcher = ["-m", "accelerate.commands.launch", "--num_processes", str(nproc), "--multi_gpu"]
+        launcher = [
+            "-m",
+            "accelerate.commands.launch",
+            "--num_machines",
+            "1",
+            "--num_processes",
+            str(nproc),
+            "--multi_gpu",
+        ]
     else:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
     # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated

@@ -1,5 +1,6 @@
 """What does every stage need before it starts? The base model's folder, the process's accelerator, the line that closes it."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ import data
 from pipeline.artifacts.embedded import embedded_model, tiny_model
 from pipeline.artifacts.manifest import Manifest
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
+from pipeline.training.launcher import own_settings
 
 
 def quiet() -> None:
@@ -35,10 +37,14 @@ def base_model(config: Config) -> str:
 
 
 def make_accelerator(**arguments: Any) -> Any:
-    """The Accelerator of this process; on CPU also with several processes."""
+    """The Accelerator of this process; on CPU also with several processes. What a user's accelerate would decide about numbers is left to
+    the recipe, here and in the trainers made after this, and the terminal is told so. Raises ConfigError where it would split a model."""
     import torch
     from accelerate import Accelerator
 
+    told = own_settings()
+    if told is not None and os.environ.get("RANK", "0") == "0":
+        print(told, file=sys.stderr, flush=True)
     if sys.platform == "linux" and not torch.cuda.is_available():
         _keep_freed_memory()
     return Accelerator(cpu=not torch.cuda.is_available(), **arguments)
