@@ -71,7 +71,7 @@ def critic_loss(values: Tensor, micro: MicroBatch, settings: LoopSettings) -> Te
 
 def token_count(accelerator: Accelerator, mini: Sequence[MicroBatch]) -> Tensor:
     """Completion tokens of a minibatch on all processes, a scalar."""
-    local = torch.stack([micro.batch.mask.sum() for micro in mini]).sum().float()
+    local = torch.tensor(float(sum(micro.batch.count for micro in mini))).to(mini[0].batch.mask.device)
     counted: Tensor = accelerator.reduce(local, "sum")
     return counted
 
@@ -84,21 +84,20 @@ def _whiten_together(
 ) -> list[Tensor]:
     """`ppo.whiten` over one long row that holds the valid entries of a field of all micro-batches of all processes."""
     device = every[0].batch.mask.device
-    local = torch.cat([field(micro)[micro.batch.mask] for micro in every])
-    sizes = accelerator.gather(torch.tensor([len(local)], device=device)).tolist()
-    padded = torch.zeros(max(sizes), device=device)
+    local = torch.cat([micro.batch.flat(field(micro)) for micro in every])
+    sizes = [len(local)]
+    if accelerator.num_processes > 1:
+        sizes = accelerator.gather(torch.tensor(sizes).to(device)).tolist()
+    padded = local.new_zeros(max(sizes))
     padded[: len(local)] = local
     everyone = accelerator.gather(padded).view(len(sizes), -1)
-    mask = torch.arange(max(sizes), device=device)[None, :] < torch.tensor(sizes, device=device)[:, None]
     # Sorted, so that the sums do not depend on how tokens were dealt to processes and micro-batches.
-    whole, order = everyone[mask].sort()
+    whole, order = torch.cat([row[:size] for row, size in zip(everyone, sizes, strict=True)]).sort()
     flat = torch.empty_like(whole)
     flat[order] = ppo.whiten(whole[None], torch.ones_like(whole[None], dtype=torch.bool), shift_mean)[0]
     begin = sum(sizes[: accelerator.process_index])
     out = []
     for micro in every:
-        valid = micro.batch.mask
-        count = int(valid.sum())
-        out.append(torch.zeros_like(field(micro)).masked_scatter(valid, flat[begin : begin + count]))
-        begin += count
+        out.append(micro.batch.spread(flat[begin : begin + micro.batch.count]))
+        begin += micro.batch.count
     return out

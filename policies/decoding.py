@@ -4,8 +4,7 @@ PPO and RLOO do not come here: their losses hold the log-probabilities of what w
 The names are those of transformers.GenerationConfig; what is cut off is cut off by transformers' own classes, in its order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -14,8 +13,11 @@ from transformers import GenerationConfig
 from transformers.generation import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from policies.backbone import decoder
+from policies.drawing import Choice, Completion, choose, seed_of
 from policies.logprobs import completion_logprobs, pack
-from policies.rollout import Choice, Completion, choose, left_padded, sample, seed_of
+from policies.plain_sampling import of_one_length, own_settings
+from policies.quick.reading import left_padded
+from policies.rollout import sample, way_of
 from policies.untyped import Foreign, Json, Model, Noise
 
 
@@ -129,19 +131,17 @@ def _beams(
     When it draws, transformers keeps one token more than there are EOS, whatever is cut off, so that a beam can go on.
     """
     device = next(model.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     # torch's generator serves a whole batch, so beams are drawn for one prompt at a time: each by its own noise
     at_once = 1 if how.do_sample else max(1, batch_size // how.num_beams)
     out: dict[int, Completion] = {}
-    for start in range(0, len(order), at_once):
-        rows = order[start : start + at_once]
+    for rows in of_one_length(prompts, at_once) if way_of(model) != "cached" else padded(prompts, at_once):
         asked = [prompts[i] for i in rows]
         (limit,) = {len(noises[i]) for i in rows}
         settings: dict[str, Json] = {"num_beams": how.num_beams, "do_sample": how.do_sample, "max_new_tokens": limit}
         if how.do_sample:
             settings |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p}
         ids, attention = left_padded(asked, 0, pad_id, device)
-        with _own_settings(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with own_settings(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(noises[rows[0]]))
             found = model.generate(
                 input_ids=ids,
@@ -150,7 +150,7 @@ def _beams(
             )
         said = [_until_the_end(tokens, eos_ids) for tokens in found[:, ids.shape[1] :].tolist()]
         batch = pack(asked, said, pad_id, device)
-        figures = [c.tolist() for c in completion_logprobs(model, decoder(model), batch, how.temperature)]
+        figures = torch.stack(completion_logprobs(model, decoder(model), batch, how.temperature)).cpu()
         for i, tokens, logprobs, entropies in zip(rows, said, *figures, strict=True):
             n = len(tokens)
             out[i] = Completion(tokens, logprobs[:n], tokens[-1] in eos_ids, entropies[:n])
@@ -159,21 +159,13 @@ def _beams(
     return [out[i] for i in range(len(prompts))]
 
 
+def padded(prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Rows of like length together, `most` of them, for a model that padding on the left does not mislead."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[start : start + most] for start in range(0, len(order), most)]
+
+
 def _until_the_end(tokens: list[int], eos_ids: Sequence[int]) -> list[int]:
     """Without the padding behind the first EOS."""
     end = next((i for i, token in enumerate(tokens) if token in eos_ids), len(tokens) - 1)
     return tokens[: end + 1]
-
-
-@contextmanager
-def _own_settings(model: Model) -> Iterator[None]:
-    """Within the block the model's own generation config, from which generate fills what is left open, says nothing.
-
-    Many published models have a repetition penalty or a top-p there, which would be in no report.
-    """
-    before = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = before

@@ -28,8 +28,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from policies.backbone import BackboneError
+from policies.drawing import Completion, seed_of
 from policies.roles import Roles
-from policies.rollout import Completion, sample, seed_of
+from policies.rollout import sample
 from policies.untyped import Arguments, Foreign, Model, Noise
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
@@ -264,4 +265,4 @@ def _completion(
             f"ppo.engine: {engine} stopped after {len(tokens)} of {limit} tokens without EOS ({len(logprobs)} "
             "log-probabilities), as where the model's context is full; use shorter prompts, or ppo.engine: transformers"
         )
-    return Completion(tokens, logprobs, finished)
+    return Completion(tokens, torch.tensor(logprobs), finished)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.drawing import Completion, Record, noise
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
@@ -17,7 +18,6 @@ from policies.loop_settings import EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
 from policies.roles import Roles
-from policies.rollout import Completion, Record, noise
 from policies.template import PromptText, decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
@@ -86,7 +86,7 @@ def roll_out(
     """Step 1: a completion of each prompt, with the noise that belongs to it. Nothing is scored yet."""
     noises = [noise(seed, step, one.id, one.sample, settings.response_length) for one in asked]
     depth = roles.trunk.depth if roles.trunk is not None else 0
-    record = Record(depth, tokenizer.eos_token_id) if depth or roles.exact else None
+    record = Record(depth, tokenizer.eos_token_id, hidden=roles.exact)
     with timed(times, "rollout"):
         completions = engine(
             [one.ids for one in asked],

@@ -29,29 +29,32 @@ def timed(times: dict[str, float], phase: str) -> Iterator[None]:
     times[f"time/{phase}"] = times.get(f"time/{phase}", 0.0) + time.perf_counter() - started
 
 
-def not_finite(micro: MicroBatch, step: int) -> list[str]:
-    """A sentence for each episode of a micro-batch that step 3 measured something of that is not finite."""
-    smaller = "lower learning_rate, or use dtype: float32"
-    return [
-        *_flaws(micro, step, micro.raw_scores[:, None], "score", "mend the reward function"),
-        *_flaws(micro, step, micro.logprobs, "log-probabilities", smaller),
-        *_flaws(micro, step, micro.reference, "reference log-probabilities", "use dtype: float32"),
-    ]
+MEASURED = (
+    ("score", "mend the reward function"),
+    ("log-probabilities", "lower learning_rate, or use dtype: float32"),
+    ("reference log-probabilities", "use dtype: float32"),
+    ("values", "lower learning_rate or vf_coef"),
+)
+"""What is measured of an episode, and what helps where it is not finite."""
 
 
-def _flaws(micro: MicroBatch, step: int, tensor: Tensor, what: str, remedy: str) -> list[str]:
-    """`tensor` is (B, 1) or (B, T); what lies beside a completion's tokens does not count."""
-    bad = (~torch.isfinite(tensor) & micro.batch.mask).any(dim=1).tolist()
-    named = zip(micro.prompt_ids, bad, strict=True)
-    return [f"step {step}: {what} not finite for prompt {prompt}; {remedy}" for prompt, found in named if found]
+def _flaws(micro: MicroBatch) -> Tensor:
+    """(B, 4) bool: which of MEASURED is not finite for which episode; what lies beside a completion's tokens does not count."""
+    measured = (micro.raw_scores[:, None], micro.logprobs, micro.reference, known(micro.values))
+    return torch.stack([(~torch.isfinite(x) & micro.batch.mask).any(dim=1) for x in measured], dim=1)
 
 
 def check_finite(batches: Sequence[Sequence[MicroBatch]], step: int) -> None:
     """Raise Halt when any process has a score, a log-probability or a value that is not finite; all of them are judged together."""
     every = [micro for mini in batches for micro in mini]
-    problems = [problem for micro in every for problem in not_finite(micro, step)]
-    remedy = "lower learning_rate or vf_coef"
-    problems += [p for micro in every for p in _flaws(micro, step, known(micro.values), "values", remedy)]
+    flaws = torch.cat([_flaws(micro) for micro in every]).tolist()
+    named = list(zip([name for micro in every for name in micro.prompt_ids], flaws, strict=True))
+    problems = [
+        f"step {step}: {what} not finite for prompt {prompt}; {remedy}"
+        for number, (what, remedy) in enumerate(MEASURED)
+        for prompt, found in named
+        if found[number]
+    ]
     if found := gather_object(problems):
         raise Halt("; ".join(found[:5]), spoiled=any(": score not finite" not in problem for problem in found))
 
@@ -60,17 +63,22 @@ class Sums:
     """Sums of figures over micro-batches and processes, from which means are taken."""
 
     def __init__(self) -> None:
-        self.totals: dict[str, Tensor] = {}
+        self.on_device: dict[str, Tensor] = {}  # what no one has waited for
+        self.known: dict[str, float] = {}
 
     def add(self, name: str, value: Tensor | float) -> None:
-        self.totals[name] = (
-            self.totals.get(name, torch.zeros((), dtype=torch.float64)) + torch.as_tensor(value).detach().double().cpu()
-        )
+        if isinstance(value, Tensor):
+            value = value.detach().double()
+            self.on_device[name] = self.on_device[name] + value if name in self.on_device else value
+        else:
+            self.known[name] = self.known.get(name, 0.0) + value
 
     def reduced(self, accelerator: Accelerator) -> dict[str, float]:
-        names = sorted(self.totals)
-        stacked = torch.stack([self.totals[n] for n in names]).float().to(accelerator.device)
-        return dict(zip(names, accelerator.reduce(stacked, "sum").tolist(), strict=True))
+        """The totals over all processes; the device is waited for here, once."""
+        names, here = sorted(self.on_device), sorted(self.known)
+        counted = torch.tensor([self.known[n] for n in here], dtype=torch.float64).to(accelerator.device)
+        stacked = torch.cat([torch.stack([self.on_device[n] for n in names]), counted]).float()
+        return dict(zip([*names, *here], accelerator.reduce(stacked, "sum").tolist(), strict=True))
 
 
 def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, settings: LoopSettings) -> dict[str, float]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from policies.quick.head import HeadLogprobs
+from policies.quick.moving import lengths_of, moved, with_lengths
 from policies.untyped import Model, ModelConfig
 
 
@@ -23,7 +24,28 @@ class Batch:
     tokens: Tensor  # (B, T) int64, completion tokens
     positions: Tensor  # (B, T) int64, index in L of the hidden state that predicts each completion token
     mask: Tensor  # (B, T) bool, true on completion tokens
+    at: Tensor  # (N,) int64, index in B·L of the state that predicts each of the N completion tokens, row by row
+    spot: Tensor  # (N,) int64, its index in B·T
     states: Tensor | None = None  # (B, L, H) what enters the layers above the trunk, where there is one
+
+    @property
+    def count(self) -> int:
+        """N, the completion tokens of all rows."""
+        return len(self.spot)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row in `input_ids`, padding not counted; known without asking the device where `pack` made the batch."""
+        return lengths_of(self.attention_mask) or self.attention_mask.sum(1).tolist()
+
+    def spread(self, flat: Tensor) -> Tensor:
+        """One number a completion token (N,) as (B, T), zero where masked."""
+        out = flat.new_zeros(self.mask.numel()).index_copy(0, self.spot, flat)
+        return out.view(self.mask.shape)
+
+    def flat(self, spread: Tensor) -> Tensor:
+        """What `spread` (B, T) has for the completion tokens, (N,)."""
+        return spread.flatten()[self.spot]
 
 
 def pack(
@@ -39,16 +61,21 @@ def pack(
     attention_mask = torch.zeros((len(prompts), length), dtype=torch.long)
     tokens = torch.full((len(prompts), width), pad_id)
     positions = torch.zeros((len(prompts), width), dtype=torch.long)
-    mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+    mask = torch.zeros((len(prompts), width), dtype=torch.long)
+    lengths = []
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         whole = torch.tensor([*prompt, *completion])
         seen = len(whole) - 1 if completion else len(whole)
+        lengths.append(seen)
         input_ids[row, :seen] = whole[:seen]
         attention_mask[row, :seen] = 1
         tokens[row, : len(completion)] = whole[len(prompt) :]
         positions[row, : len(completion)] = torch.arange(len(prompt) - 1, len(whole) - 1)
-        mask[row, : len(completion)] = True
-    return Batch(*(t.to(device) for t in (input_ids, attention_mask, tokens, positions, mask)))
+        mask[row, : len(completion)] = 1
+    spot = mask.flatten().nonzero().squeeze(1)
+    at = (positions + length * torch.arange(len(prompts))[:, None]).flatten()[spot]
+    made = moved((input_ids, attention_mask, tokens, positions, mask, at, spot), device)
+    return Batch(made[0], with_lengths(made[1], lengths), made[2], made[3], made[4].bool(), made[5], made[6])
 
 
 def logits(model: Model, hidden: Tensor) -> Tensor:
@@ -70,8 +97,7 @@ def token_logprobs(model: Model, hidden: Tensor, batch: Batch, temperature: floa
     `hidden` (B, L, H) are the decoder's final states. Logits are divided by `temperature`, for policy and reference alike.
     Gradients reach the log-probabilities only.
     """
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(batch.positions)
-    wanted, tokens = hidden[rows[batch.mask], batch.positions[batch.mask]], batch.tokens[batch.mask]
+    wanted, tokens = hidden.flatten(0, 1)[batch.at], batch.flat(batch.tokens)
     head, config = model.get_output_embeddings(), model.config.get_text_config()
     if isinstance(head, nn.Linear) and head.bias is None and not getattr(config, "final_logit_softcapping", None):
         scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
@@ -80,8 +106,7 @@ def token_logprobs(model: Model, hidden: Tensor, batch: Batch, temperature: floa
         )
     else:
         flat_logprobs, flat_entropy = plain_logprobs(logits(model, wanted) / temperature, tokens)
-    zeros = torch.zeros(batch.mask.shape, dtype=torch.float32, device=hidden.device)
-    return zeros.masked_scatter(batch.mask, flat_logprobs), zeros.masked_scatter(batch.mask, flat_entropy)
+    return batch.spread(flat_logprobs), batch.spread(flat_entropy)
 
 
 def plain_logprobs(z: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

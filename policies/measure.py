@@ -1,5 +1,6 @@
 """How likely were these tokens? Step 3: log-probabilities under policy and reference, each computed once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from policies.engines import truncated_importance_weights
 from policies.episodes import Episode, micro_batches
-from policies.figures import Sums, not_finite, timed
+from policies.figures import Sums, timed
 from policies.logprobs import Batch
 from policies.loop import Loop
 from policies.loop_settings import LoopSettings
@@ -19,10 +20,9 @@ from policies.quick.trunk import padded
 from policies.roles import Roles
 
 
-def per_token(rows: Sequence[Sequence[float]], batch: Batch) -> Tensor:
+def per_token(rows: Sequence[Tensor], batch: Batch) -> Tensor:
     """One number a completion token as (B, T) float32, zero where masked."""
-    flat = torch.tensor([x for row in rows for x in row], device=batch.mask.device)
-    return torch.zeros(batch.mask.shape, device=batch.mask.device).masked_scatter(batch.mask, flat)
+    return batch.spread(torch.cat(list(rows)).to(batch.mask.device))
 
 
 def policy_forward(roles: Roles, temperature: float, batch: Batch) -> Forward:
@@ -44,11 +44,16 @@ def measured(
     settings, share = loop.settings, loop.settings.share(loop.accelerator.num_processes)
     kept = Activations(loop.roles, settings, loop.accelerator.num_processes)
     minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
-    return [_measured_mini(loop, mini, step, kept, sums, times) for mini in minis]
+    batches = [_measured_mini(loop, mini, kept, sums, times) for mini in minis]
+    if step == 0:
+        worst = torch.stack([(m.logprobs - m.reference).abs().max() for mini in batches for m in mini]).max().item()
+        if 1e-3 < worst < math.inf:
+            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
+    return batches
 
 
 def _measured_mini(
-    loop: Loop, episodes: Sequence[Episode], step: int, kept: Activations, sums: Sums, times: dict[str, float]
+    loop: Loop, episodes: Sequence[Episode], kept: Activations, sums: Sums, times: dict[str, float]
 ) -> list[MicroBatch]:
     roles, settings = loop.roles, loop.settings
     cut = micro_batches(
@@ -57,10 +62,7 @@ def _measured_mini(
     made = []
     for indices, batch in cut:
         micro = _measured_one(roles, settings, [episodes[i] for i in indices], batch, kept, times)
-        worst = (micro.logprobs - micro.reference).abs().max().item()
-        if step == 0 and worst > 1e-3 and not not_finite(micro, step):
-            raise RuntimeError(f"policy and reference differ by {worst:.2g} nats a token before any update")
-        sums.add("tokens", batch.mask.sum())
+        sums.add("tokens", batch.count)
         sums.add("entropy", micro.entropy.sum())
         sums.add("kl", (micro.logprobs - micro.reference).sum())
         if micro.importance is not None:

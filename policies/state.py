@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from policies.quick.moving import read_back
 from policies.untyped import Json, Optimizer
 
 GOOD = "good.safetensors"
@@ -24,7 +25,7 @@ def save_good(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
     """Write the weights beside the state in `folder`, as those to go back to."""
     path, fresh = _good(folder), _good(folder).with_suffix(".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: p.detach().contiguous() for name, p in parameters.items()}, fresh)
+    save_file(read_back(parameters), fresh)
     fresh.replace(path)
 
 
@@ -51,11 +52,11 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Opt
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     moments = optimizer.state_dict()["state"]
-    tensors = {f"weight/{name}": p.detach().contiguous() for name, p in parameters.items()}
+    tensors: dict[str, Tensor] = {f"weight/{name}": p for name, p in parameters.items()}
     for index, name in enumerate(parameters):
         for key, value in moments.get(index, {}).items():
-            tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
-    save_file(tensors, fresh / "state.safetensors")
+            tensors[f"{key}/{name}"] = torch.as_tensor(value)
+    save_file(read_back(tensors), fresh / "state.safetensors")
     if _good(folder).is_file():
         try:
             os.link(_good(folder), fresh / GOOD)  # it is never written to again, only replaced

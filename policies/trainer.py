@@ -10,6 +10,7 @@ resumed run on CPU the same bits. Figures named time/… are seconds of one proc
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import get_scheduler
 
 from policies import ppo
 from policies.advantages import with_advantages
+from policies.drawing import Completion
 from policies.engines import Engine, transformers_engine
 from policies.episodes import Asked, Episode, PromptRow, Score, as_asked, prompt_order, roll_out, scored
 from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures
@@ -125,7 +127,9 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
         times = dict[str, float]()
         own = roll_out(loop.roles, loop.engine, loop.tokenizer, mine, EVAL_STEP, loop.settings, loop.seed, times)
         own = scored(loop.roles, loop.tokenizer, own, loop.score, loop.settings, times)
-    episodes: list[Episode] = gather_object(own)
+    # what lies on the device stays there: the sentences, ends and scores are all that is asked for
+    bare = [replace(e, completion=Completion(e.completion.tokens, torch.empty(0), e.completion.finished)) for e in own]
+    episodes: list[Episode] = gather_object(bare)
     if bad := [e.prompt_id for e in episodes if not math.isfinite(e.raw_score)]:
         raise Halt(f"step {step}: score not finite for prompt {bad[0]}; mend the reward function", spoiled=False)
     loop.watch.show(step, episodes)

@@ -41,7 +41,7 @@ def _add_gradient(loop: Loop, mini: Sequence[MicroBatch], sums: Sums, step: int,
     """
     accelerator, settings = loop.accelerator, loop.settings
     tokens = token_count(accelerator, mini)
-    ratio_sum = torch.zeros((), device=loop.device)
+    ratios: list[Tensor] = []  # of each micro-batch, their sum and how far the worst is from 1
     for number, micro in enumerate(mini):
         last = number == len(mini) - 1
         with torch.enable_grad() if last else accelerator.no_sync(loop.wrapped):
@@ -58,13 +58,20 @@ def _add_gradient(loop: Loop, mini: Sequence[MicroBatch], sums: Sums, step: int,
             # DDP averages gradients over processes; the sum over all tokens is wanted.
             accelerator.backward((policy + with_policy) / tokens * accelerator.num_processes)
         with torch.no_grad():
-            ratio_sum += _add_figures(sums, loop, micro, forward, values, policy, value, unchanged)
-    mean_ratio = (accelerator.reduce(ratio_sum, "sum") / tokens).item()
+            ratios.append(_add_figures(sums, loop, micro, forward, values, policy, value))
+    here = torch.stack(ratios)
+    ratio_sum = accelerator.reduce(here[:, 0].sum(), "sum")
+    norm_now = torch.as_tensor(accelerator.clip_grad_norm_(loop.wrapped.parameters(), settings.max_grad_norm))
+    # the one time in an optimizer step that the device is waited for
+    mean_ratio, worst, norm = torch.stack([ratio_sum / tokens, here[:, 1].max(), norm_now.to(here)]).tolist()
+    if unchanged and worst > 1e-3:
+        raise RuntimeError(
+            f"the ratio is {math.exp(worst):.4f} before any update; old and new log-probabilities must come from the same forward"
+        )
     if not mean_ratio <= settings.max_ratio:
         raise Halt(
             f"step {step}: mean ratio {mean_ratio:.3g} above max_ratio {settings.max_ratio}; lower learning_rate or num_ppo_epochs"
         )
-    norm = float(accelerator.clip_grad_norm_(loop.wrapped.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
         raise Halt(f"step {step}: gradient norm {norm}; lower learning_rate, or use dtype: float32")
     sums.add("grad_norm", norm / accelerator.num_processes)
@@ -110,27 +117,22 @@ def _add_figures(
     values: Tensor,
     policy: Tensor,
     value: Tensor,
-    unchanged: bool,
 ) -> Tensor:
-    """Add what is told of an update to `sums`; the sum of the ratios over tokens. Raises RuntimeError where `unchanged` weights give
-    another ratio than 1."""
+    """Add what is told of an update to `sums`; of the ratios over tokens their sum, and the logarithm of the one furthest from 1, (2,)."""
     mask, settings = micro.batch.mask, loop.settings
     log_ratio = (forward.logprobs - micro.logprobs).masked_fill(~mask, 0.0)
     ratio = torch.exp(log_ratio)
-    if unchanged and (worst := log_ratio.abs().max().item()) > 1e-3:
-        raise RuntimeError(
-            f"the ratio is {math.exp(worst):.4f} before any update; old and new log-probabilities must come from the same forward"
-        )
-    sums.add("tokens", mask.sum())
+    of_tokens = ratio.masked_fill(~mask, 0.0)
+    sums.add("tokens", micro.batch.count)
     sums.add("policy", policy)
     sums.add("value", value)
     sums.add("entropy", forward.entropy.sum())
     sums.add("approxkl", 0.5 * log_ratio.square().sum())
-    sums.add("ratio", ratio[mask].sum())
-    sums.add("ratio_square", ratio[mask].square().sum())
+    sums.add("ratio", of_tokens.sum())
+    sums.add("ratio_square", of_tokens.square().sum())
     sums.add("clipped", (((ratio - 1.0).abs() > settings.cliprange) & mask).sum())
     sums.add("value_clipped", (((values - known(micro.values)).abs() > settings.cliprange_value) & mask).sum())
-    return ratio[mask].sum()
+    return torch.stack([of_tokens.sum(), log_ratio.abs().max()])
 
 
 def _add_ptx_gradient(loop: Loop, at: int) -> None:

@@ -21,8 +21,8 @@ from pipeline.settings.sections import Resolved
 from pipeline.training.fine_tuning import loss
 from policies.backbone import decoder, load_causal, pick_dtype
 from policies.decoding import decode
+from policies.drawing import Completion, noise
 from policies.logprobs import completion_logprobs, pack
-from policies.rollout import Completion, noise
 from policies.template import PromptText, Turn, decode_completion, encode_completion, encode_prompt, show_prompt
 from policies.tokenizers import eos_ids
 
@@ -165,7 +165,7 @@ def sampled(
                 "scores": {},
                 "tokens": completion.tokens,
                 # of the whole distributions along the way; -log π of the tokens would be that only where they are drawn from them
-                "entropy": sum(completion.entropies) / max(1, len(completion.entropies)),
+                "entropy": completion.entropies.mean().item() if len(completion.entropies) else 0.0,
                 "_prompt": prompt.prompt,
                 "_completion": completion,
             }
@@ -230,7 +230,7 @@ def measure_kl(samples: Samples, measured: set[str], sft: Any, tokenizer: Any, c
             under_sft = completion_logprobs(sft, decoder(sft), batch, temperature)[0].sum(1).tolist()
             for row, reference in zip(part, under_sft, strict=True):
                 completion: Completion = row["_completion"]
-                row["kl"] = sum(completion.logprobs) - reference
+                row["kl"] = completion.logprobs.sum().item() - reference
             progress.update(len(part))
     for row in samples:
         if row["model"] == "sft":

@@ -34,10 +34,10 @@ from pipeline.training import roles
 from pipeline.training.context import base_model, make_accelerator
 from policies.backbone import load_causal, load_classifier, pick_dtype
 from policies.decoding import decode
+from policies.drawing import Completion
 from policies.engines import Engine
 from policies.episodes import Asked, Episode, Score, roll_out, scored
 from policies.roles import Roles
-from policies.rollout import Completion
 from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import EVAL_STEP
@@ -196,7 +196,7 @@ def speak(
     given = encode_completion(tokenizer, completion)
     with torch.no_grad():
         worth = score([asked], [completion]).item()
-    return Episode(name, asked, ids, completion, Completion(given, [0.0] * len(given), True), worth, worth)
+    return Episode(name, asked, ids, completion, Completion(given, torch.zeros(len(given)), True), worth, worth)
 
 
 def _decoded(

@@ -29,9 +29,10 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, load_causal, lora_config, new_classifier, pick_dtype
+from policies.drawing import noise
 from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk, first_adapted
-from policies.rollout import noise, sample
+from policies.rollout import sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from reward import metrics as figures

@@ -23,7 +23,8 @@ from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import load_causal, pick_dtype
-from policies.rollout import noise, sample
+from policies.drawing import noise
+from policies.rollout import sample
 from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
 from policies.tokenizers import eos_ids, load_tokenizer
 

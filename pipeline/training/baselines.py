@@ -21,10 +21,11 @@ from pipeline.statistics import mean_interval
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import adapter, decoder, load_causal, pick_dtype
+from policies.drawing import noise
 from policies.logprobs import completion_logprobs, pack
 from policies.quick.batching import together
 from policies.quick.packing import packs
-from policies.rollout import noise, sample
+from policies.rollout import sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from policies.trainer import EVAL_STEP
@@ -102,7 +103,7 @@ def answer_held_out(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: 
         [p.id for p in asked],
         encoded,
         [c.tokens for c in said],
-        [sum(c.logprobs) for c in said],
+        [c.logprobs.sum().item() for c in said],
         [c.finished for c in said],
         scores,
     )

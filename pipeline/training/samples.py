@@ -15,9 +15,9 @@ from pipeline.artifacts.files import read_rows, recovered_rows
 from pipeline.artifacts.run import Run
 from pipeline.settings.sections import Resolved
 from policies.decoding import decode
+from policies.drawing import noise
 from policies.episodes import Score, after_eos_rule
 from policies.loop_settings import EosRule
-from policies.rollout import noise
 from policies.template import decode_completion, encode_prompt, show_prompt
 from policies.tokenizers import eos_ids
 

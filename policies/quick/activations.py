@@ -38,7 +38,7 @@ class Activations:
 
     def run(self, forward: Callable[[Batch], Forward], batch: Batch) -> Forward:
         """What `forward` gives: with its graph where there is room for that, else without."""
-        size = int(batch.attention_mask.sum())
+        size = sum(batch.lengths)
         if self.room <= 0 or self.per_token * size > self.room:
             with torch.no_grad():
                 return forward(batch)

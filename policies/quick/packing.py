@@ -14,6 +14,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from policies.quick.moving import lengths_of, moved
 from policies.untyped import Arguments, Foreign, Json, Model, ModelConfig
 
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
@@ -74,7 +75,7 @@ def lanes(lengths: Sequence[int], width: int, reach: float, limit: float, device
     place, target = (start.repeat_interleave(counts) + own, (rows * width).repeat_interleave(counts) + own)
     source, positions = torch.zeros(2, len(dealt) * places, dtype=torch.long)
     source[place], positions[place] = target, own
-    return Lanes(*(t.to(device) for t in (source.view(-1, places), positions.view(-1, places), place, target)))
+    return Lanes(*moved((source.view(-1, places), positions.view(-1, places), place, target), device))
 
 
 def _before(counts: Iterable[int]) -> list[int]:
@@ -126,6 +127,13 @@ def _plain(others: dict[str, Json], config: ModelConfig) -> bool:
 
 
 def _laid(decoder: Model, attention_mask: Tensor) -> Lanes | None:
+    if (known := lengths_of(attention_mask)) is not None:
+        whole = min(known) > 0
+        return (
+            lanes(known, attention_mask.shape[1], decoder.reach, decoder.limit, attention_mask.device)
+            if whole
+            else None
+        )
     mask = attention_mask.bool()
     counts, place = mask.sum(1), torch.arange(mask.shape[1], device=mask.device)
     right = ((mask == (place < counts[:, None])).all(1) & (counts > 0)).all()

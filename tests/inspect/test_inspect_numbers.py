@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 from pipeline.inspect.tokens import shown, tokens, totals
 from policies import ppo
 from policies.advantages import with_advantages
+from policies.drawing import Completion
 from policies.episodes import Episode
 from policies.figures import Sums
 from policies.measure import measured
 from policies.micro_batch import known
-from policies.rollout import Completion
 from policies.template import encode_prompt
 from policies.trainer import EVAL_STEP
 

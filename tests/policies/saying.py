@@ -8,9 +8,9 @@ import torch
 from tiny import EOS, PAD, STOP
 
 from policies.backbone import adapter
+from policies.drawing import Completion, noise
 from policies.engines import Engine
 from policies.roles import POLICY, Roles
-from policies.rollout import Completion, noise
 
 LIMIT = 12
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8] * 11, [40, 41], [9, 7], [22] * 6, [5, 6, 7, 8, 9, 10, 11]] * 3

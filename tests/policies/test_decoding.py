@@ -15,7 +15,8 @@ from pipeline.settings.recipe import load
 from pipeline.settings.sections import Decoding, Resolved
 from policies.backbone import load_causal
 from policies.decoding import _choice, decode
-from policies.rollout import Completion, noise, sample
+from policies.drawing import Completion, noise
+from policies.rollout import sample
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 12

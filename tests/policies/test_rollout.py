@@ -12,8 +12,9 @@ from transformers.cache_utils import DynamicLayer
 
 from policies import rollout
 from policies.backbone import load_causal
+from policies.drawing import Completion, choose, noise
 from policies.quick import cache
-from policies.rollout import Completion, choose, noise, sample
+from policies.rollout import sample
 
 LIMIT = 12
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8] * 11, [40, 41], [9, 7], [22] * 6, [5, 6, 7, 8, 9, 10, 11]]

@@ -17,9 +17,9 @@ from saying import LIMIT, PROMPTS, SETTINGS, noises, say
 from tiny import EOS, PAD, STOP, make_roles, randomise
 
 from policies.backbone import BackboneError
+from policies.drawing import Completion, Record, noise
 from policies.engines import Engine, make_engine
 from policies.roles import POLICY, Roles
-from policies.rollout import Completion, Record, noise
 
 
 class Inner:

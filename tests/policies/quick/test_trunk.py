@@ -28,10 +28,11 @@ from transformers import (
 from pipeline.settings.sections import Lora
 from pipeline.training.roles import _last_score
 from policies.backbone import decoder, load_causal, lora_config
+from policies.drawing import Completion, Record, noise
 from policies.quick.linear import in_one_step
 from policies.quick.trunk import Trunk, find_trunk, first_adapted, padded
 from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
-from policies.rollout import Completion, Record, noise, sample
+from policies.rollout import sample
 from reward.model import Scorer
 
 LAYERS = 4
