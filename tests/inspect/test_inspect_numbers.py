@@ -46,10 +46,10 @@ def test_sums_are_those_of_the_trainer(
     loop = loop_of(four, tiny_tokenizer, section, tmp_path)
     (micros,) = with_advantages(loop, measured(loop, told, 1, sums, {}), BETA, {})
     pages = [tokens(four, tiny_tokenizer, e, section, BETA, critic=True) for e in told]
-    assert sum(row["kl"] for rows in pages for row in rows) == pytest.approx(sums.totals["kl"].item(), abs=1e-4)
-    assert abs(sums.totals["kl"].item()) > 0.1
+    assert sum(row["kl"] for rows in pages for row in rows) == pytest.approx(sums.on_device["kl"].item(), abs=1e-4)
+    assert abs(sums.on_device["kl"].item()) > 0.1
     assert sum(row["entropy"] for rows in pages for row in rows) == pytest.approx(
-        sums.totals["entropy"].item(), abs=1e-3
+        sums.on_device["entropy"].item(), abs=1e-3
     )
     seen = 0
     for micro in micros:

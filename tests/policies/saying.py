@@ -26,6 +26,11 @@ def say(engine: Engine, step: int = 4, **changes: Any) -> list[Completion]:
     return engine(PROMPTS, noises(step), **{**arguments, **changes})
 
 
+def figures_of(completions: list[Completion]) -> list[tuple[list[int], list[float], list[float], bool]]:
+    """All that can be compared, bit for bit."""
+    return [(c.tokens, c.logprobs.tolist(), c.entropies.tolist(), c.finished) for c in completions]
+
+
 @torch.no_grad()
 def trained_logprobs(roles: Roles, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
     """Of each token, from one pass over prompt and completion through the adapter, unmerged; log-softmax in float64."""

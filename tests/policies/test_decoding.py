@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from saying import figures_of
 from tiny import EOS, PAD, STOP, drawn
 from transformers import AutoModelForCausalLM
 
@@ -134,8 +135,8 @@ def test_all_that_is_left_open_draws_as_ppo_does(model: Any) -> None:
         expected = sample(
             model, PROMPTS, NOISES, eos_ids=[EOS, STOP], pad_id=PAD, temperature=temperature, batch_size=8
         )
-        assert said(model, Decoding().resolved(temperature, LIMIT)) == expected
-        assert said(model, resolved(temperature=temperature, top_p=1, num_beams=1)) == expected
+        assert figures_of(said(model, Decoding().resolved(temperature, LIMIT))) == figures_of(expected)
+        assert figures_of(said(model, resolved(temperature=temperature, top_p=1, num_beams=1))) == figures_of(expected)
 
 
 @pytest.mark.parametrize("given", CUT)

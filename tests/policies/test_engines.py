@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from saying import LIMIT, PROMPTS, SETTINGS, check_ends, noises, say, trained_logprobs
+from saying import LIMIT, PROMPTS, SETTINGS, check_ends, figures_of, noises, say, trained_logprobs
 from tiny import EOS, PAD, STOP, make_roles, randomise
 
 from policies.backbone import BackboneError
@@ -37,7 +37,7 @@ def test_transformers_is_the_plain_sampler_and_exact(roles: Roles, tiny_folder: 
     found = say(engine, progress=done.append)
     with roles.sampling() as model:
         plain = sample(model, PROMPTS, noises(4), eos_ids=[EOS, STOP], pad_id=PAD, temperature=0.7, batch_size=3)
-    assert found == plain
+    assert figures_of(found) == figures_of(plain)
     assert sum(done) == len(PROMPTS)
     check_ends(found)
     assert engine.exact
@@ -87,7 +87,7 @@ def test_continuous_belongs_to_the_noise_and_leaves_no_trace(
     torch.manual_seed(5)
     first = say(engine)
     assert torch.equal(torch.rand(3), expected)  # the global generator goes on as if nothing had been drawn
-    assert say(engine) == first
+    assert figures_of(say(engine)) == figures_of(first)
     assert [c.tokens for c in say(engine, step=5)] != [c.tokens for c in first]
     assert roles.policy.training
     assert roles.causal.config._attn_implementation == "sdpa"

@@ -10,11 +10,10 @@ from tiny import EOS, PAD, STOP, drawn
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, MistralConfig, Qwen3Config
 from transformers.cache_utils import DynamicLayer
 
-from policies import rollout
 from policies.backbone import load_causal
 from policies.drawing import Completion, choose, noise
-from policies.quick import cache
-from policies.rollout import sample
+from policies.quick import cache, reading
+from policies.rollout import sample, way_of
 
 LIMIT = 12
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8] * 11, [40, 41], [9, 7], [22] * 6, [5, 6, 7, 8, 9, 10, 11]]
@@ -27,6 +26,7 @@ def model(tiny_folder: Path, tiny_tokenizer: Any) -> Any:
     model = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
     with torch.no_grad():
         model.lm_head.weight[[EOS, STOP]] *= 2.5
+    assert way_of(model) == "cached"  # tried once, before calls are counted
     return model
 
 
@@ -42,8 +42,8 @@ def one_by_one(model: Any, prompt: list[int], uniforms: np.ndarray, temperature:
         tokens.append(drawn(p, u))
         logprobs.append(float(np.log(p[tokens[-1]])))
         if tokens[-1] in ends:
-            return Completion(tokens, logprobs, True)
-    return Completion(tokens, logprobs, False)
+            return Completion(tokens, torch.tensor(logprobs), True)
+    return Completion(tokens, torch.tensor(logprobs), False)
 
 
 def agree(found: list[Completion], expected: list[Completion]) -> None:
@@ -75,7 +75,7 @@ def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.Mo
 
     first = states(4, 5)
     plain.update(*first), begun.update(*first)
-    roomy = rollout.RoomyLayer(begun)
+    roomy = cache.RoomyLayer(begun)
     rows, moved = 4, 0
     for step in range(16):
         if step in (4, 5, 11):
@@ -97,7 +97,7 @@ def test_cache_with_room_holds_what_a_dynamic_layer_holds(monkeypatch: pytest.Mo
 
 
 def test_a_layer_that_had_nothing_begins_with_room() -> None:
-    roomy = rollout.RoomyLayer(DynamicLayer())
+    roomy = cache.RoomyLayer(DynamicLayer())
     keys, values = torch.randn((2, 2, 3, 1, 4))
     assert torch.equal(roomy.update(keys, values)[1], values)
     assert torch.equal(roomy.update(values, keys)[0], torch.cat([keys, values], dim=2))
@@ -106,7 +106,7 @@ def test_a_layer_that_had_nothing_begins_with_room() -> None:
 def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the sampler would copy its whole cache for every token; and where room is taken anew for each, completions are the same."""
     taken: list[int] = []
-    right = rollout.RoomyLayer._longer
+    right = cache.RoomyLayer._longer
 
     def spy(layer: Any, name: str, new: torch.Tensor) -> torch.Tensor:
         before = getattr(layer, name).data_ptr()
@@ -117,7 +117,7 @@ def test_tokens_are_written_into_the_room(model: Any, monkeypatch: pytest.Monkey
     def said() -> list[Completion]:
         return sample(model, PROMPTS, NOISES, eos_ids=[999], pad_id=PAD, temperature=1.0, batch_size=8)
 
-    monkeypatch.setattr(rollout.RoomyLayer, "_longer", spy)
+    monkeypatch.setattr(cache.RoomyLayer, "_longer", spy)
     found = said()
     assert sum(taken) * (LIMIT - 1) == len(taken) > 0  # once for each layer's keys and values
     monkeypatch.setattr(cache, "SPARE", 0)
@@ -169,7 +169,7 @@ def test_shared_prefix_equals_no_prefix(model: Any, monkeypatch: pytest.MonkeyPa
     with_prefix = sample(model, prompts, noises, **kw)
     different = len({tuple(tail) for tail in tails})
     assert calls[0][0] == 1 and calls[0][1] >= 20 and calls[1][0] == different and calls[1][1] <= 3
-    monkeypatch.setattr(rollout, "SHARED_PREFIX", 10**6)
+    monkeypatch.setattr(reading, "SHARED_PREFIX", 10**6)
     calls.clear()
     without = sample(model, prompts, noises, **kw)
     assert calls[0] == (different, max(map(len, prompts)))

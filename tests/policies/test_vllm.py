@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from saying import LIMIT, PROMPTS, SETTINGS, noises, say
+from saying import LIMIT, PROMPTS, SETTINGS, figures_of, noises, say
 from tiny import EOS, PAD, STOP, make_roles, randomise
 
 from policies.backbone import BackboneError
@@ -196,11 +196,13 @@ def test_vllm_ends_order_and_logprobs(
     more: dict[str, Any] = {"pad_id": PAD, "temperature": 1.0, "batch_size": 4, "progress": done.append}
     prompts = [[9, 1], [60], [5, 3]]
     found = engine(prompts, noises(0, count=3), eos_ids=[EOS, STOP], **more)
-    assert found == [
-        Completion([9] * 10 + [STOP], [-0.9] * 10 + [-STOP / 10], True),
-        Completion([60] * 12, [-6.0] * 12, False),
-        Completion([5] * 10 + [EOS], [-0.5] * 10 + [-EOS / 10], True),
-    ]
+    assert figures_of(found) == figures_of(
+        [
+            Completion([9] * 10 + [STOP], torch.tensor([-0.9] * 10 + [-STOP / 10]), True),
+            Completion([60] * 12, torch.tensor([-6.0] * 12), False),
+            Completion([5] * 10 + [EOS], torch.tensor([-0.5] * 10 + [-EOS / 10]), True),
+        ]
+    )
     assert done == [3]
     (last,) = engine([[5]], noises(0, limit=11, count=1), eos_ids=[EOS], **more)
     assert last.finished  # an end on the last token counts
