@@ -19,6 +19,7 @@ from pipeline.rows.published import demonstrations, source_of
 from pipeline.settings.config import Config
 from pipeline.settings.sections import Resolved
 from pipeline.training.fine_tuning import loss
+from pipeline.training.lengths import check_fits, new_tokens
 from policies.backbone import decoder, load_causal, pick_dtype
 from policies.decoding import decode
 from policies.drawing import Completion, noise
@@ -53,6 +54,25 @@ def questions(held_out: list[Prompt], tokenizer: Any, config: Config, run: Run) 
 def decoding(config: Config) -> Resolved:
     """How every model is decoded."""
     return config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
+
+
+def check_lengths(models: Sequence[Contender], asked: Questions, config: Config) -> None:
+    """Raise ConfigError where a prompt, behind its examples, and its completion are more than a model reads, or a held-out text is."""
+    for one in models:
+        shots = asked.examples if one.name == "few_shot" else []
+        rows = [
+            (f"prompt {p.id}", len(encode_prompt(one.tokenizer, few_shot(p.prompt, shots)[0]))) for p in asked.held_out
+        ]
+        check_fits(f"compare: {one.name}", one.source, rows, *new_tokens(config, "compare"), revision=one.revision)
+        own = [_with_shots(one.tokenizer, d, shots, config) for d in asked.demonstrations] if one.ours else []
+        plain = [
+            ("a passage of compare.plain_text", len(p) + len(c)) for p, c in asked.plain_passages if own and not shots
+        ]
+        texts = [
+            (f"demonstration {d.id}", len(p) + len(c))
+            for d, (p, c) in zip(asked.demonstrations if own else (), own, strict=True)
+        ]
+        check_fits(f"compare: {one.name}", one.source, [*texts, *plain], "data.max_length", revision=one.revision)
 
 
 def of_models(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
 from pipeline.training import roles
 from pipeline.training.context import base_model, make_accelerator
+from pipeline.training.lengths import check_fits, new_tokens
 from policies.backbone import load_causal, load_classifier, pick_dtype
 from policies.decoding import decode
 from policies.drawing import Completion
@@ -62,13 +64,11 @@ def run(
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt)
     source = _source(config, run, model)
+    _check_length(source, tokenizer, name, asked, completion, config)
     played, score = _roles(config, run, model, source, tokenizer, device)
     seed = config.seed if seed is None else seed
     episode = speak(played, tokenizer, score, name, asked, completion, section, seed, how)
-    if len(episode.completion.tokens) > LONGEST:
-        raise ArtifactError(
-            f"the completion has {len(episode.completion.tokens)} tokens, and a page holds {LONGEST}; give a shorter one"
-        )
+    _check_page(len(episode.completion.tokens))
     rows = tokens(played, tokenizer, episode, section, kl_coef, critic=model == ALIGNED)
     numbers = {"tokens": rows, "totals": totals(rows, episode.score)}
     require_finite(numbers, "inspect")
@@ -170,6 +170,31 @@ def _roles(
     head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
     played = Roles(policy, head, "shared", reference=reference).to(device)
     return played.eval(), roles.scores(config, run, device)
+
+
+def _check_page(length: int) -> None:
+    if length > LONGEST:
+        raise ArtifactError(f"the completion has {length} tokens, and a page holds {LONGEST}; give a shorter one")
+
+
+def _check_length(
+    source: str | Path, tokenizer: Any, name: str, asked: PromptText, completion: str | None, config: Config
+) -> None:
+    """Raise ConfigError where the prompt with its completion and an EOS is more than the model reads, ArtifactError where its chat template
+    refuses the prompt."""
+    try:
+        prompt, name = len(encode_prompt(tokenizer, asked)), f"prompt {shorten(name, 60)}"
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    if completion is None:
+        check_fits(
+            "inspect", source, [(name, prompt)], *new_tokens(config, "inspect"), end=1
+        )  # as ppo's score reads it
+    else:
+        given = len(encode_completion(tokenizer, completion))
+        _check_page(given)
+        whole = prompt + given
+        check_fits("inspect", source, [(f"{name} with COMPLETION", whole)], "", instead="give a shorter one")
 
 
 def speak(

@@ -22,6 +22,7 @@ from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
 from pipeline.training.baselines import load_sft, open_parents
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
 from policies.template import fingerprint
@@ -39,10 +40,11 @@ def run(config: Config, run: Run) -> Manifest:
         )
     accelerator, section = make_accelerator(), config.best_of_n
     tokenizer = open_parents("best_of_n", config, run)
+    asked = prompts(run, "eval")[: section.prompts]
+    check_fits("best_of_n", run.folder("sft"), prompt_rows(tokenizer, asked), *new_tokens(config, "compare"))
     folder = working_folder(run, "best_of_n", config)
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, "lora", accelerator.device)
-    asked = prompts(run, "eval")[: section.prompts]
     path = folder / "samples.jsonl"
     with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
         sample_scored(

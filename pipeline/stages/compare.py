@@ -52,6 +52,7 @@ def run(config: Config, run: Run) -> Manifest:
     folder = working_folder(run, "compare", config)
     held_out, limits = _held_out(config, run, models)
     asked = answers.questions(held_out, tokenizer, config, run)
+    answers.check_lengths(models, asked, config)
     samples, information, sft = answers.of_models(models, asked, tokenizer, config, run, device)
     further = _further(tokenizer, config, run)
     of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, config, run, device)

@@ -25,6 +25,7 @@ from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.lengths import check_fits
 from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.backbone import lora_config
@@ -105,8 +106,11 @@ def _groups(tokenizer: Any, config: Config, run: Run) -> tuple[list[Group], list
     """All training rankings, those of them with a pair, and the held-out ones with a pair. Raises ArtifactError where a side has
     none."""
     limit = config.data.max_length
-    ranked = [as_tokens(tokenizer, r, limit) for r in rankings(run, "train")]
-    known = [as_tokens(tokenizer, r, limit) for r in rankings(run, "eval")[: config.dpo.eval_rows]]
+    train, evaluated = rankings(run, "train"), rankings(run, "eval")[: config.dpo.eval_rows]
+    ranked, known = ([as_tokens(tokenizer, r, limit) for r in side] for side in (train, evaluated))
+    whole = zip((*train, *evaluated), (*ranked, *known), strict=True)
+    rows = [(f"ranking {r.id}", len(g.prompt) + max(map(len, g.completions))) for r, g in whole]
+    check_fits("dpo", run.folder("sft"), rows, "data.max_length")
     groups, held_out = ([group for group in every if group.pairs] for every in (ranked, known))
     for found, side in ((groups, "train"), (held_out, "eval")):
         if not found:

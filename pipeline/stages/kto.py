@@ -28,6 +28,7 @@ from pipeline.stages.dpo import as_tokens, implicit_rewards
 from pipeline.statistics import prompt_index
 from pipeline.training.baselines import load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.lengths import check_fits
 from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
 from policies.backbone import lora_config
@@ -55,6 +56,7 @@ def run(config: Config, run: Run) -> Manifest:
     folder = working_folder(run, "kto", config)
     accelerator.wait_for_everyone()
     source, examples, held_out = _examples(tokenizer, config, run)
+    _check_lengths([*examples, *held_out], config, run)
     order = batched_order([len(e.prompt) + max(map(len, e.completions)) for e in examples], section, config.seed)
     liked = sum(examples[i].liked for i in order)
     weights = weights_of(section, liked, len(order) - liked)
@@ -118,6 +120,17 @@ def _examples(tokenizer: Any, config: Config, run: Run) -> tuple[str, list[Examp
         f"{run.folder('data')}: {' and '.join(lacks)}, and kto needs liked and disliked completions, or pairs, on both sides; "
         "give more rows, raise data.eval_fraction, or leave out kto"
     )
+
+
+def _check_lengths(examples: Sequence[Example], config: Config, run: Run) -> None:
+    """Raise ConfigError where an example is longer than the sft model reads, or a completion under another row's prompt."""
+    longest = max(len(one) for example in examples for one in example.completions)
+    rows = [(f"prompt {e.key[:60]}", len(e.prompt) + max(map(len, e.completions))) for e in examples]
+    rows += [
+        (f"prompt {e.key[:60]} with a completion of another row", min(len(e.prompt) + longest, config.data.max_length))
+        for e in examples
+    ]
+    check_fits("kto", run.folder("sft"), rows, "data.max_length")
 
 
 def _rows(source: str, side: str, tokenizer: Any, config: Config, run: Run) -> list[list[Example]]:

@@ -25,6 +25,7 @@ from pipeline.statistics import mean_interval
 from pipeline.training import preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import check_kl, check_length
+from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
@@ -50,7 +51,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = _open_parents(config, run)
     shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
-    widest = max(len(encode_prompt(tokenizer, p["prompt"])) for p in shown)
+    widest = _check_lengths(tokenizer, config, run)
     line = preflight.line(config, run, widest)
     if accelerator.is_main_process:
         print(line, flush=True)
@@ -72,7 +73,7 @@ def run(config: Config, run: Run) -> Manifest:
         state=folder / "state",
         seed=config.seed,
         watch=watch,
-        demonstrations=_mixed(tokenizer, config, run),
+        demonstrations=[(prompt, completion) for _, prompt, completion in _mixed(tokenizer, config, run)],
         engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
     watch.end()
@@ -233,12 +234,26 @@ def _open_parents(config: Config, run: Run) -> Any:
     return tokenizer
 
 
-def _mixed(tokenizer: Any, config: Config, run: Run) -> list[tuple[list[int], list[int]]]:
-    """Prompts and completions of the demonstrations that ppo.ptx_coef mixes in, as tokens; none where it is 0."""
+def _check_lengths(tokenizer: Any, config: Config, run: Run) -> int:
+    """Tokens of the longest training prompt. Raises ConfigError where a prompt and its completion are more than the sft model reads."""
+    from pipeline.training.roles import reward_on_base
+
+    section, rows = config.ppo, prompt_rows(tokenizer, prompts(run, "train"))
+    held_out = prompt_rows(tokenizer, prompts(run, "eval")[: section.eval_prompts])
+    # a score on the policy's own base reads a completion that was cut with its EOS, as do layers whose states are kept for it
+    end = int(section.tuning == "lora" and (section.lora.layers is not None or reward_on_base(config, run)))
+    check_fits("ppo", run.folder("sft"), [*rows, *held_out], "ppo.response_length", section.response_length, end=end)
+    mixed = [(f"demonstration {name}", len(p) + len(c)) for name, p, c in _mixed(tokenizer, config, run)]
+    check_fits("ppo", run.folder("sft"), mixed, "data.max_length")
+    return max(length for _, length in rows)
+
+
+def _mixed(tokenizer: Any, config: Config, run: Run) -> list[tuple[str, list[int], list[int]]]:
+    """Ids, prompts and completions of the demonstrations that ppo.ptx_coef mixes in, as tokens; none where it is 0."""
     found = []
     for d in demonstrations(run, "train") if config.ppo.ptx_coef else ():
         prompt = encode_prompt(tokenizer, d.prompt)
-        found.append((prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
+        found.append((d.id, prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
     return found
 
 

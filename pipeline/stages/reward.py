@@ -26,9 +26,11 @@ from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.backbone import decoder, load_causal, lora_config, new_classifier, pick_dtype
+from policies.blueprint import readable
 from policies.drawing import noise
 from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk, first_adapted
@@ -63,7 +65,6 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
     tokenizer = load_tokenizer(section.model or run.folder("sft"), need_eos=False)
-    model = _untrained(config, run, tokenizer, device)
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
@@ -71,6 +72,8 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
             f"{run.folder('data')} has no rankings; give data.source rankings, or set ppo.reward_funcs and leave out this stage"
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
+    limit = _check_lengths(ranked, groups, policy_tokenizer, config, run, stage)
+    model = _untrained(config, run, tokenizer, device)
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
     seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
@@ -82,14 +85,14 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     merged = save_merged(made, model, tokenizer).to(device)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
-    scorer = _scorer(merged, tokenizer, config, device)
+    scorer = _scorer(merged, tokenizer, limit, config, device)
     metrics, detail = evaluate(scorer, held_out)
     mean, std = _normalise(scorer, policy_tokenizer, config, run)
     write_contract(
         made,
         mean=mean,
         std=std,
-        max_length=config.data.max_length,
+        max_length=limit,
         tokenizer=tokenizer,
         template=fingerprint(tokenizer),
     )
@@ -162,6 +165,19 @@ def _open_parents(config: Config, run: Run) -> Any:
     return tokenizer
 
 
+def _check_lengths(
+    ranked: list[Ranking], groups: list[dict[str, Any]], policy_tokenizer: Any, config: Config, run: Run, stage: str
+) -> int:
+    """Tokens of the longest text that will be scored: data.max_length, or what the model reads where that is less. Raises ConfigError where a
+    ranking is longer than what the model to be trained reads, or an answer to a prompt than the sft model."""
+    base = config.reward.model or run.folder("sft")
+    rows = [(f"ranking {r.id}", max(map(len, g["input_ids"]))) for r, g in zip(ranked, groups, strict=True)]
+    check_fits(stage, base, rows, "data.max_length")
+    asked = prompt_rows(policy_tokenizer, prompts(run, "train"))
+    check_fits(stage, run.folder("sft"), asked, "reward.max_new_tokens", config.reward.max_new_tokens)
+    return min(config.data.max_length, readable(base) or config.data.max_length)
+
+
 def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
     """The base model with a new score head, and with a new adapter where one is trained."""
     section = config.reward
@@ -195,12 +211,12 @@ def _trainer(
     )
 
 
-def _scorer(model: Any, tokenizer: Any, config: Config, device: torch.device) -> Scorer:
+def _scorer(model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device) -> Scorer:
     """Raw scores of the trained model."""
     return Scorer(
         forward=lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits[:, 0],
         tokenizer=tokenizer,
-        max_length=config.data.max_length,
+        max_length=limit,
         batch_size=config.reward.per_device_train_batch_size * 8,
         device=device,
         padding=not packs(model),

@@ -21,6 +21,7 @@ from pipeline.settings.config import Config
 from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
+from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows, sample_scored
 from policies.episodes import prompt_order
@@ -33,9 +34,10 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("rft", config, run)
     folder = working_folder(run, "rft", config)
     accelerator.wait_for_everyone()
+    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
+    _check_lengths(tokenizer, asked, config, run)
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
-    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
     before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
@@ -77,6 +79,13 @@ def run(config: Config, run: Run) -> Manifest:
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("sampled/scores", "best/scores", "eval/scores_before", "eval/scores", "eval/kl")
     return closing(manifest, run.folder("rft"), figures, f'make compare RUN={run.name} MODELS="sft ppo rft"')
+
+
+def _check_lengths(tokenizer: Any, asked: list[Prompt], config: Config, run: Run) -> None:
+    """Raise ConfigError where a prompt and its completion are more than the sft model reads."""
+    said = prompt_rows(tokenizer, asked)
+    check_fits("rft", run.folder("sft"), said, "ppo.response_length", config.ppo.response_length)
+    check_fits("rft", run.folder("sft"), prompt_rows(tokenizer, prompts(run, "train")), *new_tokens(config, "rft"))
 
 
 def _sampled(

@@ -19,6 +19,7 @@ from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
 from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
@@ -33,13 +34,15 @@ def run(config: Config, run: Run) -> Manifest:
     section = config.rloo
     tokenizer = open_parents("rloo", config, run)
     folder = working_folder(run, "rloo", config)
+    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
+    rows = prompt_rows(tokenizer, [*prompts(run, "train"), *asked])
+    check_fits("rloo", run.folder("sft"), rows, "ppo.response_length", config.ppo.response_length)
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
-    asked = prompts(run, "eval")[: config.ppo.eval_prompts]
     before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
-    rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
+    given_rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
     arguments = PromptArguments(
         **trainer_arguments(section, folder, accelerator.num_processes, config.seed),
         num_generations=section.num_generations,
@@ -53,7 +56,7 @@ def run(config: Config, run: Run) -> Manifest:
         model=model,
         reward_funcs=rewarded(tokenizer, score, eos_ids(model, tokenizer), config),
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(given_rows),
         processing_class=tokenizer,
         peft_config=lora_config(model, section.lora, "CAUSAL_LM") if section.tuning == "lora" else None,
     )

@@ -21,6 +21,7 @@ from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
 from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
+from pipeline.training.lengths import check_fits
 from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.backbone import load_causal, pick_dtype
 from policies.drawing import noise
@@ -28,6 +29,7 @@ from policies.rollout import sample
 from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
 from policies.tokenizers import eos_ids, load_tokenizer
 
+EOS_ROWS = 64  # held-out demonstrations whose prompts are answered, to see whether that ends
 MUST_STOP, SHOULD_STOP = above(0), at_least(0.5)  # the share of completions that end by themselves
 
 
@@ -39,10 +41,10 @@ def run(config: Config, run: Run) -> Manifest:
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
     accelerator.wait_for_everyone()
+    lessons, held_out, counts = _lessons(tokenizer, path, config, run)
     dtype = pick_dtype(config.dtype, accelerator.device)
     trained_in = torch.float32 if section.tuning == "full" else dtype
     model = load_causal(path, tokenizer, trained_in, config.revision).to(accelerator.device)
-    lessons, held_out, counts = _lessons(tokenizer, config, run)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     model, order, seconds, skipped = fine_tune(
         "sft", section, model, tokenizer, lessons, folder, accelerator, config.seed
@@ -58,7 +60,7 @@ def run(config: Config, run: Run) -> Manifest:
         "loss_after": loss(merged, held_out, tokenizer, section.per_device_train_batch_size * 4),
         **_learned([lessons[i] for i in order], skipped * section.batch_size, seconds),
         **counts,
-        "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:64], config),
+        "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
     }
     write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, policy_usage(run.folder("sft")))
     manifest = publish(
@@ -93,15 +95,20 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("sft"), figures, f"make reward RUN={run.name}")
 
 
-def _lessons(tokenizer: Any, config: Config, run: Run) -> tuple[list[Lesson], list[Turn], dict[str, float]]:
+def _lessons(tokenizer: Any, model: str, config: Config, run: Run) -> tuple[list[Lesson], list[Turn], dict[str, float]]:
     """What is learned, what the loss is measured on, and what cutting to data.max_length cost. Raises ArtifactError where there
-    is nothing on either side."""
+    is nothing on either side, ConfigError where `model` reads less."""
     limit = config.data.max_length
-    taught = _turns(tokenizer, demonstrations(run, "train"), config)
-    lessons, counts = fitted([joined(turns) for turns in taught], limit)
+    taught, asked = demonstrations(run, "train"), demonstrations(run, "eval")
+    whole = [joined(turns) for turns in _turns(tokenizer, taught, config)]
+    longest = [(row.id, min(limit, max(len(one.ids) for one in rows))) for row, rows in zip(taught, whole, strict=True)]
+    check_fits("sft", model, longest, "data.max_length", revision=config.revision)
+    said = [(row.id, len(encode_prompt(tokenizer, row.prompt))) for row in asked[:EOS_ROWS]]
+    check_fits("sft", model, said, "sft.max_new_tokens", config.sft.max_new_tokens, revision=config.revision)
+    lessons, counts = fitted(whole, limit)
     held_out = [
         (prompt, answer[: limit - len(prompt)])
-        for turns in _turns(tokenizer, demonstrations(run, "eval")[: config.sft.eval_rows], config)
+        for turns in _turns(tokenizer, asked[: config.sft.eval_rows], config)
         for prompt, answer in turns
         if len(prompt) < limit
     ]

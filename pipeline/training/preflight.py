@@ -80,10 +80,9 @@ def line(config: Config, run: Run, widest: int) -> str:
     import torch
     from transformers import AutoConfig
 
-    from pipeline.training.roles import rides_on_base
+    from pipeline.training.roles import reward_on_base
 
-    learned = run.manifest("reward") if "reward" in config.ppo.reward_funcs else None
-    on_base = learned is not None and rides_on_base(run.folder("reward"), learned.model["base"])
+    on_base = reward_on_base(config, run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resident = float(psutil.Process().memory_info().rss) if device.type == "cpu" else 0.0
     shape = AutoConfig.from_pretrained(str(run.folder("sft")))

@@ -28,6 +28,12 @@ def rides_on_base(folder: Path, base: str) -> bool:
     return (folder / "adapter" / "adapter_config.json").is_file() and base == "sft"
 
 
+def reward_on_base(config: Config, run: Run) -> bool:
+    """Whether the score of ppo runs on the very base of its policy, whose adapter it is."""
+    made = run.manifest("reward") if "reward" in config.ppo.reward_funcs else None
+    return made is not None and rides_on_base(run.folder("reward"), made.model["base"])
+
+
 def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
     """The four roles and the score, from the sft and reward artifacts and the recipe's ppo section."""
     section, dtype = config.ppo, pick_dtype(config.dtype, device)

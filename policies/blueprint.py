@@ -1,0 +1,104 @@
+"""What can be known of a model before its weights are read? Its parts, built from its config without memory, and how long a text it reads."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from policies.untyped import AnyFunction, Arguments, Foreign, Model, ModelConfig
+
+DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
+"""What configs call the positions that a model was made for; transformers maps most of the names onto the first."""
+
+
+def config_at(path: str | Path, revision: str | None = None) -> ModelConfig:
+    """The config of a folder or a Hub id. Raises OSError or ValueError where there is none."""
+    return AutoConfig.from_pretrained(str(path), revision=revision or "main")
+
+
+def blueprint(config: ModelConfig, kind: Foreign = AutoModelForCausalLM) -> Model:
+    """The model of `config` in eval mode, its weights on the meta device: shapes without numbers, in no memory. Integers, such as tables of
+    positions, are real. Raises what the model's class raises."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.device("meta"))
+        stack.enter_context(_RealIntegers())
+        return kind.from_config(config).eval()
+
+
+def readable(path: str | Path, revision: str | None = None) -> int | None:
+    """Tokens of the longest text that the model in a folder or Hub id reads, None where nothing limits it: what its config declares, or
+    what its table of learned positions holds where that is less (RoBERTa's begins at its padding). Raises as `config_at` does."""
+    config = config_at(path, revision)
+    found = [limit for limit in (_declared(config), _learned(config)) if limit is not None]
+    return min(found, default=None)
+
+
+def _declared(config: ModelConfig) -> int | None:
+    """A config that stretches rotary positions by a factor declares them before stretching, under one name or the other."""
+    text = config.get_text_config()
+    named = [getattr(text, name, None) for name in DECLARED]
+    known = [number for number in named if isinstance(number, int) and number > 0]
+    if not known:
+        return None
+    rope = getattr(text, "rope_parameters", None) or {}
+    stretched = [known[0]]
+    for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        before = one.get("original_max_position_embeddings") or known[0]
+        stretched.append(int(before * float(one.get("factor") or 1)))
+    return max(stretched)
+
+
+def _learned(config: ModelConfig) -> int | None:
+    """Positions that tables of learned ones hold, from the row of the first token on, as the model itself looks them up for four tokens."""
+    for kind in (AutoModel, AutoModelForCausalLM):
+        looked = _LookedUp()
+        try:
+            model = blueprint(config, kind)
+            with torch.no_grad(), looked:
+                model(input_ids=torch.tensor([[7, 5, 9, 4]]), attention_mask=torch.ones(1, 4, dtype=torch.long))
+        except Exception:  # a class that is not there, or, behind its tables, weights that hold no numbers
+            pass
+        if looked.tables:
+            return min(looked.positions, default=None)
+    return None
+
+
+class _RealIntegers(TorchFunctionMode):
+    """Within it tensors of integers are made on the CPU, whatever the device of the others."""
+
+    WHOLE = (torch.long, torch.int, torch.bool)
+
+    def __torch_function__(
+        self, func: AnyFunction, types: Foreign, args: tuple[Foreign, ...] = (), kwargs: Arguments = None
+    ) -> Foreign:
+        kwargs = kwargs or {}
+        if (func is torch.arange or kwargs.get("dtype") in self.WHOLE) and kwargs.get("device") is None:
+            if func in (torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor):
+                kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **kwargs)
+
+
+class _LookedUp(TorchFunctionMode):
+    """Within it tables without numbers give zeros, and each look-up is noted: `tables` how many there were, `positions` how many rows
+    those have from the first on that were looked up in ascending order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables, self.positions = 0, list[int]()
+
+    def __torch_function__(
+        self, func: AnyFunction, types: Foreign, args: tuple[Foreign, ...] = (), kwargs: Arguments = None
+    ) -> Foreign:
+        if func is F.embedding:
+            ids, table = args[0], args[1]
+            self.tables += 1
+            rows = ids.flatten()[:4].tolist()
+            if rows == list(range(rows[0], rows[0] + 4)):
+                self.positions.append(table.shape[0] - rows[0])
+            return torch.zeros(*ids.shape, table.shape[1])
+        if func is F.linear:
+            return torch.zeros(*args[0].shape[:-1], args[1].shape[0])
+        return func(*args, **(kwargs or {}))
