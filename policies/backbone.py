@@ -1,31 +1,27 @@
 """Where do models come from, and in what shape? Loading, checked heads, LoRA."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.pytorch_utils import Conv1D
 
 from policies.precision import Held, finished, held, loading
 from policies.precision import pick_dtype as pick_dtype
-from policies.quick.linear import in_one_step, quick
+from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
-from policies.untyped import Arguments, Foreign, Model, Tokenizer
-
-
-class BackboneError(Exception):
-    """A model or tokenizer that cannot be used as it is; the message names the remedy."""
+from policies.trials import BackboneError, check_causal, check_scores, decoder, output_layer, reason, settle_configs
+from policies.untyped import Foreign, Tokenizer
 
 
 def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
@@ -34,20 +30,46 @@ def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
     return BackboneError(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")
 
 
-def _loaded(
+def _fetched(
     loader: Foreign,
     path: str | Path,
     tokenizer: Tokenizer,
     how: torch.dtype | Held,
     revision: str | None,
-    **more: Arguments,
-) -> PreTrainedModel:
+    **more: Foreign,
+) -> tuple[PreTrainedModel, dict[str, list[Foreign]]]:
+    """A model as it is held, with embeddings wide enough for `tokenizer`, and what transformers says of its weights."""
     how = held(how)
     try:
         more |= loading(how, loader, path, revision)
         model, info = loader.from_pretrained(str(path), revision=revision or "main", output_loading_info=True, **more)
     except OSError as error:
         raise not_there(path, "model", error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
+        raise BackboneError(
+            f"{path}: cannot be loaded by {loader.__name__} ({reason(error)}); use another model"
+        ) from error
+    try:
+        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        configs = (model.config, model.config.get_text_config())
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        raise BackboneError(
+            f"{path}: its embeddings cannot be made to fit the tokenizer ({reason(error)}); use another model"
+        ) from error
+    for config in configs:
+        if "pad_token_id" in {field.name for field in dataclasses.fields(config)}:  # others cannot be saved with one
+            config.pad_token_id = tokenizer.pad_token_id
+    settle_configs(model, path)
+    finished(model, how)
+    quick(model)
+    return model.eval(), info
+
+
+def _loaded(
+    loader: Foreign, path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None
+) -> PreTrainedModel:
+    model, info = _fetched(loader, path, tokenizer, how, revision)
     wrong = [
         *info["missing_keys"],
         *info["mismatched_keys"],
@@ -57,21 +79,19 @@ def _loaded(
         raise BackboneError(
             f"{path}: its weights do not fit {type(model).__name__}: {', '.join(map(str, list(wrong)[:4]))}; use a model of this kind"
         )
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    finished(model, how)
-    quick(model)
-    enable_packing(model)
-    return model.eval()
+    return model
 
 
 def load_causal(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights."""
+    """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights,
+    and on a model that a few tokens show to be of no use here."""
     model = _loaded(AutoModelForCausalLM, path, tokenizer, how, revision)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    check_causal(model)
+    output_layer(model)
+    enable_packing(model)
     return model
 
 
@@ -80,30 +100,28 @@ def load_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     model = _loaded(AutoModelForSequenceClassification, path, tokenizer, how, revision)
+    if model.config.num_labels != 1:
+        raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
     _float32_head(model)
     _read_head(model, Path(path))
     model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
-    if model.config.num_labels != 1:
-        raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
+    check_scores(model)
+    enable_packing(model)
     return model
 
 
 def new_classifier(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, seed: int, revision: str | None = None
 ) -> PreTrainedModel:
-    """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11)."""
-    loader: Foreign = AutoModelForSequenceClassification
-    more = loading(held(how), loader, path, revision)
-    model = loader.from_pretrained(str(path), num_labels=1, revision=revision or "main", **more)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.config.pad_token_id = tokenizer.pad_token_id
+    """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11). Raises
+    BackboneError where its kind has no such head, or the score does not see the whole text."""
+    model, _ = _fetched(AutoModelForSequenceClassification, path, tokenizer, how, revision, num_labels=1)
     _float32_head(model)
     init_head(output_head(model), seed)
     model.config.use_cache = False
-    quick(model)
+    check_scores(model)
     enable_packing(model)
-    return model.eval()
+    return model
 
 
 def _float32_head(model: nn.Module) -> None:
@@ -150,79 +168,24 @@ def output_head(model: nn.Module) -> nn.Linear:
     return heads[-1]
 
 
-class LoraSettings(Protocol):
-    """The adapter of a recipe, by peft's names."""
-
-    @property
-    def r(self) -> int: ...
-    @property
-    def lora_alpha(self) -> int: ...
-    @property
-    def target_modules(self) -> str | list[str]: ...
-    @property
-    def layers(self) -> str | None:
-        """Such as "last 10"; None: all."""
-
-
-def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> LoraConfig:
-    """peft's LoraConfig from a recipe's `lora` section (r, lora_alpha, target_modules, layers)."""
-    layers, targets = None, lora.target_modules
-    if lora.layers is not None:
-        count, wanted = model.config.get_text_config().num_hidden_layers, int(lora.layers.split()[1])
-        if wanted > count:
-            raise BackboneError(
-                f"lora.layers: {lora.layers!r} of a model with {count} layers; choose at most last {count}"
-            )
-        layers = list(range(count - wanted, count))
-        if targets == "all-linear":  # peft takes layers only beside names of modules
-            targets = _linear_names(model)
-        elif isinstance(targets, str):
-            raise BackboneError(
-                "lora.layers: goes with lora.target_modules as all-linear or a list of names; give those"
-            )
-    return in_one_step(
-        LoraConfig(
-            task_type=task_type,
-            r=lora.r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=targets,
-            layers_to_transform=layers,
-        )
-    )
-
-
-def _linear_names(model: nn.Module) -> list[str]:
-    """Names of the linear modules inside the numbered layers: what peft calls all-linear, which leaves the head out too."""
-    linear = [name.split(".") for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
-    return sorted({parts[-1] for parts in linear if any(part.isdigit() for part in parts)})
-
-
-def decoder(model: nn.Module) -> nn.Module:
-    """The decoder without its language-model or classification head."""
-    inner: Model = model.get_base_model() if isinstance(model, PeftModel) else model
-    return inner.base_model
-
-
 @contextmanager
 def checkpointed(model: nn.Module, on: bool, active: str | None) -> Iterator[None]:
     """Within the block, if `on`, decoder layers keep no activations and recompute them in the backward pass, with adapter `active`.
 
-    transformers checkpoints only layers in training mode; the flag is set on the layers alone, so that no dropout comes with it.
+    transformers would do so in training mode only, in which dropout is at work too; so each layer's forward is wrapped here.
     """
-    layers: list[Foreign] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
 
     def again() -> tuple[Foreign, Foreign]:
         return nullcontext(), adapter(model, active) if isinstance(model, PeftModel) else nullcontext()
 
     for layer in layers:
-        layer.gradient_checkpointing, layer.training = True, True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=again)
+        vars(layer)["forward"] = partial(checkpoint, layer.forward, use_reentrant=False, context_fn=again)
     try:
         yield
     finally:
         for layer in layers:
-            layer.gradient_checkpointing, layer.training = False, False
+            del vars(layer)["forward"]
 
 
 @contextmanager

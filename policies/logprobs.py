@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from policies.quick.head import HeadLogprobs
+from policies.quick.head import HeadLogprobs, one_product
 from policies.quick.moving import lengths_of, moved, with_lengths
-from policies.untyped import Model, ModelConfig
+from policies.trials import output_layer, own_logits
+from policies.untyped import Model
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,12 @@ def pack(
 
 
 def logits(model: Model, hidden: Tensor) -> Tensor:
-    """Logits (N, V) float32 of final hidden states (N, H): the output embedding and what a few architectures add after it."""
-    out = model.get_output_embeddings()(hidden).float()
-    config: ModelConfig = model.config.get_text_config()
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:
-        out = out / scaling
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        out = out * scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        out = torch.tanh(out / cap) * cap
-    return out
+    """Logits (N, V) float32 of final hidden states (N, H), as the model's own forward makes them of its decoder's states."""
+    layer = output_layer(model)
+    if layer.scale is None:
+        return own_logits(model, hidden, layer)
+    out: Tensor = model.get_output_embeddings()(hidden).float()
+    return out if layer.scale == 1.0 else out * layer.scale
 
 
 def token_logprobs(model: Model, hidden: Tensor, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
@@ -98,9 +95,8 @@ def token_logprobs(model: Model, hidden: Tensor, batch: Batch, temperature: floa
     Gradients reach the log-probabilities only.
     """
     wanted, tokens = hidden.flatten(0, 1)[batch.at], batch.flat(batch.tokens)
-    head, config = model.get_output_embeddings(), model.config.get_text_config()
-    if isinstance(head, nn.Linear) and head.bias is None and not getattr(config, "final_logit_softcapping", None):
-        scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    head, scale = model.get_output_embeddings(), output_layer(model).scale
+    if scale is not None and one_product(head, wanted.dtype):
         flat_logprobs, flat_entropy = HeadLogprobs.apply(
             wanted, head.weight, tokens, scale / temperature, torch.is_grad_enabled()
         )

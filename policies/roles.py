@@ -2,18 +2,19 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from policies.backbone import adapter, checkpointed, decoder
+from policies.backbone import adapter, checkpointed
 from policies.logprobs import Batch, token_logprobs
 from policies.quick.linear import LoraLinear
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk, find_trunk, first_adapted
+from policies.trials import decoder, output_layer
 from policies.untyped import Foreign, Model
 
 POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
@@ -104,7 +105,8 @@ class Roles(nn.Module):
     def policy_logprobs(self, batch: Batch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities and entropies (B, T) float32 under the policy, and its final hidden states (B, L, H)."""
         hidden = self.hidden(POLICY, batch.input_ids, batch.attention_mask, batch.states)
-        return *token_logprobs(self.causal, hidden, batch, temperature), hidden
+        with self.playing(POLICY):
+            return *token_logprobs(self.causal, hidden, batch, temperature), hidden
 
     def values(self, batch: Batch, hidden: Tensor | None) -> Tensor:
         """The critic's values (B, T) float32 at the states in which each completion token was chosen, zero where masked.
@@ -123,7 +125,12 @@ class Roles(nn.Module):
     def reference_logprobs(self, batch: Batch, temperature: float) -> Tensor:
         """Log-probabilities (B, T) float32 under the reference."""
         hidden = self.hidden("reference", batch.input_ids, batch.attention_mask, batch.states)
-        return token_logprobs(self.causal if self.lora else self.reference, hidden, batch, temperature)[0]
+        with self.playing("reference"):
+            return token_logprobs(self.causal if self.lora else self.reference, hidden, batch, temperature)[0]
+
+    def playing(self, role: str) -> AbstractContextManager[None]:
+        """Within the block the adapter of `role` is at work, in the output layer too; none is for the reference. Nothing without LoRA."""
+        return adapter(self.policy, None if role == "reference" else role) if self.lora else nullcontext()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes: policy, critic and value head, by name."""
@@ -213,8 +220,7 @@ def lora_roles(policy: PeftModel, value: str, reward_head: nn.Linear | None) -> 
     `policy` is the PeftModel with its adapter `policy` and, when there is one, `reward`.
     """
     base: Model = policy.get_base_model()
-    hidden = base.config.get_text_config().hidden_size
-    head = nn.Linear(hidden, 1)
+    head = nn.Linear(output_layer(base).width, 1)
     from_reward = value == "adapter" and reward_head is not None and REWARD in policy.peft_config
     if value == "adapter":
         policy.add_adapter(VALUE, copy.deepcopy(policy.peft_config[REWARD if from_reward else POLICY]))

@@ -99,7 +99,7 @@ class RankingTrainer(Trainer):
         ranks, ratings = inputs["ranks"], inputs["ratings"]
         bare: Model = self.accelerator.unwrap_model(model)
         bare = bare.get_base_model() if isinstance(bare, PeftModel) else bare
-        with nullcontext() if self.trunk is None else self.trunk.in_place_of(bare, bare.config.pad_token_id):
+        with nullcontext() if self.trunk is None else self.trunk.in_place_of(bare):
             flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
         scores = torch.zeros(ranks.shape, device=flat.device).masked_scatter(ranks >= 0, flat)
         self._count(scores.detach(), ranks)

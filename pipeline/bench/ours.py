@@ -25,7 +25,8 @@ from pipeline.bench.turns import Spec, Turns
 from pipeline.settings.config import PPO
 from pipeline.settings.sections import Lora
 from pipeline.training.context import make_accelerator, quiet
-from policies.backbone import decoder, init_head, load_causal, lora_config, new_classifier, pick_dtype
+from policies.adapters import lora_config
+from policies.backbone import decoder, init_head, load_causal, new_classifier, pick_dtype
 from policies.episodes import prompt_order
 from policies.loop import Silent
 from policies.roles import POLICY, REWARD, Roles, lora_roles

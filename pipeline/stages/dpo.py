@@ -28,7 +28,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
 from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
-from policies.backbone import lora_config
+from policies.adapters import lora_config
 from policies.template import encode_completion, encode_prompt
 from reward.metrics import pairwise_accuracy
 

@@ -31,7 +31,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
 from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
-from policies.backbone import lora_config
+from policies.adapters import lora_config
 from policies.template import encode_completion, encode_prompt
 from reward.statistics import percentile_ends, resamples
 

@@ -29,7 +29,8 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
-from policies.backbone import decoder, load_causal, lora_config, new_classifier, pick_dtype
+from policies.adapters import lora_config
+from policies.backbone import decoder, load_causal, new_classifier, pick_dtype
 from policies.blueprint import readable
 from policies.drawing import noise
 from policies.quick.packing import packs

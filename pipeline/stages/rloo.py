@@ -23,7 +23,7 @@ from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
-from policies.backbone import lora_config
+from policies.adapters import lora_config
 from policies.episodes import Score, after_eos_rule, prompt_order
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids

@@ -11,7 +11,8 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.settings.config import Supervised
 from pipeline.training.trainers import OneDevice, Report, batched_order, train, trainer_arguments
-from policies.backbone import decoder, lora_config
+from policies.adapters import lora_config
+from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
 from policies.template import Lesson, Turn
 

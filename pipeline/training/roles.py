@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
-from policies.backbone import BackboneError, decoder, load_causal, load_classifier, lora_config, output_head, pick_dtype
+from policies.adapters import lora_config
+from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head, pick_dtype
 from policies.quick.linear import in_one_step
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from policies.tokenizers import load_tokenizer

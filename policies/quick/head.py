@@ -4,9 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from policies.untyped import Context
+from policies.quick.linear import Linear
+from policies.untyped import Context, Foreign
 
 CHUNK = 256  # tokens whose logits are held at once
+
+
+def one_product(head: Foreign, dtype: torch.dtype) -> bool:
+    """Whether an output layer is h·Wᵀ for states of `dtype` and nothing else: no bias, no adapter, no code of its own."""
+    return type(head) in (nn.Linear, Linear) and head.bias is None and head.weight.dtype == dtype
 
 
 class HeadLogprobs(torch.autograd.Function):

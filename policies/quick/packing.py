@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from policies.quick.moving import lengths_of, moved
+from policies.quick.windows import short_windows
+from policies.trials import close, decoder, tell
 from policies.untyped import Arguments, Foreign, Json, Model, ModelConfig
 
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
@@ -153,33 +155,40 @@ def enable_packing(model: Model) -> None:
     """Let the decoder of `model` run padded rows in lanes, in place, if it can be told positions and keeps the rows of a lane apart.
 
     Both are tried on a few tokens in two lanes: states must be those of padded rows, and those of one row the same bits whatever the
-    row before it says. A decoder that cannot be called so, for whatever reason, stays as it is.
+    row before it says. Windows and chunks of attention are tried once as they are and once so short that the tokens pass them. A
+    decoder that cannot be called so, for whatever reason, stays as it is.
     """
-    decoder = model.base_model
-    plain, config = type(decoder), decoder.config.get_text_config()
+    body: Model = decoder(model)
+    plain, config = type(body), body.config.get_text_config()
     takes = inspect.signature(plain.forward).parameters.keys()
+    told = f"{type(model).__name__}: rows of one batch cannot be laid end to end, so padding is computed, which takes more time"
     if not {"inputs_embeds", "attention_mask", "position_ids", "use_cache"} <= takes or "per_layer_inputs" in takes:
+        tell(told)
         return  # per_layer_inputs: a second embedding, of ids that lanes do not have
     # under its old name, by which transformers looks up what a class can record (hidden states, attentions)
     name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    packed = type(plain.__name__, (Packed, plain), name)
     try:
-        kept_apart = _tried(decoder, type(plain.__name__, (Packed, plain), name))
-        embedding = decoder.get_input_embeddings().weight.numel()
-        layer = (sum(p.numel() for p in decoder.parameters()) - embedding) / config.num_hidden_layers
-        decoder.reach = ATTENTION_REACH * layer / (2 * config.hidden_size)
-        decoder.limit = getattr(config, "max_position_embeddings", None) or math.inf
+        kept_apart = _tried(body, packed)
+        with short_windows(body) as widths:
+            kept_apart = kept_apart and (not widths or _tried(body, packed))
+        embedding = body.get_input_embeddings().weight.numel()
+        layer = (sum(p.numel() for p in body.parameters()) - embedding) / config.num_hidden_layers
+        body.reach = ATTENTION_REACH * layer / (2 * config.hidden_size)
+        body.limit = getattr(config, "max_position_embeddings", None) or math.inf
     except Exception:  # what a decoder of somebody's own raises cannot be foreseen, and it worked before
         kept_apart = False
     if not kept_apart:
-        decoder.__class__ = plain
+        body.__class__ = plain
+        tell(told)
 
 
 def _tried(decoder: Model, packed: type) -> bool:
     """Give `decoder` the class `packed`, and whether it does what it did."""
     vocabulary = decoder.get_input_embeddings().weight.shape[0]
     device = decoder.device  # a quantised model comes on its GPU
-    mask = (torch.arange(5) < torch.tensor([5, 3, 4, 1])[:, None]).long().to(device)
-    ids = torch.randint(vocabulary, (4, 5), generator=torch.Generator().manual_seed(0)).to(device)
+    mask = (torch.arange(9) < torch.tensor([9, 5, 7, 2])[:, None]).long().to(device)
+    ids = torch.randint(vocabulary, (4, 9), generator=torch.Generator().manual_seed(0)).to(device)
     otherwise = ids.clone()
     otherwise[[0, 2]] = (ids[[0, 2]] + 1) % vocabulary  # the first of each lane; rows 3 and 1 follow them
 
@@ -187,10 +196,10 @@ def _tried(decoder: Model, packed: type) -> bool:
         found: Tensor = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return found
 
+    decoder.__class__ = packed.__mro__[2]
     padded = states(ids)[mask.bool()]
     decoder.__class__, decoder.reach, decoder.limit = packed, 40.0, math.inf  # two lanes, one place left over
     found, again = states(ids), states(otherwise)
-    close = 1e-4 if padded.dtype == torch.float32 else 3e-2
-    same = torch.allclose(padded, found[mask.bool()], rtol=0.0, atol=close * padded.abs().max().item())
+    same = close(found[mask.bool()], padded)
     in_lanes = not found[~mask.bool()].any()
     return in_lanes and same and torch.equal(found[[1, 3]], again[[1, 3]])

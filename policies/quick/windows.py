@@ -8,27 +8,28 @@ from torch import nn
 from policies.untyped import Foreign
 
 SHORT = 4  # tokens
-NAMES = ("sliding_window", "attention_chunk_size", "window_size", "local_window_size")
+PARTS = ("window", "chunk", "topk")  # of the names of widths; a number of layers or a pattern is smaller or no such
 
 
 @contextmanager
-def short_windows(model: nn.Module) -> Iterator[None]:
-    """Within the block, every sliding window and chunk of attention that a config of `model` names is at most SHORT tokens long.
+def short_windows(*models: nn.Module) -> Iterator[list[str]]:
+    """Within the block, every window and chunk of attention that a config of `models` names is at most SHORT tokens long; the names.
 
     Masks are made from the configuration in each forward, so that what a long text would meet is met by a short one. The same
     holds for a module that has its window as an attribute.
     """
-    configs: list[Foreign] = [getattr(module, "config", None) for module in model.modules()]
-    owners: list[Foreign] = [*{id(c): c for c in configs if c is not None}.values(), *model.modules()]
+    modules: list[Foreign] = [*{id(m): m for model in models for m in model.modules()}.values()]
+    configs: list[Foreign] = [getattr(module, "config", None) for module in modules]
+    owners: list[Foreign] = [*{id(c): c for c in configs if c is not None}.values(), *modules]
     before: list[tuple[Foreign, str, int]] = []
     for owner in owners:
-        for name in NAMES:
-            value = vars(owner).get(name)
-            if type(value) is int and value > SHORT:
+        for name, value in vars(owner).items():
+            if type(value) is int and value > SHORT and any(part in name for part in PARTS):
                 before.append((owner, name, value))
-                setattr(owner, name, SHORT)
+    for owner, name, _ in before:
+        owner.__dict__[name] = SHORT
     try:
-        yield
+        yield sorted({name for _, name, _ in before})
     finally:
         for owner, name, value in before:
-            setattr(owner, name, value)
+            owner.__dict__[name] = value

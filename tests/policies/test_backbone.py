@@ -12,7 +12,6 @@ from peft import get_peft_model
 from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -21,13 +20,13 @@ from transformers import (
 
 from pipeline.settings.sections import Lora
 from policies import backbone
+from policies.adapters import lora_config
 from policies.backbone import (
     BackboneError,
     adapter,
     decoder,
     load_causal,
     load_classifier,
-    lora_config,
     new_classifier,
     output_head,
     pick_dtype,
@@ -297,5 +296,5 @@ def test_an_adapter_that_is_not_there_is_no_silent_base(two: Any) -> None:
 
 def test_the_trunk_has_no_head(two: Any, causal: Any, tmp_path: Path) -> None:
     assert decoder(two) is two.get_base_model().model
-    classifier = new_classifier(tmp_path / "causal", AutoTokenizer.from_pretrained(tmp_path / "causal"), F32, seed=0)
+    classifier = new_classifier(tmp_path / "causal", load_tokenizer(tmp_path / "causal"), F32, seed=0)
     assert decoder(classifier) is classifier.model

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from tiny import PAD, make_roles, randomise
+from zoo.build import build
 
 from policies import logprobs
-from policies.backbone import decoder, load_causal
+from policies.backbone import BackboneError, decoder, load_causal
 from policies.logprobs import completion_logprobs, pack
 from policies.quick import head
+from policies.trials import output_layer
 
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]]
 COMPLETIONS = [[33, 1], [4], [17, 90, 25, 66, 31, 2], [70, 71, 1]]
@@ -98,19 +100,57 @@ def test_gradient_equals_that_of_plain_logits(model: Any) -> None:
         assert p.grad.abs().max() > 0
 
 
-def test_logits_are_those_of_models_that_rescale_them(model: Any) -> None:
-    """Granite divides logits by logits_scaling, Cohere multiplies by logit_scale, Gemma caps them: c·tanh(z/c)."""
-    hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    plain = logprobs.logits(model, hidden)
-    assert torch.equal(plain, model.lm_head(hidden))
-    for key, expected in (
-        ("logits_scaling", plain / 4.0),
-        ("logit_scale", plain * 4.0),
-        ("final_logit_softcapping", 4.0 * torch.tanh(plain / 4.0)),
+@pytest.mark.parametrize(
+    "kind, changes, scale",
+    [
+        ("llama", {}, 1.0),
+        ("granite", {"logits_scaling": 8.0}, 0.125),
+        ("cohere", {"logit_scale": 0.3}, 0.3),
+        ("minicpm3", {}, 8.0),  # which divides states, by two other numbers
+        ("falcon_h1", {"lm_head_multiplier": 0.25}, 0.25),
+        ("mpt", {"logit_scale": "inv_sqrt_d_model"}, 1.0),  # which transformers does not use
+        ("gemma2", {"final_logit_softcapping": 2.0}, None),
+        ("recurrent_gemma", {"logits_soft_cap": 2.0}, None),
+        ("xlstm", {"output_logit_soft_cap": 2.0}, None),
+        ("bert", {}, None),  # whose head has layers of its own
+        ("phi", {}, 1.0),  # and a bias
+    ],
+)
+def test_logits_are_those_of_the_model(kind: str, changes: dict[str, Any], scale: float | None) -> None:
+    """Values and gradients, of rows that are padded, against the whole forward; and of the log-probabilities, whichever way they take."""
+    model = build(kind, **changes)
+    ids = torch.randint(4, 128, (2, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    batch = pack([ids[0, :3].tolist(), ids[1, :2].tolist()], [ids[0, 3:].tolist(), ids[1, 2:4].tolist()], 0)
+    found: dict[str, Any] = {}
+    for way in ("own", "ours"):
+        model.zero_grad()
+        if way == "own":
+            z = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            table = torch.log_softmax(z / 0.7, -1)
+            rows = [table[0, 2:6].gather(1, ids[0, 3:, None]), table[1, 1:3].gather(1, ids[1, 2:4, None])]
+            said = torch.cat(rows)[:, 0]
+        else:
+            states = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            z = logprobs.logits(model, states.flatten(0, 1)).view(2, 7, -1)
+            inner = states[:, : batch.input_ids.shape[1]]
+            said = logprobs.token_logprobs(model, inner, batch, 0.7)[0][batch.mask]
+        (said * torch.arange(1.0, 7.0)).sum().backward()
+        found[way] = (z[mask.bool()].detach(), said.detach(), {n: p.grad for n, p in model.named_parameters()})
+    measured = output_layer(model).scale
+    assert measured == pytest.approx(scale, rel=1e-5) if scale is not None else measured is None
+    assert torch.allclose(found["own"][0], found["ours"][0], atol=2e-5)
+    assert torch.allclose(found["own"][1], found["ours"][1], atol=2e-5)
+    for name, grad in found["own"][2].items():
+        other = found["ours"][2][name]
+        assert (grad is None) == (other is None) and (grad is None or torch.allclose(grad, other, atol=1e-4)), name
+
+
+def test_logits_that_are_no_function_of_the_states_are_refused() -> None:
+    with pytest.raises(
+        BackboneError, match="ProphetNetForCausalLM: its logits are not made of its decoder's final states; use"
     ):
-        setattr(model.config, key, 4.0)
-        assert torch.equal(logprobs.logits(model, hidden), expected), key
-        delattr(model.config, key)
+        output_layer(build("prophetnet"))
 
 
 def test_roles_use_the_same_path(tiny_folder: Path, tiny_tokenizer: Any) -> None:

@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainingArguments
 from pipeline.settings.config import Reward
 from pipeline.settings.sections import Lora
 from pipeline.training.trainers import trainer_arguments
-from policies.backbone import decoder, lora_config, new_classifier
+from policies.adapters import lora_config
+from policies.backbone import decoder, new_classifier
 from policies.quick.trunk import find_trunk, first_adapted
 from reward.trainer import RankingCollator, RankingTrainer, encode_rows
 
@@ -119,7 +120,8 @@ def test_each_completion_is_encoded_once(
     right = LlamaForSequenceClassification.forward
 
     def counted(self: Any, input_ids: Any = None, attention_mask: Any = None, **kw: Any) -> Any:
-        seen.extend(tuple(r[: int(m.sum())].tolist()) for r, m in zip(input_ids, attention_mask, strict=True))
+        if self.training:  # not the trial at load
+            seen.extend(tuple(r[: int(m.sum())].tolist()) for r, m in zip(input_ids, attention_mask, strict=True))
         return right(self, input_ids=input_ids, attention_mask=attention_mask, **kw)
 
     monkeypatch.setattr(LlamaForSequenceClassification, "forward", counted)

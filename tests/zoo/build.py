@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from tiny import save_tiny
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 PAD, EOS, BOS, VOCABULARY = 0, 1, 2, 128
@@ -74,6 +74,9 @@ SIZES: dict[str, Any] = {
     **_named(8, "mamba_d_head mamba_head_dim mamba_headdim"),
     **_named(16, "chunk_size mamba_chunk_size block_size index_block_size rel_extent"),
     **_named(True, "is_decoder"),
+    **_named(4.0, "logits_scaling final_logit_softcapping logits_soft_cap output_logit_soft_cap"),
+    **_named(0.5, "lm_head_multiplier residual_multiplier attention_multiplier"),
+    **_named(2.0, "embedding_multiplier"),
     **_named(0.2, "initializer_range init_std embed_init_std initializer_factor embedding_initializer_range"),
 }
 DEEP = 4  # layers where they are of several kinds
@@ -165,9 +168,12 @@ def config_of(kind: type[Any], more: dict[str, Any]) -> Any:
     return kind(**values | more)
 
 
-def build(name: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of the model type `name`, float32, in eval mode; logits of a few tokens have a standard deviation near 1."""
-    config = config_of(CONFIG_MAPPING[name], copy.deepcopy(OF_KIND.get(name, {})))
+def build(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A random model of the model type `name`, float32, in eval mode; logits of a few tokens have a standard deviation near 1.
+
+    `changes` are fields of its config with other values.
+    """
+    config = config_of(CONFIG_MAPPING[name], copy.deepcopy(OF_KIND.get(name, {})) | changes)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     _spread(model)

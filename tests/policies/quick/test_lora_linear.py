@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.settings.sections import Lora
-from policies.backbone import adapter, load_causal, lora_config
+from policies.adapters import lora_config
+from policies.backbone import adapter, load_causal
 from policies.quick.linear import Linear, LoraLinear, _AdaptedProduct, in_one_step
 
 # --- LoRA layers

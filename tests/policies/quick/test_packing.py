@@ -28,7 +28,8 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from pipeline.settings.sections import Lora
-from policies.backbone import decoder, load_causal, load_classifier, lora_config, new_classifier
+from policies.adapters import lora_config
+from policies.backbone import decoder, load_causal, load_classifier, new_classifier
 from policies.quick import packing
 from policies.quick.packing import Packed, enable_packing, packs
 from policies.quick.trunk import find_trunk
@@ -315,7 +316,7 @@ def test_a_trunk_in_place_of_the_embedding(
         trunk.room = 1e6
         made = made_lanes(monkeypatch)
         for _ in range(2):
-            with trunk.in_place_of(model, PAD):
+            with trunk.in_place_of(model):
                 torch.testing.assert_close(
                     model(input_ids=ids, attention_mask=mask).logits, expected, atol=1e-5, rtol=1e-5
                 )

@@ -27,7 +27,8 @@ from transformers import (
 
 from pipeline.settings.sections import Lora
 from pipeline.training.roles import _last_score
-from policies.backbone import decoder, load_causal, lora_config
+from policies.adapters import lora_config
+from policies.backbone import decoder, load_causal
 from policies.drawing import Completion, Record, noise
 from policies.quick.linear import in_one_step
 from policies.quick.trunk import Trunk, find_trunk, first_adapted, padded

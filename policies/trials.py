@@ -1,0 +1,262 @@
+"""What does this model do? A few tokens are run through it at load, and nothing is concluded from the names of its attributes.
+
+A quick path is used where a trial shows that it gives what `model(input_ids, attention_mask)` gives. Where it does not, that path
+alone falls back, and one line says so.
+"""
+
+import copy
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from policies.untyped import Foreign, Model
+
+_told: set[str] = set()
+
+
+class BackboneError(Exception):
+    """A model or tokenizer that cannot be used as it is; the message names the remedy."""
+
+
+def tell(line: str) -> None:
+    """One line on the terminal, once a process and of the first process alone: which path falls back, and what that means."""
+    if line not in _told and os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
+    _told.add(line)
+
+
+def body_name(model: Model) -> str | None:
+    """The attribute under which a causal LM or classifier keeps its decoder; None where it keeps none."""
+    if isinstance(getattr(model, model.base_model_prefix, None), nn.Module):
+        return str(model.base_model_prefix)
+    inner = [name for name, module in model.named_children() if isinstance(module, PreTrainedModel)]
+    return inner[0] if len(inner) == 1 else None
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The decoder without its language-model or classification head; what has neither is one itself."""
+    inner = bare(model)
+    name = body_name(inner)
+    body: nn.Module = inner if name is None else getattr(inner, name)
+    return body
+
+
+def bare(model: Model) -> Model:
+    """The causal LM or classifier inside peft's model, whose layers keep their adapters."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def trial_rows(model: Model, width: int = 9) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (3, width) on the model's device: a full row and two that are padded on the right, always the same."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    mask = (torch.arange(width) < torch.tensor([width, width - 2, width - 5])[:, None]).long()
+    ids = torch.randint(vocabulary, (3, width), generator=torch.Generator().manual_seed(0))
+    return ids.to(model.device), mask.to(model.device)
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two results are the same within the tolerance of their dtype, as a share of the largest number."""
+    share = 1e-4 if wanted.dtype == torch.float32 else 3e-2
+    return found.shape == wanted.shape and torch.allclose(
+        found.float(), wanted.float(), rtol=0.0, atol=share * max(wanted.abs().max().item(), 1e-6)
+    )
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """How a causal LM gets from final states to logits.
+
+    `scale` is what the product with the output embedding is multiplied by; None where that is not all, and the model's own code is to
+    be asked. `width` is that of a state, `kind` the class of what the decoder returns.
+    """
+
+    scale: float | None
+    width: int
+    kind: type
+
+
+def output_layer(model: Model) -> OutputLayer:
+    """The output layer of a causal LM, tried once and kept on the model. Raises BackboneError."""
+    model = bare(model)
+    if (known := getattr(model, "tried_output", None)) is None:
+        known = model.tried_output = _tried_output(model)
+    return known
+
+
+@torch.no_grad()
+def _tried_output(model: Model) -> OutputLayer:
+    name = type(model).__name__
+    ids, mask = trial_rows(model)
+    try:
+        ran = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
+        states = ran.last_hidden_state[mask.bool()]
+        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+    except BackboneError:
+        raise
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        raise BackboneError(
+            f"{name}: gives no logits and states of a decoder for token ids and an attention mask alone ({reason(error)}); "
+            "use a causal language model of text"
+        ) from error
+    head = model.get_output_embeddings()
+    try:
+        plain = head(states).float()
+        scale = ((plain * wanted).sum() / plain.square().sum()).item()  # least squares
+        scale = 1.0 if abs(scale - 1.0) < (1e-5 if wanted.dtype == torch.float32 else 1e-3) else scale
+        if close(plain * scale, wanted.float()):
+            return OutputLayer(scale, states.shape[-1], type(ran))
+    except Exception:  # no output embedding, or one of another width
+        pass
+    own = OutputLayer(None, states.shape[-1], type(ran))
+    try:
+        same = close(own_logits(model, states, own), wanted.float())
+    except Exception:
+        same = False
+    if not same:
+        raise BackboneError(f"{name}: its logits are not made of its decoder's final states; use another architecture")
+    return own
+
+
+def own_logits(model: Model, states: Tensor, layer: OutputLayer) -> Tensor:
+    """Logits (N, V) float32 of final states (N, H), by the model's own forward, whose decoder hands back the states."""
+    model = bare(model)
+    shell = copy.copy(model)  # the same modules, but for the decoder
+    shell._modules = dict(model._modules)
+    shell._modules[body_name(model)] = _Given(decoder(model), layer.kind(last_hidden_state=states[None]))
+    ids = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
+    out: Tensor = shell(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    return out[0].float()
+
+
+class _Given(nn.Module):
+    """In a decoder's place: hands back what it was made with."""
+
+    def __init__(self, decoder: Model, out: Foreign):
+        super().__init__()
+        self.out, self.config, self.dtype = out, decoder.config, decoder.dtype
+
+    def forward(self, *args: Foreign, **kwargs: Foreign) -> Foreign:
+        return self.out
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")
+
+
+@torch.no_grad()
+def check_causal(model: Model) -> None:
+    """Raise BackboneError unless states of a token depend on it and those before it alone: not on those after it, on padding to the
+    right, or on chance."""
+    ids, mask = trial_rows(model)
+    name, body, longest = type(model).__name__, decoder(model), ids.shape[1]
+
+    def states(ids: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return found
+
+    plain = states(ids, mask)
+    if not close(states(ids, mask), plain):
+        raise BackboneError(f"{name}: says something else each time to the same tokens; use another architecture")
+    other = ids.clone()
+    other[:, -1] = (ids[:, -1] + 1) % model.get_input_embeddings().weight.shape[0]
+    if not close(states(other, mask)[:, :-1][mask[:, 1:].bool()], plain[:, :-1][mask[:, 1:].bool()]):
+        raise BackboneError(
+            f"{name}: its tokens see those after them, so it is no causal language model as it is; set is_decoder: true in its "
+            "config.json if it was trained as one, else use another"
+        )
+    for row, length in enumerate(mask.sum(1).tolist()):
+        if length < longest and not close(
+            states(ids[row : row + 1, :length], mask[row : row + 1, :length])[0], plain[row, :length]
+        ):
+            raise BackboneError(
+                f"{name}: says something else where a row is padded on the right; use another architecture"
+            )
+
+
+@torch.no_grad()
+def check_scores(model: Model) -> None:
+    """Raise BackboneError unless a classifier gives each row one score that sees its last token and not the padding behind it."""
+    ids, mask = trial_rows(model)
+    pad, name = model.config.get_text_config().pad_token_id, type(model).__name__
+    pad = -1 if pad is None else pad
+    ids = ids.where(
+        ids != pad, (ids + 2) % model.get_input_embeddings().weight.shape[0]
+    )  # it would hide the end of a text
+
+    def scores(ids: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = model(input_ids=ids.where(mask.bool(), max(pad, 0)), attention_mask=mask).logits
+        return found
+
+    try:
+        plain = scores(ids, mask)
+        ends = mask.sum(1) - 1
+        other = ids.clone()
+        other[range(len(ids)), ends] = (ids[range(len(ids)), ends] + 1) % model.get_input_embeddings().weight.shape[0]
+        moved = scores(other, mask)
+        alone = torch.cat([scores(ids[i : i + 1, : end + 1], mask[i : i + 1, : end + 1]) for i, end in enumerate(ends)])
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        raise BackboneError(
+            f"{name}: gives no scores for token ids and an attention mask alone ({reason(error)}); name another model in reward.model"
+        ) from error
+    if plain.shape != (len(ids), 1) or not close(alone, plain):
+        raise BackboneError(
+            f"{name}: gives no score of a row that is the same padded and alone; name another model in reward.model"
+        )
+    if (moved == plain).any():
+        raise BackboneError(
+            f"{name}: its score does not see the last token of a text; name another model in reward.model"
+        )
+
+
+def settle_configs(model: Model, path: object) -> None:
+    """Make the configs of a model such that they can be saved, so that publishing cannot fail on them after hours. Raises BackboneError.
+
+    transformers refuses to save a temperature, top_k or top_p beside do_sample: false, and such numbers in config.json. The author's
+    numbers are kept: do_sample is set, and what belongs into the generation config moves there.
+    """
+    generation, config = getattr(model, "generation_config", None), model.config
+    declared = {field.name for field in dataclasses.fields(config)}
+    moved = sorted(
+        n for n in GenerationConfig().to_dict() if n in vars(config) and n not in declared and n != "use_cache"
+    )
+    for name in moved:
+        value = vars(config).pop(name)
+        if generation is not None and value is not None and getattr(generation, name, None) is None:
+            setattr(generation, name, value)
+    if any(name for name in moved):
+        tell(f"{path}: {', '.join(moved)} of its config.json belong to its generation_config.json; moved there")
+    if (
+        generation is not None
+        and _refused(lambda: generation.validate(strict=True)) is not None
+        and not generation.do_sample
+    ):
+        generation.do_sample = True
+        tell(
+            f"{path}: its generation_config.json says how to sample without do_sample: true, which could not be saved; set"
+        )
+    with TemporaryDirectory() as folder:
+        why = _refused(lambda: config.save_pretrained(folder))
+    if generation is not None:
+        why = why or _refused(lambda: generation.validate(strict=True))
+    if why is not None:
+        raise BackboneError(
+            f"{path}: its configs cannot be saved again ({why}); correct its config.json and generation_config.json"
+        )
+
+
+def _refused(check: Callable[[], object]) -> str | None:
+    """What transformers has against it, on one line."""
+    try:
+        check()
+    except Exception as error:  # of strict configs too, whose errors share no class
+        return " ".join(str(error).split())
+    return None
