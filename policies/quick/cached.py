@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from policies.backbone import decoder
 from policies.drawing import Completion, Drawn, Record, Wanted
 from policies.logprobs import logits
+from policies.quick.masks import padding_known
 from policies.quick.reading import Read, read
 from policies.untyped import Model
 
@@ -45,8 +46,9 @@ def _watched(model: Model, record: Record | None) -> Iterator[list[Tensor]]:
 class _Rows:
     """The rows that are still being decoded, n of the batch's B, and what the decoder needs of each."""
 
-    def __init__(self, begun: Read, more: int):
-        """`more`: decoded steps to come, at most."""
+    def __init__(self, begun: Read, more: int, padded: bool):
+        """`more`: decoded steps to come, at most. `padded`: whether prompts differ in length."""
+        self.padded = padded
         device = begun.attention.device
         self.cache: DynamicCache = begun.cache
         self.alive = torch.arange(len(begun.attention), device=device)  # which rows of the batch
@@ -60,13 +62,14 @@ class _Rows:
     def forward(self, body: Model) -> Tensor:
         """Run the tokens chosen last: the states (n, H) that the next are chosen from."""
         self.width, self.positions = self.width + 1, self.positions + 1
-        final: Tensor = body(
-            input_ids=self.ids,
-            attention_mask=self.attention[:, : self.width],
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
+        with padding_known(self.padded):
+            final: Tensor = body(
+                input_ids=self.ids,
+                attention_mask=self.attention[:, : self.width],
+                position_ids=self.positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
         return final
 
     def leave(self, *also: Tensor) -> list[Tensor] | None:
@@ -90,7 +93,7 @@ def _decoded(model: Model, wanted: Wanted, begun: Read, seen: list[Tensor]) -> l
     steps = limit + 2 if depth else limit
     every = 1 if final.device.type == "cpu" else LOOK_EVERY
     ends = torch.tensor(list(wanted.ends)).to(final.device)
-    rows, drawn = _Rows(begun, steps), Drawn(wanted)
+    rows, drawn = _Rows(begun, steps, len({len(p) for p in wanted.prompts}) > 1), Drawn(wanted)
     entered = final.new_zeros((len(final), steps, final.shape[1])) if depth else None
     for step in range(steps):
         if step > 0:
@@ -108,7 +111,7 @@ def _decoded(model: Model, wanted: Wanted, begun: Read, seen: list[Tensor]) -> l
             rows.ended, rows.ids = rows.ended | torch.isin(chosen, ends), chosen[:, None]
         elif record is not None:
             rows.ids = torch.full_like(rows.ids, record.eos)
-        if not depth and (step + 1) % every == 0 and rows.leave() is None:
+        if not depth and step + 1 < steps and (step + 1) % every == 0 and rows.leave() is None:
             break
     if entered is None:
         return drawn.completions()

@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from policies.backbone import decoder
 from policies.quick.batching import together
 from policies.quick.cache import RoomyLayer
+from policies.quick.masks import padding_known
 from policies.untyped import Foreign, Model
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
@@ -64,9 +65,10 @@ def read(model: Model, prompts: Sequence[Sequence[int]], pad_id: int, device: to
         cache.batch_repeat_interleave(len(group))
         ids, attention = left_padded(asked, prefix, pad_id, device)
         positions = (attention.cumsum(1) - 1).clamp(min=0)[:, prefix:]
-        out = body(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
-        )
+        with padding_known(len({len(p) for p in asked}) > 1):
+            out = body(
+                input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+            )
         place |= {prompt: len(place) + n for n, prompt in enumerate(asked)}
         caches.append(cache)
         finals.append(out.last_hidden_state[:, -1])
