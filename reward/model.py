@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policies.backbone import load_classifier
 from policies.quick.batching import together
+from policies.quick.moving import moved, with_lengths
 from policies.quick.packing import packs
 from policies.template import PromptText, encode_completion, encode_prompt, show_prompt
 from policies.tokenizers import load_tokenizer
@@ -57,7 +58,7 @@ class Scorer:
         """Raw scores (B,) float32, on the CPU; texts of like length are run together."""
         rows = [render(self.tokenizer, p, c, self.max_length) for p, c in zip(prompts, completions, strict=True)]
         lengths = [len(row) for row in rows]
-        scores = torch.empty(len(rows))
+        order, parts = list[int](), list[Tensor]()
         for picked in together(lengths, self.batch_size * max(lengths, default=0), self.padding):
             width = max(len(rows[i]) for i in picked)
             input_ids = torch.full((len(picked), width), self.tokenizer.pad_token_id)
@@ -65,9 +66,14 @@ class Scorer:
             for line, i in enumerate(picked):
                 input_ids[line, : len(rows[i])] = torch.tensor(rows[i])
                 attention_mask[line, : len(rows[i])] = 1
-            scores[picked] = self.forward(input_ids.to(self.device), attention_mask.to(self.device)).float().cpu()
+            ids, mask = moved((input_ids, attention_mask), self.device)
+            parts.append(self.forward(ids, with_lengths(mask, [lengths[i] for i in picked])).float())
+            order += picked
             if progress is not None:
                 progress(len(picked))
+        scores = torch.empty(len(rows))
+        if parts:
+            scores[order] = torch.cat(parts).cpu()
         return scores
 
     def __call__(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from policies.quick.batching import together
+from policies.quick.moving import moved, with_lengths
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk
 from policies.untyped import Arguments, Foreign, Json, Model
@@ -52,15 +53,15 @@ def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> 
     """Scores (N,) float32 of right-padded rows, in passes of like length, where padding costs, so that short rows are not padded to long ones."""
     lengths = attention_mask.sum(1).tolist()
     groups, parts = together(lengths, padding=not packs(model)), []
+    (order,) = moved([torch.tensor(sum(groups, []))], input_ids.device)
+    start = 0
     for rows in groups:
-        width = max(lengths[i] for i in rows)
-        parts.append(
-            model(
-                input_ids=input_ids[rows, :width].contiguous(), attention_mask=attention_mask[rows, :width].contiguous()
-            ).logits[:, 0]
-        )
+        width, picked = max(lengths[i] for i in rows), order[start : start + len(rows)]
+        mask = with_lengths(attention_mask[picked, :width], [lengths[i] for i in rows])
+        parts.append(model(input_ids=input_ids[picked, :width], attention_mask=mask).logits[:, 0])
+        start += len(rows)
     scores = torch.cat(parts).float()
-    return torch.zeros_like(scores).index_copy(0, torch.tensor(sum(groups, []), device=scores.device), scores)
+    return torch.zeros_like(scores).index_copy(0, order, scores)
 
 
 class RankingTrainer(Trainer):
@@ -114,7 +115,7 @@ class RankingTrainer(Trainer):
             mean = k_wise(scores, ranks, self.ranking_smoothing, margin)
         untied = (inputs["labels"] != -100).sum()
         groups = num_items_in_batch if num_items_in_batch is not None else untied
-        loss = mean * untied / max(groups, 1)
+        loss = mean * untied / (groups.clamp(min=1) if isinstance(groups, Tensor) else max(groups, 1))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients over processes; the sum is wanted
         return (loss, {"logits": flat}) if return_outputs else loss
@@ -122,7 +123,7 @@ class RankingTrainer(Trainer):
     def _count(self, scores: Tensor, ranks: Tensor) -> None:
         pairs = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] >= 0)
         right = (1 + (scores[:, :, None] - scores[:, None, :]).sign()) / 2
-        self.agreed += torch.stack([right[pairs].sum(), pairs.sum()])
+        self.agreed += torch.stack([(right * pairs).sum(), pairs.sum()])
 
     def log(self, logs: dict[str, float], *args: Arguments, **kwargs: Arguments) -> None:
         if "loss" in logs:

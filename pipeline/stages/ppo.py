@@ -30,6 +30,7 @@ from pipeline.training.model_folder import policy_usage, save_merged, write_card
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
 from policies.loop import Result
+from policies.quick.moving import read_back
 from policies.roles import POLICY, Roles
 from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
@@ -275,11 +276,9 @@ def _save(made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: E
 
     made.mkdir(exist_ok=True)
     critic = {
-        n: p.detach().cpu().contiguous()
-        for n, p in roles.trainable().items()
-        if "value_head" in n or n.startswith("critic.") or ".value." in n
+        n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n
     }
-    save_file(critic, made / "critic.safetensors")
+    save_file(read_back(critic), made / "critic.safetensors")
     save_merged(made, roles.policy, tokenizer, POLICY)
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():

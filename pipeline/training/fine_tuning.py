@@ -66,12 +66,12 @@ def _labelled(lesson: Lesson) -> dict[str, list[int]]:
 @torch.no_grad()
 def loss(model: Any, rows: list[Turn], tokenizer: Any, batch_size: int) -> float:
     """Mean negative log-likelihood of completion tokens (EOS included), nats a token."""
-    total, tokens = 0.0, 0
+    total, tokens = torch.zeros((), dtype=torch.float64).to(model.device), 0
     ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
     for start in range(0, len(ordered), batch_size):
         part = ordered[start : start + batch_size]
         batch = pack([p for p, _ in part], [c for _, c in part], tokenizer.pad_token_id, model.device)
         logprobs, _ = completion_logprobs(model, decoder(model), batch, 1.0)
-        total -= logprobs.sum().item()
-        tokens += int(batch.mask.sum())
-    return total / tokens
+        total -= logprobs.sum()
+        tokens += batch.count
+    return total.item() / tokens

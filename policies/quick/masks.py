@@ -7,7 +7,9 @@ from transformers import masking_utils
 
 from policies.untyped import Foreign
 
-ASKED_BY = "fast_all"  # transformers 5.23's question to the device, in masking_utils; where there is none, nothing is spared
+ASKED_BY = (
+    "fast_all"  # transformers 5.23's question to the device, in masking_utils; where there is none, nothing is spared
+)
 
 
 @contextmanager
