@@ -16,29 +16,25 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from policies.errors import BackboneError as BackboneError
+from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
 from policies.precision import pick_dtype as pick_dtype
 from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
-from policies.trials import BackboneError, check_causal, check_scores, decoder, output_layer, reason, settle_configs
-from policies.untyped import Foreign, Tokenizer
-
-
-def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
-    """What to raise where `path` holds no `what`, a model or tokenizer, as `error` says."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return BackboneError(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")
+from policies.tokenizers import ends, eos_ids, tokens
+from policies.trials import check_causal, check_scores, decoder, output_layer, reason, settle_configs
+from policies.untyped import Foreign, Model, Tokenizer
 
 
 def _fetched(
     loader: Foreign,
     path: str | Path,
-    tokenizer: Tokenizer,
     how: torch.dtype | Held,
     revision: str | None,
     **more: Foreign,
 ) -> tuple[PreTrainedModel, dict[str, list[Foreign]]]:
-    """A model as it is held, with embeddings wide enough for `tokenizer`, and what transformers says of its weights."""
+    """A model as it is held, and what transformers says of its weights."""
     how = held(how)
     try:
         more |= loading(how, loader, path, revision)
@@ -49,27 +45,14 @@ def _fetched(
         raise BackboneError(
             f"{path}: cannot be loaded by {loader.__name__} ({reason(error)}); use another model"
         ) from error
-    try:
-        if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        configs = (model.config, model.config.get_text_config())
-    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
-        raise BackboneError(
-            f"{path}: its embeddings cannot be made to fit the tokenizer ({reason(error)}); use another model"
-        ) from error
-    for config in configs:
-        if "pad_token_id" in {field.name for field in dataclasses.fields(config)}:  # others cannot be saved with one
-            config.pad_token_id = tokenizer.pad_token_id
     settle_configs(model, path)
     finished(model, how)
     quick(model)
     return model.eval(), info
 
 
-def _loaded(
-    loader: Foreign, path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None
-) -> PreTrainedModel:
-    model, info = _fetched(loader, path, tokenizer, how, revision)
+def _loaded(loader: Foreign, path: str | Path, how: torch.dtype | Held, revision: str | None) -> PreTrainedModel:
+    model, info = _fetched(loader, path, how, revision)
     wrong = [
         *info["missing_keys"],
         *info["mismatched_keys"],
@@ -85,10 +68,25 @@ def _loaded(
 def load_causal(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, its embeddings wide enough for `tokenizer`. Raises BackboneError on ill-fitting weights,
-    and on a model that a few tokens show to be of no use here."""
-    model = _loaded(AutoModelForCausalLM, path, tokenizer, how, revision)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    """A causal language model in eval mode, whose generation config names all that ends a completion.
+
+    Raises BackboneError on ill-fitting weights, on a model that a few tokens show to be of no use here, and where `tokenizer` has more
+    tokens than the model: a row made for them could be sampled.
+    """
+    model = _loaded(AutoModelForCausalLM, path, how, revision)
+    embedding: Model = model.get_input_embeddings()
+    wanted = tokens(tokenizer)
+    if wanted > embedding.weight.shape[0]:
+        raise BackboneError(
+            f"{path}: has {embedding.weight.shape[0]} tokens and its tokenizer {wanted}; resize and train its embedding first"
+        )
+    if getattr(embedding, "padding_idx", None) in ends(tokenizer):
+        embedding.padding_idx = None  # else the row of a token that is read in conversations would never learn
+    generation, stops = model.generation_config, eos_ids(model, tokenizer)
+    if tokenizer.pad_token_id not in stops:
+        _set_pad(model, tokenizer.pad_token_id)
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.eos_token_id = stops if len(stops) > 1 else stops[0]
     check_causal(model)
     output_layer(model)
     enable_packing(model)
@@ -99,9 +97,10 @@ def load_classifier(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
-    model = _loaded(AutoModelForSequenceClassification, path, tokenizer, how, revision)
+    model = _loaded(AutoModelForSequenceClassification, path, how, revision)
     if model.config.num_labels != 1:
         raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
+    _pad_for(model, tokenizer, path)
     _float32_head(model)
     _read_head(model, Path(path))
     model.config.use_cache = False  # of no use here, and it would keep padded rows from being packed
@@ -115,13 +114,56 @@ def new_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11). Raises
     BackboneError where its kind has no such head, or the score does not see the whole text."""
-    model, _ = _fetched(AutoModelForSequenceClassification, path, tokenizer, how, revision, num_labels=1)
+    model, _ = _fetched(AutoModelForSequenceClassification, path, how, revision, num_labels=1)
+    _pad_for(model, tokenizer, path)
     _float32_head(model)
     init_head(output_head(model), seed)
     model.config.use_cache = False
     check_scores(model)
     enable_packing(model)
     return model
+
+
+def _set_pad(model: Model, pad: int | None) -> None:
+    """Name `pad` in the configs that have a place for it; others could not be saved with one."""
+    for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        if "pad_token_id" in {field.name for field in dataclasses.fields(config)}:
+            config.pad_token_id = pad
+
+
+def _pad_for(model: Model, tokenizer: Tokenizer, path: str | Path) -> None:
+    """A row of the embedding for a pad that the tokenizer was given, and the pad in the config of a model that finds the last token by it.
+
+    Others are left as they are: some count positions by the pad of their config, which is read when they are loaded again.
+    """
+    try:
+        if tokens(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(tokens(tokenizer), mean_resizing=False)
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        raise BackboneError(
+            f"{path}: its embeddings cannot be made to fit the tokenizer ({reason(error)}); use another model"
+        ) from error
+    if _ends_at_pad(model):
+        if tokenizer.pad_token_id in (None, *ends(tokenizer)):
+            raise ValueError("a pad that ends texts too: load the tokenizer with scores=True")
+        _set_pad(model, tokenizer.pad_token_id)
+
+
+@torch.no_grad()
+def _ends_at_pad(model: Model) -> bool:
+    """Whether a score is read before what the config calls padding: tried on a row whose last token is called so, and is not."""
+    before = model.config.get_text_config().pad_token_id
+    ids = torch.tensor([[3, 4, 5, 6]], device=next(model.parameters()).device)
+    scores = []
+    try:
+        for pad in (6, 2):
+            _set_pad(model, pad)
+            scores.append(model(input_ids=ids).logits)
+    except Exception:  # it gives no scores, which is told where they are tried
+        return True
+    finally:
+        _set_pad(model, before)
+    return not torch.equal(*scores)
 
 
 def _float32_head(model: nn.Module) -> None:

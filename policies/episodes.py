@@ -18,7 +18,7 @@ from policies.loop_settings import EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
 from policies.roles import Roles
-from policies.template import PromptText, decode_completion, encode_prompt
+from policies.template import PromptText, closing, decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
 
@@ -86,19 +86,22 @@ def roll_out(
     """Step 1: a completion of each prompt, with the noise that belongs to it. Nothing is scored yet."""
     noises = [noise(seed, step, one.id, one.sample, settings.response_length) for one in asked]
     depth = roles.trunk.depth if roles.trunk is not None else 0
-    record = Record(depth, tokenizer.eos_token_id, hidden=roles.exact)
+    stops = eos_ids(roles.causal, tokenizer)
+    record = Record(depth, _closing(tokenizer, asked), hidden=roles.exact)
     with timed(times, "rollout"):
         completions = engine(
             [one.ids for one in asked],
             noises,
-            eos_ids=eos_ids(roles.causal, tokenizer),
+            eos_ids=stops,
             pad_id=tokenizer.pad_token_id,
             temperature=settings.temperature,
             batch_size=ROLLOUT_BATCH,
             record=record,
         )
     return [
-        Episode(one.id, one.prompt, one.ids, decode_completion(tokenizer, completion.tokens), completion)
+        Episode(
+            one.id, one.prompt, one.ids, decode_completion(tokenizer, one.prompt, completion.tokens, stops), completion
+        )
         for one, completion in zip(asked, completions, strict=True)
     ]
 
@@ -112,12 +115,17 @@ def scored(
     times: dict[str, float],
 ) -> list[Episode]:
     """Step 2: the episodes with what they are worth."""
-    with timed(times, "score"), _known_states(roles, episodes, tokenizer.eos_token_id):
+    with timed(times, "score"), _known_states(roles, episodes, _closing(tokenizer, episodes)):
         scores = score([e.prompt for e in episodes], [e.text for e in episodes]).tolist()
     return [
         replace(e, score=after_eos_rule(raw, e.completion.finished, rule), raw_score=raw)
         for e, raw in zip(episodes, scores, strict=True)
     ]
+
+
+def _closing(tokenizer: Tokenizer, asked: Sequence[Asked] | Sequence[Episode]) -> int:
+    """What ends the first of the completions; where texts and messages are mixed, the states kept of others are not looked up."""
+    return closing(tokenizer, asked[0].prompt) if asked else tokenizer.eos_token_id
 
 
 def after_eos_rule(score: float, finished: bool, settings: EosRule) -> float:

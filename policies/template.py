@@ -1,18 +1,19 @@
 """How do prompt and completion become tokens? The one place that renders them, for every stage.
 
 A string prompt is plain text; a list of messages goes through the tokenizer's chat template (TRL's convention). A completion is
-rendered apart from its prompt, so that the prompt's tokens are the same when a completion is learned, sampled and scored, and it
-ends with EOS everywhere.
+rendered apart from its prompt, so that the prompt's tokens are the same when a completion is learned, sampled and scored. It
+ends with EOS everywhere, or, behind messages, with what the chat template ends a turn with.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from jinja2 import TemplateError
 
+from policies.framing import Place, around, decode, encode, place_of, plain
 from policies.untyped import Tokenizer
 
 PromptText = str | list[dict[str, str]]
@@ -40,7 +41,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
     Raises ValueError for messages when the tokenizer has no chat template, or one that refuses them.
     """
     if isinstance(prompt, str):
-        ids = opening(tokenizer) + list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        ids = opening(tokenizer) + plain(tokenizer, prompt)
         return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     if not tokenizer.chat_template:
         raise ValueError(
@@ -50,7 +51,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
         text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
     except TemplateError as error:
         raise ValueError(f"the tokenizer's chat template refuses the messages ({error}); change their roles") from error
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return plain(tokenizer, text)
 
 
 @lru_cache(maxsize=8)
@@ -63,10 +64,43 @@ def opening(tokenizer: Tokenizer) -> list[int]:
     return []
 
 
-def encode_completion(tokenizer: Tokenizer, completion: str, max_tokens: int | None = None) -> list[int]:
-    """Token ids of a completion and the closing EOS; cut to `max_tokens` if given (EOS goes first, as it would in sampling)."""
-    ids = [*tokenizer(completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+def closing(tokenizer: Tokenizer, prompt: PromptText) -> int:
+    """The token that ends a completion of `prompt`: EOS, or behind messages what the chat template ends an answer with."""
+    end = None if isinstance(prompt, str) else around(tokenizer).end
+    return tokenizer.eos_token_id if end is None else end
+
+
+def _place(tokenizer: Tokenizer, prompt: PromptText) -> Place:
+    return place_of(tokenizer, prompt) if isinstance(prompt, str) else around(tokenizer).place
+
+
+def encode_completion(
+    tokenizer: Tokenizer, prompt: PromptText, completion: str, max_tokens: int | None = None
+) -> list[int]:
+    """Token ids of a completion as it stands behind `prompt`, and of its end; cut to `max_tokens` if given (the end goes first, as
+    it would in sampling).
+
+    No space is put before it or taken away. Behind messages it has the white space that the chat template writes around an answer.
+    """
+    if not isinstance(prompt, str):
+        frame = around(tokenizer)
+        completion = frame.lead + completion + frame.tail
+    ids = [*encode(tokenizer, _place(tokenizer, prompt), completion), closing(tokenizer, prompt)]
     return ids[:max_tokens]
+
+
+def decode_completion(tokenizer: Tokenizer, prompt: PromptText, ids: Sequence[int], ends: Collection[int]) -> str:
+    """What a completion reads as behind `prompt`: special tokens left out, and the last token if it is one of `ends`.
+
+    The inverse of `encode_completion`. Tokens that are part of a character only, as where a limit cut it, read as U+FFFD.
+    """
+    ended = len(ids) > 0 and ids[-1] in ends
+    text = decode(tokenizer, _place(tokenizer, prompt), ids[:-1] if ended else ids)
+    if isinstance(prompt, str):
+        return text
+    frame = around(tokenizer)
+    text = text.removeprefix(frame.lead)
+    return text.removesuffix(frame.tail) if ended else text
 
 
 Turn = tuple[list[int], list[int]]
@@ -76,11 +110,11 @@ Turn = tuple[list[int], list[int]]
 def encode_turns(tokenizer: Tokenizer, prompt: PromptText, completion: str, which: str = "all") -> list[Turn]:
     """Every turn of the assistant in a demonstration, first to last, each as it would be asked for; with `which` "last", or
     for a text prompt, the completion alone."""
-    turns = [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, completion))]
-    if which == "last" or isinstance(prompt, str):
-        return turns
-    earlier = [(prompt[:n], turn["content"]) for n, turn in enumerate(prompt) if turn["role"] == "assistant"]
-    return [(encode_prompt(tokenizer, p), encode_completion(tokenizer, said)) for p, said in earlier] + turns
+    asked: list[tuple[PromptText, str]] = [(prompt, completion)]
+    if which == "all" and not isinstance(prompt, str):
+        said = [(prompt[:n], turn["content"]) for n, turn in enumerate(prompt) if turn["role"] == "assistant"]
+        asked = [*said, *asked]
+    return [(encode_prompt(tokenizer, p), encode_completion(tokenizer, p, text)) for p, text in asked]
 
 
 @dataclass(frozen=True)
@@ -109,11 +143,6 @@ def joined(turns: Sequence[Turn]) -> list[Lesson]:
             lessons.append(lesson)
         lesson.learned[len(before) : len(whole)] = [True] * len(answer)
     return lessons[::-1]
-
-
-def decode_completion(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Text of sampled tokens, special tokens left out, spaces kept as they are."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def show_prompt(prompt: PromptText) -> str:

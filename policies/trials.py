@@ -6,8 +6,6 @@ alone falls back, and one line says so.
 
 import copy
 import dataclasses
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -17,20 +15,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from policies.errors import BackboneError as BackboneError
+from policies.told import tell as tell
 from policies.untyped import Foreign, Model
-
-_told: set[str] = set()
-
-
-class BackboneError(Exception):
-    """A model or tokenizer that cannot be used as it is; the message names the remedy."""
-
-
-def tell(line: str) -> None:
-    """One line on the terminal, once a process and of the first process alone: which path falls back, and what that means."""
-    if line not in _told and os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
-    _told.add(line)
 
 
 def body_name(model: Model) -> str | None:

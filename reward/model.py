@@ -33,7 +33,7 @@ def render(tokenizer: Tokenizer, prompt: PromptText, completion: str, max_length
     if tokenizer.eos_token_id is None:
         return list(tokenizer(show_prompt(prompt), completion, truncation=True, max_length=max_length)["input_ids"])
     try:
-        return (encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion))[:max_length]
+        return (encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, prompt, completion))[:max_length]
     except ValueError as error:
         raise ScoringError(f"{error}, or use another reward model") from error
 
@@ -118,7 +118,7 @@ def load_scorer(path: str | Path, dtype: torch.dtype, device: torch.device, max_
 
     Scores of a model without scoring.json are taken as they are (mean 0, std 1).
     """
-    tokenizer = load_tokenizer(path, need_eos=False)
+    tokenizer = load_tokenizer(path, scores=True)
     model: Model = load_classifier(path, tokenizer, dtype)
     model.to(device)
     contract = read_contract(path)

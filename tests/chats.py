@@ -20,7 +20,7 @@ REFUSING = (
     "{% elif m.role == 'user' %}{{ '[inst]' + m.content + '[/inst]' }}"
     "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
 )
-# What is learned as "yes" stands as " yes" in later prompts.
+# An answer stands behind a space that the generation prompt does not have.
 SPACED = REFUSING.replace("{{ m.content + eos_token }}", "{{ ' ' + m.content + eos_token }}")
 # The system message stands in the last turn of the user, so that it moves on with every turn.
 FOLDED = (
@@ -62,7 +62,8 @@ def by_hand(tokenizer: Any, messages: list[Message], which: str, max_length: int
             continue
         asked = tokenizer.apply_chat_template(messages[:place], add_generation_prompt=True, tokenize=False)
         ids = tokenizer(asked, add_special_tokens=False)["input_ids"]
-        answer = tokenizer(message["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        said = (" " if tokenizer.chat_template == SPACED else "") + message["content"]
+        answer = tokenizer(said, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         for token in answer:
             if max_length is None or len(ids) < max_length:
                 taught[tuple(ids), token] += 1

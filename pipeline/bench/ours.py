@@ -115,10 +115,10 @@ def with_lora(base: Any, spec: Spec, device: torch.device) -> tuple[Roles, Calla
     return roles, lambda ids, mask: _last_score(roles, head, ids, mask)
 
 
-def with_models(base: Any, spec: Spec, tokenizer: Any, device: torch.device) -> tuple[Roles, Any]:
+def with_models(base: Any, spec: Spec, scorers: Any, device: torch.device) -> tuple[Roles, Any]:
     """Models of their own for all roles, as in full fine-tuning; the reward model's head is fixed and random."""
     kind = pick_dtype(spec.dtype, device)
-    model: Any = new_classifier(spec.model, tokenizer, kind, SEED)
+    model: Any = new_classifier(spec.model, scorers, kind, SEED)
     model.to(device, kind).requires_grad_(False)
     policy: Any = base.to(device)
     head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
@@ -168,13 +168,12 @@ def play(base: Any, tokenizer: Any, spec: Spec, rows: Prompts, turns: Turns) -> 
     fixed workload was not the workload, or training halted."""
     accelerator = make_accelerator()
     tokenizer = tokenizer if spec.stops else unending(tokenizer, base, rows)
+    scorers = tokenizer if spec.lora else load_tokenizer(spec.model, scores=True)
     roles, forward = (
-        with_lora(base, spec, accelerator.device)
-        if spec.lora
-        else with_models(base, spec, tokenizer, accelerator.device)
+        with_lora(base, spec, accelerator.device) if spec.lora else with_models(base, spec, scorers, accelerator.device)
     )
     longest_text = max(len(row["ids"]) for row in rows) + spec.response + 1
-    scorer = Scorer(forward, tokenizer, max_length=longest_text, device=accelerator.device, padding=not roles.packed)
+    scorer = Scorer(forward, scorers, max_length=longest_text, device=accelerator.device, padding=not roles.packed)
     longest = 0
 
     def score(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:

@@ -157,7 +157,7 @@ def _with_shots(
 ) -> tuple[list[int], list[int]]:
     prompt, _ = few_shot(row.prompt, examples)
     room = config.data.max_length - len(encode_prompt(tokenizer, row.prompt))
-    return encode_prompt(tokenizer, prompt), encode_completion(tokenizer, row.completion, room)
+    return encode_prompt(tokenizer, prompt), encode_completion(tokenizer, prompt, row.completion, room)
 
 
 def sampled(
@@ -167,9 +167,9 @@ def sampled(
     numbered = [(prompt, n) for prompt in held_out for n in range(config.compare.samples_per_prompt)]
     shown = [few_shot(prompt.prompt, examples) for prompt, _ in numbered]
     completions = _completions(name, model, tokenizer, numbered, shown, config)
-    rows = []
-    for (prompt, n), (_, separator), completion in zip(numbered, shown, completions, strict=True):
-        text, ended = decode_completion(tokenizer, completion.tokens), completion.finished
+    stops, rows = eos_ids(model, tokenizer), []
+    for (prompt, n), (question, separator), completion in zip(numbered, shown, completions, strict=True):
+        text, ended = decode_completion(tokenizer, question, completion.tokens, stops), completion.finished
         if separator is not None and separator in text:
             text, ended = text.split(separator, 1)[0], True
         rows.append(

@@ -65,7 +65,7 @@ def measured(rows: Sequence[AnyRow], tokenizer: Any, max_length: int) -> tuple[l
             refused[str(error)] += 1
             out.append(None)
             continue
-        completions = [encode_completion(tokenizer, text) for text in completions_of(row)]
+        completions = [encode_completion(tokenizer, row.prompt, text) for text in completions_of(row)]
         indistinct = isinstance(row, Ranking) and _indistinct(row, completions, max_length - len(prompt))
         out.append(Lengths(len(prompt), tuple(map(len, completions)), indistinct))
     return out, refused
@@ -218,12 +218,12 @@ def _seen(row: AnyRow, tokenizer: Any) -> list[dict[str, Any]]:
     if isinstance(row, Prompt):
         named = [("prompt", list[int]())]
     elif isinstance(row, Demonstration):
-        named = [("demonstration", encode_completion(tokenizer, row.completion))]
+        named = [("demonstration", encode_completion(tokenizer, row.prompt, row.completion))]
     elif isinstance(row, Judgement):
-        named = [("liked" if row.liked else "disliked", encode_completion(tokenizer, row.completion))]
+        named = [("liked" if row.liked else "disliked", encode_completion(tokenizer, row.prompt, row.completion))]
     else:
         ranked = sorted(zip(row.ranks(), row.completions, strict=True), key=lambda pair: pair[0])
-        named = [(f"rank {rank}", encode_completion(tokenizer, one.text)) for rank, one in ranked]
+        named = [(f"rank {rank}", encode_completion(tokenizer, row.prompt, one.text)) for rank, one in ranked]
     return [
         {"what": what, "tokens": len(prompt) + len(ids), "text": cut(tokenizer.decode(prompt + ids))}
         for what, ids in named

@@ -191,7 +191,7 @@ def _check_length(
             "inspect", source, [(name, prompt)], *new_tokens(config, "inspect"), end=1
         )  # as ppo's score reads it
     else:
-        given = len(encode_completion(tokenizer, completion))
+        given = len(encode_completion(tokenizer, asked, completion))
         _check_page(given)
         whole = prompt + given
         check_fits("inspect", source, [(f"{name} with COMPLETION", whole)], "", instead="give a shorter one")
@@ -218,7 +218,7 @@ def speak(
         engine = Engine(partial(_decoded, played, how), played.exact)
         said = roll_out(played, engine, tokenizer, [Asked(name, asked, ids)], EVAL_STEP, section, seed, {})
         return scored(played, tokenizer, said, score, section, {})[0]
-    given = encode_completion(tokenizer, completion)
+    given = encode_completion(tokenizer, asked, completion)
     with torch.no_grad():
         worth = score([asked], [completion]).item()
     return Episode(name, asked, ids, completion, Completion(given, torch.zeros(len(given)), True), worth, worth)
@@ -260,7 +260,7 @@ def _states(
     shown = inspect_maps.chosen_and_rejected(rankings(run, "eval")) if "reward" in parents("ppo", config) else []
     if not shown:
         return []
-    tokenizer = load_tokenizer(folder, need_eos=False)
+    tokenizer = load_tokenizer(folder, scores=True)
     model: Any = load_classifier(folder, tokenizer, pick_dtype(config.dtype, device))
     model.to(device)
     texts = [(ranking.prompt, text) for ranking, _, text in shown] + [(asked, episode.text)]

@@ -91,7 +91,7 @@ def _encoder(tokenizer: Any) -> Encode:
         if last[0] is not prompt:
             last[:] = [prompt, encode_prompt(tokenizer, prompt)]
         ids: list[int] = last[1]
-        return ids if completion is None else ids + encode_completion(tokenizer, completion)
+        return ids if completion is None else ids + encode_completion(tokenizer, prompt, completion)
 
     return encode
 

@@ -261,7 +261,7 @@ def samples(files: Files, tokenizer: Any, sources: Sequence[Mapping[str, Any]]) 
     from policies.template import encode_completion, encode_prompt
 
     def seen(prompt: Any, completion: str) -> str:
-        ids = encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion)
+        ids = encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, prompt, completion)
         return json.dumps(tokenizer.decode(ids), ensure_ascii=False)
 
     parts = ["# Sources\n", *map(_said, sources), "\nRank 0 is best."]

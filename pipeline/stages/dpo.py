@@ -172,7 +172,7 @@ def as_tokens(tokenizer: Any, ranking: Ranking, max_length: int) -> Group:
     neither are pairs that the cut made equal."""
     prompt = encode_prompt(tokenizer, ranking.prompt)
     room = max(0, max_length - len(prompt))
-    completions = [encode_completion(tokenizer, c.text, room) for c in ranking.completions]
+    completions = [encode_completion(tokenizer, ranking.prompt, c.text, room) for c in ranking.completions]
     ranks = ranking.ranks()
     pairs = [
         (a, b) if ranks[a] < ranks[b] else (b, a)

@@ -162,7 +162,7 @@ def drawn(rows: Sequence[Sequence[Example]], most: int, seed: int) -> list[Examp
 
 def of_judgement(tokenizer: Any, judgement: Judgement, max_length: int) -> Example:
     prompt = encode_prompt(tokenizer, judgement.prompt)
-    completion = encode_completion(tokenizer, judgement.completion, max(0, max_length - len(prompt)))
+    completion = encode_completion(tokenizer, judgement.prompt, judgement.completion, max(0, max_length - len(prompt)))
     return Example(prompt_key(judgement.prompt), prompt, [completion], judgement.liked)
 
 

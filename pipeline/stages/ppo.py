@@ -254,7 +254,8 @@ def _mixed(tokenizer: Any, config: Config, run: Run) -> list[tuple[str, list[int
     found = []
     for d in demonstrations(run, "train") if config.ppo.ptx_coef else ():
         prompt = encode_prompt(tokenizer, d.prompt)
-        found.append((d.id, prompt, encode_completion(tokenizer, d.completion, config.data.max_length - len(prompt))))
+        room = config.data.max_length - len(prompt)
+        found.append((d.id, prompt, encode_completion(tokenizer, d.prompt, d.completion, room)))
     return found
 
 

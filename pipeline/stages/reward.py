@@ -65,7 +65,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
-    tokenizer = load_tokenizer(section.model or run.folder("sft"), need_eos=False)
+    tokenizer = load_tokenizer(section.model or run.folder("sft"), scores=True)
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
@@ -313,6 +313,7 @@ def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tupl
     policy: Any = load_causal(run.folder("sft"), tokenizer, pick_dtype(config.dtype, device))
     policy.to(device)
     known, count = prompts(run, "train"), config.reward.normalise_samples
+    stops = eos_ids(policy, tokenizer)
     picked = [known[i] for i in np.random.default_rng(config.seed).permutation(len(known))[:count]]
     picked = [picked[i % len(picked)] for i in range(count)]
     noises = [
@@ -324,11 +325,12 @@ def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tupl
             policy,
             [encode_prompt(tokenizer, p.prompt) for p in picked],
             noises,
-            eos_ids=eos_ids(policy, tokenizer),
+            eos_ids=stops,
             pad_id=tokenizer.pad_token_id,
             temperature=config.ppo.temperature,  # and nothing cut off: mean 0 and std 1 are for what ppo will sample
             batch_size=64,
             progress=progress.update,
         )
-    raw = scorer.raw([p.prompt for p in picked], [decode_completion(tokenizer, c.tokens) for c in sampled])
+    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in zip(picked, sampled, strict=True)]
+    raw = scorer.raw([p.prompt for p in picked], texts)
     return raw.mean().item(), raw.std().item()

@@ -91,8 +91,9 @@ def rewarded(tokenizer: Any, score: Score, stops: list[int], config: Config) -> 
     """The score as a reward function of trl: the same text as ppo's for the same tokens, and the same rule for EOS."""
 
     def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        texts = [decode_completion(tokenizer, ids) for ids in completion_ids]
-        raw = score([json.loads(prompt) for prompt in prompts], texts).tolist()
+        asked = [json.loads(prompt) for prompt in prompts]
+        texts = [decode_completion(tokenizer, p, ids, stops) for p, ids in zip(asked, completion_ids, strict=True)]
+        raw = score(asked, texts).tolist()
         ended = [ids[-1] in stops for ids in completion_ids]
         return [after_eos_rule(value, end, config.ppo) for value, end in zip(raw, ended, strict=True)]
 

@@ -88,17 +88,18 @@ class Heldout:
 
 def answer_held_out(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
     """Sample a completion of each of `asked` as ppo's evaluations do, and score it. The model may have an adapter."""
-    encoded = [encode_prompt(tokenizer, p.prompt) for p in asked]
+    encoded, stops = [encode_prompt(tokenizer, p.prompt) for p in asked], eos_ids(model, tokenizer)
     said = sample(
         model,
         encoded,
         [noise(config.seed, EVAL_STEP, p.id, 0, config.ppo.response_length) for p in asked],
-        eos_ids=eos_ids(model, tokenizer),
+        eos_ids=stops,
         pad_id=tokenizer.pad_token_id,
         temperature=config.ppo.temperature,  # not compare.generation: these are the figures that ppo's evaluations have
         batch_size=64,
     )
-    scores = score([p.prompt for p in asked], [decode_completion(tokenizer, c.tokens) for c in said]).tolist()
+    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in zip(asked, said, strict=True)]
+    scores = score([p.prompt for p in asked], texts).tolist()
     return Heldout(
         [p.id for p in asked],
         encoded,

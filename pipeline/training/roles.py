@@ -187,7 +187,9 @@ def _full(config: Config, run: Run, base: Any, device: torch.device, tokenizer: 
     same_kind = reward is not None and reward.model["base"] == "sft"
     with torch.no_grad():
         if config.ppo.value == "adapter" and same_kind:
-            model = load_classifier(run.folder("reward"), load_tokenizer(run.folder("reward")), torch.float32)
+            model = load_classifier(
+                run.folder("reward"), load_tokenizer(run.folder("reward"), scores=True), torch.float32
+            )
             critic, head = (
                 decoder(model).to(device),
                 _normalised(output_head(model), read_contract(run.folder("reward"))),

@@ -80,7 +80,7 @@ def sample_scored(
             batch_size=batch_size,
             progress=progress,
         )
-        texts = [decode_completion(tokenizer, c.tokens) for c in said]
+        texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for (p, _), c in zip(part, said, strict=True)]
         raw = score([p.prompt for p, _ in part], texts).tolist()
         lines: dict[str, list[Sample]] = {}
         for (p, _), c, text, value in zip(part, said, texts, raw, strict=True):

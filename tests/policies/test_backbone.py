@@ -12,6 +12,7 @@ from peft import get_peft_model
 from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import (
+    AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -69,36 +70,71 @@ def test_a_pad_of_its_own_is_kept(tmp_path: Path) -> None:
     assert (made.pad_token, made.eos_token, len(made), made.padding_side) == ("j", "</s>", len(WORDS), "right")
 
 
-@pytest.mark.parametrize("pad", [{}, {"pad_token": "</s>"}])
-def test_the_unknown_token_pads_where_there_is_one(tmp_path: Path, pad: dict[str, str]) -> None:
-    made = load_tokenizer(save_tokenizer(tmp_path, eos_token="</s>", unk_token="<unk>", **pad))
-    assert made.pad_token == "<unk>" and made.pad_token_id == 2 != made.eos_token_id
-    assert len(made) == len(WORDS)  # nothing was added
+OTHERS: list[dict[str, str]] = [{}, {"unk_token": "<unk>"}, {"unk_token": "<s>", "bos_token": "<s>"}]
 
 
-@pytest.mark.parametrize(
-    "other", [{}, {"pad_token": "</s>"}, {"unk_token": "</s>"}, {"unk_token": "<s>", "bos_token": "<s>"}]
-)
-def test_else_a_pad_is_added(tmp_path: Path, other: dict[str, str]) -> None:
-    """No unknown token, or one that already means the end or the beginning."""
-    made = load_tokenizer(save_tokenizer(tmp_path / "a", eos_token="</s>", **other))
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_policy_gets_no_token_that_could_be_sampled(tmp_path: Path, other: dict[str, str]) -> None:
+    """Where there is no pad EOS pads: the embedding stays as it is, and so does what is said (a fresh row took up to 90%)."""
+    save(tmp_path)
+    made = load_tokenizer(save_tokenizer(tmp_path, eos_token="</s>", **other))
+    assert made.pad_token == "</s>" and len(made) == len(WORDS)
+    model: Any = load_causal(tmp_path, made, F32)
+    plain: Any = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[3, 1, 5]])
+    assert model.lm_head.weight.shape[0] == len(WORDS)
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits)
+    assert model.config.pad_token_id is None and model.generation_config.pad_token_id == 1
+
+
+def test_eos_learns_where_it_pads(tmp_path: Path) -> None:
+    """A config that calls EOS its pad, as trl writes it, would keep the row of the token that ends earlier turns from learning."""
+    folder = save(tmp_path, pad_token_id=1)
+    model: Any = load_causal(folder, load_tokenizer(folder), F32)
+    model(torch.tensor([[3, 1, 5]])).logits.sum().backward()
+    assert model.model.embed_tokens.weight.grad[1].abs().max() > 0
+    plain: Any = LlamaForCausalLM.from_pretrained(folder)
+    plain(torch.tensor([[3, 1, 5]])).logits.sum().backward()
+    assert plain.model.embed_tokens.weight.grad[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("other", [*OTHERS, {"pad_token": "</s>"}, {"unk_token": "</s>"}])
+def test_a_scorer_gets_a_pad_that_ends_no_text(tmp_path: Path, other: dict[str, str]) -> None:
+    """transformers' classifiers read the score at the last token that is no pad."""
+    made = load_tokenizer(save_tokenizer(tmp_path / "a", eos_token="</s>", **other), scores=True)
     assert made.pad_token == "<|pad|>" and made.pad_token_id == len(WORDS) == len(made) - 1
     made.save_pretrained(tmp_path / "b")
-    again = load_tokenizer(tmp_path / "b")
+    again = load_tokenizer(tmp_path / "b", scores=True)
     assert (again.pad_token_id, len(again)) == (made.pad_token_id, len(made))
 
 
-def test_embeddings_are_widened_for_an_added_pad_and_nothing_else_changes(tmp_path: Path) -> None:
+def test_a_scorers_embedding_is_widened_and_nothing_else_changes(tmp_path: Path) -> None:
     folder = save(tmp_path)
-    tokenizer = load_tokenizer(folder)
-    assert len(tokenizer) == len(WORDS) + 1
-    for model in (load_causal(folder, tokenizer, F32), new_classifier(folder, tokenizer, F32, seed=0)):
-        embedding: Any = model.get_input_embeddings().weight
-        assert len(embedding) == len(WORDS) + 1 and model.config.pad_token_id == len(WORDS)
-        assert torch.equal(embedding[: len(WORDS)], LlamaForCausalLM.from_pretrained(folder).model.embed_tokens.weight)
-    widened = load_causal(folder, tokenizer, F32)
-    assert widened.generation_config.pad_token_id == len(WORDS) and widened.lm_head.weight.shape[0] == len(WORDS) + 1
-    assert not widened.training
+    tokenizer = load_tokenizer(folder, scores=True)
+    model: Any = new_classifier(folder, tokenizer, F32, seed=0)
+    embedding = model.get_input_embeddings().weight
+    assert len(embedding) == len(WORDS) + 1 and model.config.pad_token_id == len(WORDS)
+    assert torch.equal(embedding[: len(WORDS)], LlamaForCausalLM.from_pretrained(folder).model.embed_tokens.weight)
+    assert not model.training
+    with pytest.raises(BackboneError, match="has 13 tokens and its tokenizer 14"):
+        load_causal(folder, tokenizer, F32)  # such a row could be sampled
+    with pytest.raises(ValueError, match="scores=True"):
+        new_classifier(folder, load_tokenizer(folder), F32, seed=0)
+
+
+def test_tokens_without_a_row_are_read_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pad that the author added to the tokenizer alone, as many do, or an image's token of a model that knows texts only."""
+    folder = save(tmp_path)
+    save_tokenizer(folder, eos_token="</s>", pad_token="[PAD]", unk_token="<unk>")
+    for scores, pad in ((False, "</s>"), (True, "<|pad|>")):
+        made = load_tokenizer(folder, scores=scores)
+        assert made.pad_token == pad and made("[PAD]")["input_ids"] == [WORDS.index("<unk>")]
+    assert "its model has no embedding for [PAD], which its tokenizer adds" in capsys.readouterr().err
+    made.save_pretrained(tmp_path / "again")
+    assert "[PAD]" not in AutoTokenizer.from_pretrained(tmp_path / "again").get_vocab()
+    save_tokenizer(folder, eos_token="<end>")
+    with pytest.raises(BackboneError, match=r"no embedding for \(<end>; 13 rows\)"):
+        load_tokenizer(folder)
 
 
 def test_wider_embeddings_are_left_alone(tmp_path: Path) -> None:
@@ -112,7 +148,7 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
     folder = save_tokenizer(tmp_path, unk_token="<unk>")
     with pytest.raises(BackboneError, match="no EOS token.*set eos_token in its tokenizer_config.json"):
         load_tokenizer(folder)
-    assert load_tokenizer(folder, need_eos=False).pad_token == "<unk>"
+    assert load_tokenizer(folder, scores=True).pad_token == "<|pad|>"
 
 
 def test_what_is_not_there_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,15 +169,15 @@ def test_a_causal_model_is_no_reward_model(tmp_path: Path, tied: bool) -> None:
     """transformers would give it a random head and a warning."""
     folder = save(tmp_path, tie_word_embeddings=tied)
     with pytest.raises(BackboneError, match=r"do not fit LlamaForSequenceClassification: .*score\.weight"):
-        load_classifier(folder, load_tokenizer(folder), F32)
+        load_classifier(folder, load_tokenizer(folder, scores=True), F32)
 
 
 def test_a_reward_model_has_one_output(tmp_path: Path) -> None:
     folder = save(tmp_path / "two", LlamaForSequenceClassification, num_labels=2)
     with pytest.raises(BackboneError, match=r"two: has 2 outputs; a reward model has one"):
-        load_classifier(folder, load_tokenizer(folder), F32)
+        load_classifier(folder, load_tokenizer(folder, scores=True), F32)
     folder = save(tmp_path / "one", LlamaForSequenceClassification, num_labels=1)
-    model = load_classifier(folder, load_tokenizer(folder), F32)
+    model = load_classifier(folder, load_tokenizer(folder, scores=True), F32)
     assert torch.equal(output_head(model).weight, LlamaForSequenceClassification.from_pretrained(folder).score.weight)
     with pytest.raises(BackboneError, match=r"do not fit LlamaForCausalLM: .*score\.weight|lm_head"):
         load_causal(folder, load_tokenizer(folder), F32)
@@ -158,7 +194,9 @@ def test_a_missing_layer_is_refused(tmp_path: Path) -> None:
 def test_a_new_head_is_small_seeded_and_one_output(tmp_path: Path) -> None:
     """Weight N(0, 1/sqrt(d+1)), d = 16: over many seeds the standard deviation is 0.2425 within 3%."""
     folder = save(tmp_path)
-    heads = [output_head(new_classifier(folder, load_tokenizer(folder), F32, seed=s)).weight for s in (0, 0, 1)]
+    heads = [
+        output_head(new_classifier(folder, load_tokenizer(folder, scores=True), F32, seed=s)).weight for s in (0, 0, 1)
+    ]
     assert heads[0].shape == (1, 16) and torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
     drawn = nn.Linear(16, 4000)
     backbone.init_head(drawn, seed=3)
@@ -175,7 +213,7 @@ def test_dtypes() -> None:
 
 
 def test_every_end_of_a_completion_is_known() -> None:
-    tokenizer: Any = SimpleNamespace(eos_token_id=1)
+    tokenizer: Any = SimpleNamespace(eos_token_id=1, chat_template=None)
     for named, ends in ((None, [1]), (1, [1]), (5, [1, 5]), ([7, 1, 5], [1, 5, 7]), ([], [1])):
         model: Any = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=named))
         assert eos_ids(model, tokenizer) == ends
@@ -214,7 +252,7 @@ def test_lora_goes_where_the_recipe_says(
 
 def test_lora_on_the_last_layers_of_a_classifier_leaves_its_head(tmp_path: Path) -> None:
     folder = save(tmp_path)
-    model = new_classifier(folder, load_tokenizer(folder), F32, seed=0)
+    model = new_classifier(folder, load_tokenizer(folder, scores=True), F32, seed=0)
     assert adapted(get_peft_model(model, lora_config(model, Lora(layers="last 2"), "SEQ_CLS"))) == (
         {1, 2},
         ATTENTION | MLP,
@@ -296,5 +334,5 @@ def test_an_adapter_that_is_not_there_is_no_silent_base(two: Any) -> None:
 
 def test_the_trunk_has_no_head(two: Any, causal: Any, tmp_path: Path) -> None:
     assert decoder(two) is two.get_base_model().model
-    classifier = new_classifier(tmp_path / "causal", load_tokenizer(tmp_path / "causal"), F32, seed=0)
+    classifier = new_classifier(tmp_path / "causal", load_tokenizer(tmp_path / "causal", scores=True), F32, seed=0)
     assert decoder(classifier) is classifier.model

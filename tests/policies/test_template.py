@@ -74,16 +74,16 @@ def test_bos_is_kept_and_what_closes_a_text_is_not(sep: bool) -> None:
     """A tokenizer that writes <s> before and </s> after every text: the prompt goes on, so only <s> belongs to it."""
     made = tokenizer(bos=True, sep=sep)
     assert encode_prompt(made, "ab") == [BOS, *ids("ab")]
-    assert encode_completion(made, "ab") == [*ids("ab"), EOS]
+    assert encode_completion(made, "ab", "ab") == [*ids("ab"), EOS]
 
 
 def test_a_completion_ends_with_eos_once() -> None:
     made = tokenizer()
-    assert encode_completion(made, " na") == [*ids(" na"), EOS]
-    assert encode_completion(made, "") == [EOS]
-    assert encode_completion(made, "abc", 4) == [*ids("abc"), EOS]
-    assert encode_completion(made, "abc", 3) == ids("abc")  # no EOS: as a sample that ran into its limit
-    assert encode_completion(made, "abc", 1) == ids("a")
+    assert encode_completion(made, "ab", " na") == [*ids(" na"), EOS]
+    assert encode_completion(made, "ab", "") == [EOS]
+    assert encode_completion(made, "ab", "abc", 4) == [*ids("abc"), EOS]
+    assert encode_completion(made, "ab", "abc", 3) == ids("abc")  # no EOS: as a sample that ran into its limit
+    assert encode_completion(made, "ab", "abc", 1) == ids("a")
 
 
 @pytest.mark.parametrize("prompt", ["ba", "a", "so: ", MESSAGES])
@@ -93,7 +93,7 @@ def test_a_prompts_tokens_begin_prompt_and_completion(prompt: Any, bos: bool) ->
     completion that is learned would begin with a token that sampling never starts from."""
     made = tokenizer(bos=bos, template=CHAT)
     alone = encode_prompt(made, prompt)
-    whole = encode_prompt(made, prompt) + encode_completion(made, "na!")
+    whole = encode_prompt(made, prompt) + encode_completion(made, prompt, "na!")
     assert whole[: len(alone)] == alone
     assert whole[len(alone) :] == [*ids("na!"), EOS]
     if prompt == "ba":
@@ -161,7 +161,7 @@ THOUGHT = "<think>b</think>"
         ("trimmed", dialogue("a", "b", "c", "d", "e", "f", system="s"), 1),
         ("trimmed", dialogue("a", "b ", "c", "d", "e", "f"), 2),  # "b " is learned, "b" is what later prompts show
         ("refusing", dialogue("a", "b", "c", "d"), 1),
-        ("spaced", dialogue("a", "b", "c", "d"), 2),
+        ("spaced", dialogue("a", "b", "c", "d"), 1),
         ("folded", dialogue("a", "b", "c", "d", "e", "f"), 1),
         ("folded", dialogue("a", "b", "c", "d", "e", "f", system="s"), 3),
         ("thinking", dialogue("a", "b", "c", "d", "e", "f"), 1),
@@ -250,9 +250,9 @@ def test_a_longer_plain_conversation_begins_with_the_shorter(turns: list[str], s
 def test_decoding_leaves_out_special_tokens_and_keeps_spaces() -> None:
     made = tokenizer()
     text = " ab  c ! ?\n"
-    assert decode_completion(made, encode_completion(made, text)) == text
-    assert decode_completion(made, [EOS, *ids("ab"), PAD, PAD]) == "ab"
-    assert decode_completion(made, []) == ""
+    assert decode_completion(made, "so", encode_completion(made, "so", text), [EOS]) == text
+    assert decode_completion(made, "so", [EOS, *ids("ab"), PAD, PAD], [EOS]) == "ab"
+    assert decode_completion(made, "so", [], [EOS]) == ""
 
 
 def test_prompts_are_shown_as_people_read_them() -> None:

@@ -99,7 +99,7 @@ def test_it_trains_on_our_tokens(tiny_folder: Path, tiny_tokenizer: Any, tmp_pat
         [("What?", " yes"), ("To be", " or not"), ("x y z", " 1"), ("12", " so")],
         strict=True,
     ):
-        prompt, completion = encode_prompt(tiny_tokenizer, p), encode_completion(tiny_tokenizer, c)
+        prompt, completion = encode_prompt(tiny_tokenizer, p), encode_completion(tiny_tokenizer, p, c)
         pad = len(row) - len(prompt) - len(completion)
         assert row == [*prompt, *completion, *[tiny_tokenizer.pad_token_id] * pad]
         assert mask == [0] * len(prompt) + [1] * len(completion) + [0] * pad

@@ -24,9 +24,12 @@ def test_tokens_are_those_of_everywhere_else(tiny_tokenizer: Any) -> None:
     for prompt in ("To be", chat):
         made = of_judgement(tiny_tokenizer, Judgement("j", prompt, " or not", False, "f:1"), 64)
         assert made.prompt == encode_prompt(tiny_tokenizer, prompt) and not made.liked
-        assert made.completions == [encode_completion(tiny_tokenizer, " or not")] and made.completions[0][-1] == EOS
+        assert (
+            made.completions == [encode_completion(tiny_tokenizer, prompt, " or not")]
+            and made.completions[0][-1] == EOS
+        )
     assert len(of_judgement(tiny_tokenizer, Judgement("j", "To be", " or not", True, "f:1"), 8).completions[0]) == 3
-    ids = [encode_completion(tiny_tokenizer, text) for text in (" a", " b", " c")]
+    ids = [encode_completion(tiny_tokenizer, "To be", text) for text in (" a", " b", " c")]
     liked, disliked = of_ranking(tiny_tokenizer, ranking([" a", " b", " c"], [[1], [0, 2]]), 64)
     assert (liked.liked, disliked.liked) == (True, False) and liked.prompt == disliked.prompt
     assert liked.completions == [ids[1], ids[1]] and sorted(disliked.completions) == sorted([ids[0], ids[2]])

@@ -41,7 +41,7 @@ def test_pairs_are_rendered_as_everywhere_else(tiny_tokenizer: Any) -> None:
     for prompt in ("To be", chat):
         group = as_tokens(tiny_tokenizer, ranking([" or", " not"], [[1], [0]], prompt), 64)
         assert group.prompt == encode_prompt(tiny_tokenizer, prompt)
-        assert group.completions == [encode_completion(tiny_tokenizer, text) for text in (" or", " not")]
+        assert group.completions == [encode_completion(tiny_tokenizer, prompt, text) for text in (" or", " not")]
         assert all(ids[-1] == EOS for ids in group.completions)
 
 
