@@ -19,7 +19,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from policies.errors import BackboneError as BackboneError
 from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
-from policies.precision import pick_dtype as pick_dtype
 from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
 from policies.tokenizers import ends, eos_ids, tokens

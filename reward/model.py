@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from policies.backbone import load_classifier
+from policies.precision import Held
 from policies.quick.batching import together
 from policies.quick.moving import moved, with_lengths
 from policies.quick.packing import packs
@@ -113,13 +114,15 @@ def read_contract(folder: str | Path) -> dict[str, Json]:
     return contract
 
 
-def load_scorer(path: str | Path, dtype: torch.dtype, device: torch.device, max_length: int, batch_size: int) -> Scorer:
+def load_scorer(
+    path: str | Path, how: torch.dtype | Held, device: torch.device, max_length: int, batch_size: int
+) -> Scorer:
     """A reward model from a folder or a Hub id, of any architecture that AutoModelForSequenceClassification knows, with its own tokenizer.
 
     Scores of a model without scoring.json are taken as they are (mean 0, std 1).
     """
     tokenizer = load_tokenizer(path, scores=True)
-    model: Model = load_classifier(path, tokenizer, dtype)
+    model: Model = load_classifier(path, tokenizer, how)
     model.to(device)
     contract = read_contract(path)
     return Scorer(

@@ -26,9 +26,10 @@ from pipeline.settings.config import PPO
 from pipeline.settings.sections import Lora
 from pipeline.training.context import make_accelerator, quiet
 from policies.adapters import lora_config
-from policies.backbone import decoder, init_head, load_causal, new_classifier, pick_dtype
+from policies.backbone import decoder, init_head, load_causal, new_classifier
 from policies.episodes import prompt_order
 from policies.loop import Silent
+from policies.precision import pick_dtype
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from policies.template import encode_prompt, opening
 from policies.tokenizers import load_tokenizer

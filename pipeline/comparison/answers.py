@@ -19,8 +19,9 @@ from pipeline.rows.published import demonstrations, source_of
 from pipeline.settings.config import Config
 from pipeline.settings.sections import Resolved
 from pipeline.training.fine_tuning import loss
+from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
-from policies.backbone import decoder, load_causal, pick_dtype
+from policies.backbone import decoder, load_causal
 from policies.decoding import decode
 from policies.drawing import Completion, noise
 from policies.logprobs import completion_logprobs, pack
@@ -82,13 +83,13 @@ def of_models(
 
     Models from one source are loaded once, and only one source is loaded at a time.
     """
-    dtype = pick_dtype(config.dtype, device)
+    how = as_published(config, device)
     samples: Samples = []
     information: dict[str, dict[str, Any]] = {}
     sft: Any = None
     for source in dict.fromkeys(one.source for one in models):
         together = [one for one in models if one.source == source]
-        model: Any = load_causal(source, together[0].tokenizer, dtype, together[0].revision)
+        model: Any = load_causal(source, together[0].tokenizer, how, together[0].revision)
         model.to(device)
         for one in together:
             shots = asked.examples if one.name == "few_shot" else []
@@ -101,7 +102,7 @@ def of_models(
         del model
         gc.collect()
     if sft is None:
-        sft = load_causal(run.folder("sft"), tokenizer, dtype)
+        sft = load_causal(run.folder("sft"), tokenizer, how)
         sft.to(device)
     return samples, information, sft
 
@@ -112,7 +113,7 @@ def of_other_seeds(
     """Samples of the models of further training seeds, under the names of their folders."""
     found: Samples = []
     for sibling in further:
-        model: Any = load_causal(run.folder(sibling.folder), tokenizer, pick_dtype(config.dtype, device))
+        model: Any = load_causal(run.folder(sibling.folder), tokenizer, as_published(config, device))
         model.to(device)
         found += sampled(sibling.folder, model, tokenizer, held_out, [], config)
         del model

@@ -33,8 +33,9 @@ from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
 from pipeline.training import roles
 from pipeline.training.context import base_model, make_accelerator
+from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
-from policies.backbone import load_causal, load_classifier, pick_dtype
+from policies.backbone import load_causal, load_classifier
 from policies.decoding import decode
 from policies.drawing import Completion
 from policies.engines import Engine
@@ -161,12 +162,12 @@ def _roles(
 ) -> tuple[Roles, Score]:
     if model == ALIGNED:
         return roles.trained(config, run, tokenizer, device)
-    dtype = pick_dtype(config.dtype, device)
+    how = as_published(config, device)
     if model not in ("sft", "base") and load_tokenizer(source).get_vocab() != tokenizer.get_vocab():
         raise ArtifactError(
             f"{source}: has another vocabulary than the sft model of run {run.name}; look into one made from it"
         )
-    policy, reference = (load_causal(path, tokenizer, dtype) for path in (source, run.folder("sft")))
+    policy, reference = (load_causal(path, tokenizer, how) for path in (source, run.folder("sft")))
     head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
     played = Roles(policy, head, "shared", reference=reference).to(device)
     return played.eval(), roles.scores(config, run, device)
@@ -243,7 +244,7 @@ def _decoded(
 def _attention(config: Config, source: str, tokenizer: Any, episode: Episode, device: torch.device) -> dict[str, Any]:
     """The model's attention over prompt and completion, how many layers it has, and how many tokens there are."""
     ids = [*episode.prompt_ids, *episode.completion.tokens]
-    speaker: Any = load_causal(source, tokenizer, pick_dtype(config.dtype, device))
+    speaker: Any = load_causal(source, tokenizer, as_published(config, device))
     speaker.to(device)
     attention = inspect_maps.attention(speaker, ids, len(episode.prompt_ids))
     layers = speaker.config.get_text_config().num_hidden_layers
@@ -261,7 +262,7 @@ def _states(
     if not shown:
         return []
     tokenizer = load_tokenizer(folder, scores=True)
-    model: Any = load_classifier(folder, tokenizer, pick_dtype(config.dtype, device))
+    model: Any = load_classifier(folder, tokenizer, as_published(config, device))
     model.to(device)
     texts = [(ranking.prompt, text) for ranking, _, text in shown] + [(asked, episode.text)]
     states = inspect_maps.last_states(model, tokenizer, texts, read_contract(folder)["max_length"])

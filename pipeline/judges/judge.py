@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline import statistics
 from pipeline.pages.progress import bar
+from policies.precision import Held
 from policies.template import PromptText
 from reward.functions import RewardError, RewardFunction, call_checked, resolve
 from reward.model import load_scorer
@@ -81,14 +82,14 @@ def optimised(score: RewardFunction, name: str = "reward") -> Judge:
     return by_scores(name, "optimised", score)
 
 
-def gold(path: str | Path, dtype: torch.dtype, device: torch.device, max_length: int, name: str = "gold") -> Judge:
+def gold(path: str | Path, how: torch.dtype | Held, device: torch.device, max_length: int, name: str = "gold") -> Judge:
     """A reward model that training never saw, from a folder or Hub id, with a tokenizer of its own.
 
     Such as the published reward stage of another run, learned from the other half of the rankings (Gao et al. 2023,
     arXiv 2210.10760, measure over-optimisation so). `max_length` (tokens) holds where the model has no scoring.json.
     The model is loaded now and kept as long as the judge. Raises BackboneError or ScoringError where it cannot score.
     """
-    scorer = load_scorer(path, dtype, device, max_length, SCORE_BATCH)
+    scorer = load_scorer(path, how, device, max_length, SCORE_BATCH)
 
     def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
         with bar(len(completions), f"compare: {name}", "sample") as progress:

@@ -21,6 +21,7 @@ from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
 from pipeline.settings.config import Config
 from policies.backbone import BackboneError
+from policies.precision import Held
 from reward.functions import RewardFunction
 from reward.model import ScoringError
 
@@ -46,7 +47,7 @@ def seated(
     score: RewardFunction,
     already: Sequence[Judge],
     samples: Samples,
-    dtype: torch.dtype,
+    how: torch.dtype | Held,
     device: torch.device,
     run: Run | None = None,
 ) -> tuple[list[Judge], list[str]]:
@@ -58,9 +59,9 @@ def seated(
     found, problems = [optimised(score), *already], []
     late: list[tuple[str, Callable[[], Judge]]] = []
     if (folder := section.gold) is not None:
-        late.append(("gold", lambda: gold(folder, dtype, device, config.data.max_length)))
+        late.append(("gold", lambda: gold(folder, how, device, config.data.max_length)))
     elif run is not None and run.manifest("gold") is not None:
-        late.append(("gold", lambda: _own_gold(config, run, dtype, device)))
+        late.append(("gold", lambda: _own_gold(config, run, how, device)))
     if section.votes:
         late.append(("people", lambda: votes.load(section.votes, samples)))
     for name, make in late:
@@ -75,7 +76,7 @@ def seated(
     return list(named.values()), problems
 
 
-def _own_gold(config: Config, run: Run, dtype: torch.dtype, device: torch.device) -> Judge:
+def _own_gold(config: Config, run: Run, how: torch.dtype | Held, device: torch.device) -> Judge:
     """The reward model of stage gold, if nothing that is compared can have learned from its rankings. Raises JudgeError and
     ArtifactError."""
     manifest, folder = run.require("gold", force=config.force), run.folder("gold")
@@ -89,7 +90,7 @@ def _own_gold(config: Config, run: Run, dtype: torch.dtype, device: torch.device
                 f'run "make {stage} gold RUN={run.name}" and what comes after them'
             )
     rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
-    judge = gold(folder, dtype, device, config.data.max_length)
+    judge = gold(folder, how, device, config.data.max_length)
     return replace(judge, summary=lambda: {"trained on": rows})
 
 

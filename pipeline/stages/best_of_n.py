@@ -7,6 +7,7 @@ all read from these: a block of 4 samples in a row gives one best_of_4, and the 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,13 @@ from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
-from pipeline.training.baselines import load_sft, open_parents
+from pipeline.training.baselines import open_parents
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
+from policies.backbone import load_causal
 from policies.template import fingerprint
 
 SIZES = (1, 4, 16, 64)
@@ -44,7 +47,8 @@ def run(config: Config, run: Run) -> Manifest:
     check_fits("best_of_n", run.folder("sft"), prompt_rows(tokenizer, asked), *new_tokens(config, "compare"))
     folder = working_folder(run, "best_of_n", config)
     score = scores(config, run, accelerator.device)
-    model = load_sft(config, run, tokenizer, "lora", accelerator.device)
+    model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
+    model.to(accelerator.device)
     path = folder / "samples.jsonl"
     with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
         sample_scored(

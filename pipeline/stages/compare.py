@@ -34,8 +34,9 @@ from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
-from policies.backbone import pick_dtype
+from policies.precision import pick_dtype
 from policies.template import PromptText, fingerprint
 from policies.tokenizers import load_tokenizer
 
@@ -188,7 +189,7 @@ def _judge(
                 progress.update(len(said[start : start + 256]))
         return values
 
-    judges, absent = panel.seated(config, in_parts, called, samples, pick_dtype(config.dtype, device), device, run)
+    judges, absent = panel.seated(config, in_parts, called, samples, as_published(config, device), device, run)
     opinions, problems = panel.opinions(samples, judges, information)
     scored, more = panel.scored(of_other_seeds, judges, opinions)
     references = {name: reference_of(information, name) for name in information}

@@ -82,6 +82,7 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
+        [(group.prompt, group.completions[0]) for group in held_out],
         metrics=metrics,
         gate=gate(metrics),
         described={"beta": config.beta("dpo"), "tuning": section.tuning},

@@ -80,6 +80,7 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
+        [(example.prompt, example.completions[0]) for example in held_out],
         metrics=metrics | {"sampled_tokens": 0.0, "seconds": seconds},
         gate=gate(metrics),
         described={"beta": config.beta("kto"), "tuning": section.tuning, "learned from": source},

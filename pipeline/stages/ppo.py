@@ -22,17 +22,17 @@ from pipeline.pages.progress import bar
 from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
-from pipeline.training import preflight
+from pipeline.training import merging, preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.lengths import check_fits, prompt_rows
-from pipeline.training.model_folder import policy_usage, save_merged, write_card
+from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
 from policies.loop import Result
 from policies.quick.moving import read_back
 from policies.roles import POLICY, Roles
-from policies.template import encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.template import Turn, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import train
 
@@ -83,8 +83,9 @@ def run(config: Config, run: Run) -> Manifest:
         return run.require("ppo", force=True)
     made = folder / "made"
     roles = accelerator.unwrap_model(roles)
-    _save(made, folder, roles, tokenizer, watch.evaluations)
-    metrics = _metrics(result)
+    dtype = roles.causal.dtype
+    saved = _save(made, folder, roles, tokenizer, watch.evaluations, _said(tokenizer, held_out, watch.evaluations))
+    metrics = _metrics(result) | saved.figures
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, policy_usage(run.folder("ppo")))
@@ -94,8 +95,13 @@ def run(config: Config, run: Run) -> Manifest:
         config,
         made,
         tokenizer=fingerprint(tokenizer),
-        model={"base": config.model, "value": section.value, "tuning": section.tuning},
-        dtype=str(next(roles.parameters()).dtype),
+        model={
+            "base": config.model,
+            "value": section.value,
+            "tuning": section.tuning,
+            "stored": str(saved.dtype),
+        },
+        dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
         notes={"halted": result.halted, "evaluations": result.evals},
@@ -121,7 +127,7 @@ def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, fl
     ]
     if gain is not None:
         checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
-    return Gate(checks)
+    return Gate([*checks, *merging.checks(figures)])
 
 
 def summary(manifest: Manifest, run: Run) -> str:
@@ -271,8 +277,18 @@ def _sampled_tokens(metrics_file: Path, batch_size: int) -> float:
     return float(round(sum(row["completions/mean_length"] * batch_size for row in rows)))
 
 
-def _save(made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: Evaluations) -> None:
-    """The critic first (merging changes the policy), then the policy merged and its adapter; the logs of `folder` beside them."""
+def _said(tokenizer: Any, held_out: list[PromptRow], evaluations: Evaluations) -> list[Turn]:
+    """Held-out prompts with what the policy said to them last, as tokens; with nothing but EOS where it was not asked."""
+    last = {row["prompt_id"]: row["completion"] for row in evaluations.rows()}
+    said = [(one["prompt"], last.get(one["id"], "")) for one in held_out]
+    return [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, text)) for prompt, text in said]
+
+
+def _save(
+    made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: Evaluations, turns: list[Turn]
+) -> Published:
+    """The critic first (merging changes the policy), then the policy merged and its adapter, which are held against each other on
+    `turns`; the logs of `folder` beside them."""
     from safetensors.torch import save_file
 
     made.mkdir(exist_ok=True)
@@ -280,8 +296,9 @@ def _save(made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: E
         n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n
     }
     save_file(read_back(critic), made / "critic.safetensors")
-    save_merged(made, roles.policy, tokenizer, POLICY)
+    saved = save_policy(made, roles.policy, tokenizer, turns, POLICY)
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():
             (made / name).write_bytes((folder / name).read_bytes())
     (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")
+    return saved

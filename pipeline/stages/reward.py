@@ -26,13 +26,16 @@ from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
 from pipeline.training.context import closing, make_accelerator
+from pipeline.training.holding import to_train
 from pipeline.training.lengths import check_fits, prompt_rows
+from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.adapters import lora_config
-from policies.backbone import decoder, load_causal, new_classifier, pick_dtype
+from policies.backbone import decoder, load_causal, load_classifier, new_classifier
 from policies.blueprint import readable
 from policies.drawing import noise
+from policies.precision import pick_dtype
 from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk, first_adapted
 from policies.rollout import sample
@@ -83,12 +86,13 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         return run.require(stage, force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
-    merged = save_merged(made, model, tokenizer).to(device)
+    scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS])
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
-    scorer = _scorer(merged, tokenizer, limit, config, device)
     metrics, detail = evaluate(scorer, held_out)
     mean, std = _normalise(scorer, policy_tokenizer, config, run)
+    if merged is not None:
+        metrics |= {"merged/kept": merged[0], "merged/score_gap": merged[1] / max(std, 1e-9)}
     write_contract(
         made,
         mean=mean,
@@ -116,17 +120,17 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         config,
         made,
         tokenizer=fingerprint(tokenizer),
-        model={"base": section.model or "sft", "loss": section.loss},
+        model={"base": section.model or "sft", "loss": section.loss, "stored": str(dtype)},
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
-        gate=gate(detail | {"score_std": std}),
+        gate=gate(metrics | detail),
     )
     accelerator.wait_for_everyone()
     return manifest
 
 
 def gate(figures: Mapping[str, Any]) -> Gate:
-    """figures: "pairwise_accuracy" and "gain_over_length_only" as reward.metrics gives them, and "score_std"."""
+    """figures: "pairwise_accuracy" and "gain_over_length_only" as reward.metrics gives them, "score_std", and what `checks` reads."""
     accuracy, gain = figures["pairwise_accuracy"], figures["gain_over_length_only"]
     return Gate(
         [
@@ -141,6 +145,7 @@ def gate(figures: Mapping[str, Any]) -> Gate:
             ),
             check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
             check("spread of scores on sft samples", figures["score_std"], must=SPREAD),
+            *checks(figures),
         ]
     )
 
@@ -182,8 +187,8 @@ def _check_lengths(
 def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
     """The base model with a new score head, and with a new adapter where one is trained."""
     section = config.reward
-    dtype = torch.float32 if section.tuning == "full" else pick_dtype(config.dtype, device)
-    model: Any = new_classifier(section.model or run.folder("sft"), tokenizer, dtype, config.seed)
+    held = to_train(config, device, section.tuning)
+    model: Any = new_classifier(section.model or run.folder("sft"), tokenizer, held, config.seed)
     model.to(device)
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
@@ -210,6 +215,25 @@ def _trainer(
         margin=section.margin,
         trunk=trunk,
     )
+
+
+def _saved(
+    made: Path, model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device, shown: list[Ranking]
+) -> tuple[Scorer, torch.dtype, tuple[float, float] | None]:
+    """Save the model: (raw scores of it as a user loads it, the dtype of its weights, the share of the update that they keep and
+    the largest difference of a raw score of `shown` between adapter and merged model; None where no adapter was trained)."""
+    own = _scorer(model, tokenizer, limit, config, device)
+    before = with_adapter(model, "default", lambda: _raw_scores(own, shown))
+    trained_in: torch.dtype = next(decoder(model).parameters()).dtype
+    stored = save_merged(made, model, tokenizer)
+    dtype = trained_in if stored is None else stored.dtype
+    loaded: Any = load_classifier(made, tokenizer, dtype)
+    scorer = _scorer(loaded.to(device), tokenizer, limit, config, device)
+    if stored is None:
+        return scorer, dtype, None
+    pairs = zip(before, _raw_scores(scorer, shown), strict=True)
+    gaps = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)]
+    return scorer, dtype, (stored.kept, max(gaps, default=0.0))
 
 
 def _scorer(model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device) -> Scorer:
@@ -310,7 +334,7 @@ def _by_gap(scores: list[list[float]], held_out: list[Ranking]) -> dict[float, d
 def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tuple[float, float]:
     """Mean and standard deviation of raw scores over samples of the sft model on training prompts (Stiennon et al. 2020)."""
     device = torch.device(scorer.device)
-    policy: Any = load_causal(run.folder("sft"), tokenizer, pick_dtype(config.dtype, device))
+    policy: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, "lora"))
     policy.to(device)
     known, count = prompts(run, "train"), config.reward.normalise_samples
     stops = eos_ids(policy, tokenizer)

@@ -68,6 +68,7 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
+        list(zip(after.prompts, after.tokens, strict=True)),
         metrics=figures,
         gate=gate(gained),
         described={"n": section.n, "tuning": section.tuning},

@@ -76,6 +76,7 @@ def run(config: Config, run: Run) -> Manifest:
         folder,
         model,
         tokenizer,
+        list(zip(after.prompts, after.tokens, strict=True)),
         metrics=found.metrics | {"sampled_tokens": float(seen - given), "seconds": seconds},
         gate=gate(found),
         described={"beta": config.ppo.kl_coef, "tuning": section.tuning},

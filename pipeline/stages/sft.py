@@ -21,10 +21,13 @@ from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
 from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
+from pipeline.training.holding import to_train
 from pipeline.training.lengths import check_fits
-from pipeline.training.model_folder import policy_usage, save_merged, write_card
-from policies.backbone import load_causal, pick_dtype
+from pipeline.training.merging import KEPT, checks, kept_when_held
+from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
+from policies.backbone import load_causal
 from policies.drawing import noise
+from policies.precision import pick_dtype
 from policies.rollout import sample
 from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
 from policies.tokenizers import eos_ids, load_tokenizer
@@ -43,8 +46,8 @@ def run(config: Config, run: Run) -> Manifest:
     accelerator.wait_for_everyone()
     lessons, held_out, counts = _lessons(tokenizer, path, config, run)
     dtype = pick_dtype(config.dtype, accelerator.device)
-    trained_in = torch.float32 if section.tuning == "full" else dtype
-    model = load_causal(path, tokenizer, trained_in, config.revision).to(accelerator.device)
+    held = to_train(config, accelerator.device, section.tuning)
+    model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     model, order, seconds, skipped = fine_tune(
         "sft", section, model, tokenizer, lessons, folder, accelerator, config.seed
@@ -53,14 +56,17 @@ def run(config: Config, run: Run) -> Manifest:
         accelerator.wait_for_everyone()
         return run.require("sft", force=True)
     made = folder / "made"
-    merged = save_merged(made, model, tokenizer).to(accelerator.device)
+    saved = save_policy(made, model, tokenizer, held_out)
+    del model
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     metrics = {
         "loss_before": before,
-        "loss_after": loss(merged, held_out, tokenizer, section.per_device_train_batch_size * 4),
+        "loss_after": loss(saved.model, held_out, tokenizer, section.per_device_train_batch_size * 4),
         **_learned([lessons[i] for i in order], skipped * section.batch_size, seconds),
         **counts,
-        "eos_rate": _eos_rate(merged, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
+        **saved.figures,
+        "dtype/kept": _kept(saved, path, tokenizer, config, dtype),
+        "eos_rate": _eos_rate(saved.model, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
     }
     write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, policy_usage(run.folder("sft")))
     manifest = publish(
@@ -69,7 +75,7 @@ def run(config: Config, run: Run) -> Manifest:
         config,
         made,
         tokenizer=fingerprint(tokenizer),
-        model={"base": config.model, "revision": config.revision},
+        model={"base": config.model, "revision": config.revision, "stored": str(saved.dtype)},
         dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics),
@@ -79,12 +85,16 @@ def run(config: Config, run: Run) -> Manifest:
 
 
 def gate(figures: Mapping[str, float]) -> Gate:
-    """figures: "loss_before" and "loss_after", nats a token on held-out demonstrations; "eos_rate", a share."""
+    """figures: "loss_before" and "loss_after", nats a token on held-out demonstrations; "eos_rate", a share; "dtype/kept", the share
+    of the update that the recipe's dtype keeps; and what `checks` reads."""
     why = "completions run into sft.max_new_tokens; train longer or raise it"
+    rounded = "the stages that go on from here load the model in the recipe's dtype, which rounds it: set dtype=float32"
     return Gate(
         [
             check("held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before")),
             check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
+            *checks(figures),
+            check("share of the update that dtype keeps", figures["dtype/kept"], should=KEPT, why=rounded),
         ]
     )
 
@@ -141,6 +151,15 @@ def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> lis
         except ValueError as error:
             raise ArtifactError(f"{row.source}: {error}, take the row out, or use another model") from error
     return found
+
+
+def _kept(saved: Published, base: str, tokenizer: Any, config: Config, dtype: torch.dtype) -> float:
+    """What later stages keep of the update when they load the model in `dtype`, as they load what they freeze (`kept_when_held`)."""
+    if dtype == torch.float32:
+        return 1.0
+    if saved.merged is not None:  # it was trained in that dtype
+        return saved.merged.kept_in_training_dtype
+    return kept_when_held(saved.model, load_causal(base, tokenizer, saved.dtype, config.revision), dtype)
 
 
 def _eos_rate(model: Any, tokenizer: Any, rows: list[Demonstration], config: Config) -> float:

@@ -19,14 +19,16 @@ from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from pipeline.training.drift import check_kl, check_length
-from pipeline.training.model_folder import policy_usage, save_merged, write_card
-from policies.backbone import adapter, decoder, load_causal, pick_dtype
+from pipeline.training.holding import to_train
+from pipeline.training.merging import checks
+from pipeline.training.model_folder import policy_usage, save_policy, write_card
+from policies.backbone import adapter, decoder, load_causal
 from policies.drawing import noise
 from policies.logprobs import completion_logprobs, pack
 from policies.quick.batching import together
 from policies.quick.packing import packs
 from policies.rollout import sample
-from policies.template import decode_completion, encode_prompt, fingerprint
+from policies.template import Turn, decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from policies.trainer import EVAL_STEP
 
@@ -44,8 +46,7 @@ def open_parents(stage: str, config: Config, run: Run) -> Any:
 
 def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device) -> Any:
     """The sft model as training starts from it: in float32 where all of it is trained."""
-    dtype = torch.float32 if tuning == "full" else pick_dtype(config.dtype, device)
-    model: Any = load_causal(run.folder("sft"), tokenizer, dtype)
+    model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning))
     return model.to(device)
 
 
@@ -157,15 +158,17 @@ def publish_policy(
     folder: Path,
     model: Any,
     tokenizer: Any,
+    turns: Sequence[Turn],
     *,
     metrics: dict[str, float],
     gate: Gate,
     described: dict[str, Any],
 ) -> Manifest:
-    """Publish a trained policy as stage sft does: merged weights, the adapter beside them, metrics.jsonl, a model card."""
-    made = folder / "made"
-    dtype = next(model.parameters()).dtype
-    save_merged(made, model, tokenizer)
+    """Publish a trained policy as stage sft does: merged weights, the adapter beside them, metrics.jsonl, a model card. `turns`
+    are what the merged weights are held against the adapter on."""
+    made, dtype = folder / "made", model.dtype
+    saved = save_policy(made, model, tokenizer, turns)
+    metrics = metrics | saved.figures
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     write_card(made, config, stage, what, metrics, policy_usage(run.folder(stage)))
     return publish(
@@ -174,8 +177,8 @@ def publish_policy(
         config,
         made,
         tokenizer=fingerprint(tokenizer),
-        model={"base": config.model, **described},
+        model={"base": config.model, **described, "stored": str(saved.dtype)},
         dtype=str(dtype),
         metrics=metrics,
-        gate=gate,
+        gate=Gate([*gate.checks, *checks(saved.figures)]),
     )

@@ -1,43 +1,81 @@
 """How is a model folder made that loads without our code? Merged weights, tokenizer, adapter beside them, model card."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel
-from transformers import PreTrainedModel
 
 from pipeline.artifacts.files import write_json
 from pipeline.settings.config import Config
+from pipeline.training.merging import Stored, distributions, divergence, merge, with_adapter
+from policies.backbone import load_causal
+from policies.template import Turn
 
 
-def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "default") -> PreTrainedModel:
-    """Save full weights (and the adapter under adapter/, when there is one) and the tokenizer; returns the merged model.
+@dataclass(frozen=True)
+class Published:
+    """What stands in a folder: the model as `from_pretrained` loads it, the dtype of its weights, how an adapter was merged, and
+    figures of the merged model against the adapter, "merged/…"; none where no adapter was trained."""
 
-    The adapter belongs on the model that the stage started from, which its config names.
+    model: Any
+    dtype: torch.dtype
+    merged: Stored | None
+    figures: dict[str, float]
+
+
+def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "default") -> Stored | None:
+    """Save full weights (and the adapter under adapter/, when there is one) and the tokenizer: in which dtype, see `merge`; None
+    where there was no adapter and all weights were trained, in the dtype that they have.
+
+    The adapter belongs on the model that the stage started from, which its config names. `model` is moved to the CPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    model.to("cpu")  # merging and what is loaded afterwards would need the accelerator's memory beside it
+    stored = None
     if isinstance(model, PeftModel):
-        model.save_pretrained(str(folder / "adapter"), selected_adapters=[adapter_name])
-        inner = folder / "adapter" / adapter_name
-        if inner.is_dir():  # peft puts an adapter that is not called "default" into a folder of its name
-            for path in inner.iterdir():
-                path.rename(folder / "adapter" / path.name)
-            inner.rmdir()
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        settings = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-        if isinstance(settings["target_modules"], list):  # a set in peft: its order, and so the file's hash, would vary
-            settings["target_modules"] = sorted(settings["target_modules"])
-        write_json(folder / "adapter" / "adapter_config.json", settings)
-        merged: Any = model.merge_and_unload(adapter_names=[adapter_name])
-        model = merged
+        _save_adapter(folder, model, adapter_name)
+        model, stored = merge(model, adapter_name)
     # save_pretrained writes a name of its own origin into config.json otherwise: a path of this machine
     model.config._name_or_path = ""
     model.name_or_path = ""
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
-    return model
+    return stored
+
+
+def _save_adapter(folder: Path, model: Any, adapter_name: str) -> None:
+    model.save_pretrained(str(folder / "adapter"), selected_adapters=[adapter_name])
+    inner = folder / "adapter" / adapter_name
+    if inner.is_dir():  # peft puts an adapter that is not called "default" into a folder of its name
+        for path in inner.iterdir():
+            path.rename(folder / "adapter" / path.name)
+        inner.rmdir()
+    (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty model card
+    settings = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    if isinstance(settings["target_modules"], list):  # a set in peft: its order, and so the file's hash, would vary
+        settings["target_modules"] = sorted(settings["target_modules"])
+    write_json(folder / "adapter" / "adapter_config.json", settings)
+
+
+def save_policy(
+    folder: Path, model: Any, tokenizer: Any, turns: Sequence[Turn], adapter_name: str = "default"
+) -> Published:
+    """Save a policy and load it as a user does, on the device where it was trained; `turns` are what it is held against its adapter
+    on: "merged/kl" in nats a token (`divergence`) and "merged/kept", the share of the update (`merge`)."""
+    device, dtype = model.device, model.dtype
+    before = with_adapter(model, adapter_name, lambda: distributions(model, turns))
+    stored = save_merged(folder, model, tokenizer, adapter_name)
+    loaded: Any = load_causal(folder, tokenizer, dtype if stored is None else stored.dtype)
+    loaded.to(device)
+    if stored is None:
+        return Published(loaded, dtype, None, {})
+    figures = {"merged/kl": divergence(before, distributions(loaded, turns)), "merged/kept": stored.kept}
+    return Published(loaded, stored.dtype, stored, figures)
 
 
 def policy_usage(folder: Path) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
-from policies.backbone import pick_dtype
 from policies.episodes import ROLLOUT_BATCH
+from policies.precision import pick_dtype
 from policies.quick.activations import kept_numbers
 
 GB = 1e9

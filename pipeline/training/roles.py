@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
+from pipeline.training.holding import as_published, to_train
 from policies.adapters import lora_config
-from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head, pick_dtype
+from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
 from policies.quick.linear import in_one_step
 from policies.roles import POLICY, REWARD, Roles, lora_roles
 from policies.tokenizers import load_tokenizer
@@ -37,11 +38,11 @@ def reward_on_base(config: Config, run: Run) -> bool:
 
 def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
     """The four roles and the score, from the sft and reward artifacts and the recipe's ppo section."""
-    section, dtype = config.ppo, pick_dtype(config.dtype, device)
+    section = config.ppo
     reward_folder = run.folder("reward")
     found = run.manifest("reward") if "reward" in section.reward_funcs else None
     shared = section.tuning == "lora" and found is not None and rides_on_base(reward_folder, found.model["base"])
-    base = load_causal(run.folder("sft"), tokenizer, dtype if section.tuning == "lora" else torch.float32)
+    base = load_causal(run.folder("sft"), tokenizer, to_train(config, device, section.tuning))
     riding: dict[str, tuple[Roles, nn.Linear]] = {}  # scores by an adapter beside the policy's
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
@@ -56,16 +57,13 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
             riding["reward"] = (roles, head)
     else:
         roles = _full(config, run, base, device, tokenizer, found)
-    functions = {
-        name: _score(name, config, run, device, dtype, riding.get(name), tokenizer) for name in section.reward_funcs
-    }
+    functions = {name: _score(name, config, run, device, riding.get(name), tokenizer) for name in section.reward_funcs}
     return roles, combine(functions, section.reward_weights or [1.0] * len(functions))
 
 
 def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:
     """The score that ppo maximises, by models of its own (for the comparison)."""
-    dtype = pick_dtype(config.dtype, device)
-    functions = {name: _score(name, config, run, device, dtype, None, None) for name in config.ppo.reward_funcs}
+    functions = {name: _score(name, config, run, device, None, None) for name in config.ppo.reward_funcs}
     return combine(functions, config.ppo.reward_weights or [1.0] * len(functions))
 
 
@@ -99,7 +97,6 @@ def _score(
     config: Config,
     run: Run,
     device: torch.device,
-    dtype: torch.dtype,
     riding: tuple[Roles, nn.Linear] | None,
     tokenizer: Any,
 ) -> Any:
@@ -107,7 +104,7 @@ def _score(
         return resolve(name)
     folder = run.folder("reward") if name == "reward" else Path(name) if Path(name).exists() else name
     if riding is None:
-        return load_scorer(folder, dtype, device, config.data.max_length, SCORE_BATCH)
+        return load_scorer(folder, as_published(config, device), device, config.data.max_length, SCORE_BATCH)
     roles, head = riding
     contract = read_contract(folder)
     return Scorer(

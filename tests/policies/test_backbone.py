@@ -30,8 +30,8 @@ from policies.backbone import (
     load_classifier,
     new_classifier,
     output_head,
-    pick_dtype,
 )
+from policies.precision import pick_dtype
 from policies.quick.linear import quick
 from policies.tokenizers import eos_ids, load_tokenizer
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline.artifacts.gate import NONE, Gate, Limit, above, at_least, at_most, below, between, check, check_interval
 from pipeline.report.findings import Report
 from pipeline.stages import best_of_n, compare, data, dpo, gold, ppo, reward, rft, rloo, sft
+from pipeline.training import merging
 from pipeline.training.baselines import Gains
 
 UP, DOWN = math.inf, -math.inf
@@ -118,10 +119,35 @@ def test_data_says_nothing_of_what_does_not_apply() -> None:
         ({"eos_rate": beside(0.5, DOWN)}, {"EOS rate": "warn"}),
         ({"eos_rate": beside(0.0, UP)}, {"EOS rate": "warn"}),
         ({"eos_rate": 0.0}, {"EOS rate": "fail"}),
+        ({"dtype/kept": beside(0.98, DOWN)}, {"share of the update that dtype keeps": "warn"}),
+        ({"dtype/kept": -40.0}, {"share of the update that dtype keeps": "warn"}),
     ],
 )
 def test_sft(change: dict[str, float], expected: dict[str, str]) -> None:
-    assert results(sft.gate({"loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5} | change)) == expected
+    figures = {"loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 0.98}
+    assert results(sft.gate(figures | change)) == expected
+
+
+MERGED = {"merged/kl": 0.01, "merged/kept": 0.98, "merged/score_gap": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {}),
+        ({"merged/kl": beside(0.01, UP)}, {"merged against adapter, KL": "warn"}),
+        ({"merged/kl": 0.1}, {"merged against adapter, KL": "warn"}),
+        ({"merged/kl": beside(0.1, UP)}, {"merged against adapter, KL": "fail"}),
+        ({"merged/score_gap": beside(0.1, UP)}, {"merged against adapter, scores": "warn"}),
+        ({"merged/kept": beside(0.98, DOWN)}, {"share of the update kept": "fail"}),
+    ],
+)
+def test_merged_against_adapter(change: dict[str, float], expected: dict[str, str]) -> None:
+    """In every stage that trains an adapter; nothing is said where none was."""
+    figures = {"loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 1.0} | MERGED | change
+    assert results(Gate(merging.checks(figures))) == results(sft.gate(figures)) == expected
+    assert results(ppo.gate(PPO | figures, None, None, 25.0)) == expected
+    assert merging.checks({"loss_after": 1.0}) == []
 
 
 ACCURACY = "held-out pairwise accuracy"

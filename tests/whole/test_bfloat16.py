@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import PAD
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     GPT2Config,
@@ -27,7 +29,7 @@ from transformers import (
 from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
-from policies.backbone import load_classifier, new_classifier, output_head
+from policies.backbone import load_causal, load_classifier, new_classifier, output_head
 from policies.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,12 +87,56 @@ def test_ppo_starts_from_a_ratio_of_one_and_no_kl(walk: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["sft", "ppo", "dpo", "kto", "rloo", "rft"])
 def test_what_is_published_loads_and_is_not_what_it_began_as(walk: Path, stage: str) -> None:
-    """Adapters stay in float32, so that small updates are not lost in them."""
+    """In the dtype that keeps what was learned. Adapters stay in float32, so that small updates are not lost in them."""
     model = AutoModelForCausalLM.from_pretrained(walk / stage)
-    assert model.dtype == torch.bfloat16
+    made = json.loads((walk / stage / "manifest.json").read_text())
+    assert str(model.dtype) == made["model"]["stored"] and made["metrics"]["merged/kept"] >= 0.98
+    assert abs(made["metrics"]["merged/kl"]) < 0.01
     adapter = load_file(walk / stage / "adapter" / "adapter_model.safetensors")
     assert {weight.dtype for weight in adapter.values()} == {torch.float32}
     assert any(weight.any() for name, weight in adapter.items() if "lora_B" in name)
+
+
+def test_updates_below_half_a_step_of_bfloat16_are_published(walk: Path) -> None:
+    """A learning rate of 1e-5: in bfloat16 most weights of the published policy would be those of the sft model."""
+    (walk.parent / "slow").mkdir()
+    for stage in ("data", "sft", "reward"):
+        (walk.parent / "slow" / stage).symlink_to((walk / stage).resolve())
+    run_stage("ppo", settings("ppo.learning_rate=1e-5"), "slow")
+    folder = walk.parent / "slow" / "ppo"
+    made = json.loads((folder / "manifest.json").read_text())
+    assert made["metrics"]["merged/kept"] >= 0.98 and made["model"]["stored"] == "torch.float32"
+    merged: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    base: Any = AutoModelForCausalLM.from_pretrained(walk / "sft", dtype=torch.bfloat16).eval()
+    before = {name: weight.float() for name, weight in base.named_parameters()}
+    changed = {n: (w, before[n]) for n, w in merged.named_parameters() if not torch.equal(w, before[n])}
+    assert len(changed) == 2 * 7
+    lost = [(w.bfloat16() == b.bfloat16()).float().mean().item() for w, b in changed.values()]
+    assert min(lost) > 0.8
+    attached: Any = PeftModel.from_pretrained(base, str(folder / "adapter")).eval()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)("When the new neighbour knocked, I")["input_ids"]])
+    with torch.no_grad():
+        p, q = (torch.log_softmax(model(ids).logits.float(), -1) for model in (attached, merged))
+    assert (p.exp() * (p - q)).sum(-1).mean() < 0.01
+
+
+def test_the_comparison_reads_what_a_user_loads(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (walk.parent / "own").mkdir()
+    for stage in ("data", "sft", "reward", "rloo"):
+        (walk.parent / "own" / stage).symlink_to((walk / stage).resolve())
+    loaded = {}
+
+    def spy(path: str, *more: Any) -> Any:
+        model = load_causal(path, *more)
+        loaded[Path(path).name] = model.dtype
+        return model
+
+    monkeypatch.setattr("pipeline.comparison.answers.load_causal", spy)
+    run_stage("compare", settings("compare.models=[base,sft,rloo]"), "own")
+    stored = {s: json.loads((walk / s / "manifest.json").read_text())["model"]["stored"] for s in ("sft", "rloo")}
+    assert {name: str(loaded[name]) for name in stored} == stored
+    assert set(stored.values()) == {"torch.float32", "torch.bfloat16"}  # the walk has both
+    assert torch.float32 in loaded.values() and len(loaded) == 3
 
 
 @pytest.mark.parametrize("stage", ["reward", "gold"])
