@@ -281,7 +281,7 @@ def _said(tokenizer: Any, held_out: list[PromptRow], evaluations: Evaluations) -
     """Held-out prompts with what the policy said to them last, as tokens; with nothing but EOS where it was not asked."""
     last = {row["prompt_id"]: row["completion"] for row in evaluations.rows()}
     said = [(one["prompt"], last.get(one["id"], "")) for one in held_out]
-    return [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, text)) for prompt, text in said]
+    return [(encode_prompt(tokenizer, prompt), encode_completion(tokenizer, prompt, text)) for prompt, text in said]
 
 
 def _save(
