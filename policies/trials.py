@@ -194,7 +194,8 @@ def check_scores(model: Model) -> None:
         raise BackboneError(
             f"{name}: gives no scores for token ids and an attention mask alone ({reason(error)}); name another model in reward.model"
         ) from error
-    if plain.shape != (len(ids), 1) or not close(alone, plain):
+    body = next(decoder(model).parameters()).dtype  # in which the states are rounded, whatever the head's
+    if plain.shape != (len(ids), 1) or not close(alone.to(body), plain.to(body)):
         raise BackboneError(
             f"{name}: gives no score of a row that is the same padded and alone; name another model in reward.model"
         )
