@@ -8,19 +8,20 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer, LoraModel, ParamWrapper
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from policies.quick.linear import in_one_step
-from policies.trials import BackboneError, decoder, reason, tell, trial_rows
-from policies.untyped import AnyFunction, Arguments, Foreign
+from policies.quick.linear import Linear, in_one_step
+from policies.trials import BackboneError, close, decoder, reason, tell, trial_rows
+from policies.untyped import AnyFunction, Foreign
 
 LINEAR = nn.Linear | Conv1D
+KNOWN = (nn.Linear, Linear, Conv1D)  # classes that are a product and no more
 
 
 class LoraSettings(Protocol):
@@ -53,7 +54,7 @@ def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> L
     if lora.layers is not None:
         chosen, layers = _last(chosen, lora)
     head = {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
-    exact = everything and linear - head == sound
+    exact = everything and linear - head == sound and _why_not(model, "all-linear", sound) is None
     targets: str | list[str] = chosen
     if layers is None and (exact or (not everything and set(chosen) == meant)):
         targets = lora.target_modules
@@ -81,7 +82,8 @@ def adaptable(model: PreTrainedModel) -> set[str]:
     runs = _that_run(model, inside)
     refused: dict[str, str] = {}
     for leaf in sorted({name.rpartition(".")[2] for name in runs}):
-        if (why := _why_not(model, sorted(n for n in runs if n.rpartition(".")[2] == leaf))) is not None:
+        same = {name for name in runs if name.rpartition(".")[2] == leaf}
+        if (why := _why_not(model, sorted(same), same)) is not None:
             refused[leaf] = why
     if refused:
         why = next(iter(refused.values()))
@@ -130,11 +132,20 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     """Those of the linear layers `names` that are called where a text is run, or lie in a numbered layer that is, as an expert that no
     token was sent to. Not those whose weight is read past their forward: what an adapter adds there would be lost."""
     called: set[int] = set()
+    odd: set[int] = set()  # linear layers by their class that are more than a product
 
-    def note(module: nn.Module, *_: Arguments) -> None:
+    def note(module: Foreign, given: tuple[Foreign, ...], out: Foreign) -> None:
         called.add(id(module))
+        if type(module) in KNOWN or not isinstance(module, LINEAR) or not module.weight.is_floating_point():
+            return  # quantised weights have layers of peft's own
+        try:
+            plain = close(nn.functional.linear(given[0], module.weight, module.bias), out)
+        except Exception:  # weights of another shape
+            plain = False
+        if not plain:
+            odd.add(id(module))
 
-    hooks = [module.register_forward_pre_hook(note) for module in model.modules()]
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
     ids, mask = trial_rows(model)
     try:
         with _Read() as read:
@@ -145,6 +156,8 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     found = set()
     for name in names:
         module: Foreign = model.get_submodule(name)
+        if id(module) in odd:
+            continue
         if id(module) in called:
             found.add(name)
         elif id(module.weight) not in read.seen:
@@ -155,22 +168,25 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     return found
 
 
-def _why_not(model: nn.Module, names: list[str]) -> str | None:
-    """Why peft cannot adapt the linear layers `names`, or None: tried on a copy that shares the weights."""
+def _why_not(model: nn.Module, targets: str | list[str], wanted: set[str]) -> str | None:
+    """Why peft does not adapt the linear layers `wanted` and nothing else by `targets`, or None: tried on a copy that shares the weights."""
     memo: dict[int, Foreign] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     clone: Foreign = copy.deepcopy(model, memo)
     trained = [p for p in model.parameters() if p.requires_grad]  # peft freezes what it adapts
     try:
-        config = in_one_step(LoraConfig(r=1, target_modules=list(names)))
-        adapted = LoraModel(clone, config, "default", low_cpu_mem_usage=True)
+        config = in_one_step(LoraConfig(r=1, target_modules=targets if isinstance(targets, str) else list(targets)))
+        adapted = get_peft_model(clone, config)
+        loaded: Foreign = set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted))
     except Exception as error:  # peft names its own reasons
         return reason(error)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
-    got = {n.removeprefix("model.") for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
-    if any(isinstance(module, ParamWrapper) for module in adapted.modules()) or got != set(names):
+    got = {n.removeprefix("base_model.model.") for n, m in adapted.named_modules() if isinstance(m, LoraLayer)}
+    if config.target_parameters or got != wanted:
         return "peft would adapt the experts in its place"
+    if any("lora_" in key for key in loaded.missing_keys):
+        return "peft would lose it on its way through a file"
     return None
 
 
@@ -199,7 +215,7 @@ def _refuse(model: PreTrainedModel, meant: set[str], targets: str | list[str]) -
         raise BackboneError(
             f"{name}: {', '.join(sorted(lost))} is not called where {type(model).__name__} reads a text; leave it out"
         )
-    if (why := _why_not(model, sorted(runs))) is not None:
+    if (why := _why_not(model, sorted(runs), runs)) is not None:
         raise BackboneError(f"{name}: {why}; choose others, or all-linear")
 
 

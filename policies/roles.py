@@ -17,13 +17,15 @@ from policies.quick.trunk import Trunk, find_trunk, first_adapted
 from policies.trials import decoder, output_layer
 from policies.untyped import Foreign, Model
 
-POLICY, REWARD, VALUE = "policy", "reward", "value"  # names of the adapters
+# Names of the adapters. None may be that of a module: where a base has one called value, as BERT's attention has, peft would take its
+# weights for those of another adapter and not save them.
+POLICY, REWARD, VALUE = "policy", "reward", "critic"
 
 
 class Roles(nn.Module):
     """The four roles on the models that play them; calling it gives what an update needs of policy and critic together, with gradients.
 
-    `policy` is a causal LM: a PeftModel with the adapters policy and, as wanted, reward and value (LoRA), or a bare model (full).
+    `policy` is a causal LM: a PeftModel with the adapters policy and, as wanted, reward and critic (LoRA), or a bare model (full).
     `reference` is a frozen copy in full fine-tuning, None with LoRA (the base without adapter is the reference).
     `critic` is a trunk of its own in full fine-tuning with `value: adapter`, else None. `value_head` maps hidden states (H) to 1.
     """
@@ -73,11 +75,11 @@ class Roles(nn.Module):
         return packs(self.policy)
 
     def hidden(self, role: str, input_ids: Tensor, attention_mask: Tensor, states: Tensor | None = None) -> Tensor:
-        """Final hidden states (B, L, H) of `role`: policy, reference, reward or value.
+        """Final hidden states (B, L, H) of `role`: policy, reference, reward or critic.
 
         `states` (B, L, H) enter the layers above the trunk, where the caller has them.
         """
-        apart = {"policy": self.policy, "reference": self.reference, "value": self.critic}
+        apart = {"policy": self.policy, "reference": self.reference, VALUE: self.critic}
         module = self.policy if self.lora else apart[role]
         assert module is not None, f"no model plays {role}"
         active = None if role == "reference" else role
@@ -90,7 +92,7 @@ class Roles(nn.Module):
                     return decoder(self.policy)(
                         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
                     ).last_hidden_state
-            body = module if role == "value" else decoder(module)
+            body = module if role == VALUE else decoder(module)
             return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     def on_trunk(self, role: str) -> bool:

@@ -150,6 +150,11 @@ def check_causal(model: Model) -> None:
         found: Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         return found
 
+    with torch.enable_grad():
+        learns = any(p.requires_grad for p in body.parameters())
+        graph = states(ids[:1], mask[:1])
+    if learns and not graph.requires_grad:
+        raise BackboneError(f"{name}: gives no gradients while dropout is off; use another architecture")
     plain = states(ids, mask)
     if not close(states(ids, mask), plain):
         raise BackboneError(f"{name}: says something else each time to the same tokens; use another architecture")

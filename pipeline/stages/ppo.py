@@ -31,7 +31,7 @@ from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
 from policies.loop import Result
 from policies.quick.moving import read_back
-from policies.roles import POLICY, Roles
+from policies.roles import POLICY, VALUE, Roles
 from policies.template import Turn, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import train
@@ -293,7 +293,7 @@ def _save(
 
     made.mkdir(exist_ok=True)
     critic = {
-        n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n
+        n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or f".{VALUE}." in n
     }
     save_file(read_back(critic), made / "critic.safetensors")
     saved = save_policy(made, roles.policy, tokenizer, turns, POLICY)

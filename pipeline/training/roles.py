@@ -17,7 +17,7 @@ from pipeline.training.holding import as_published, to_train
 from policies.adapters import lora_config
 from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
 from policies.quick.linear import in_one_step
-from policies.roles import POLICY, REWARD, Roles, lora_roles
+from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
 from policies.tokenizers import load_tokenizer
 from reward.functions import WeightedScore, combine, resolve
 from reward.model import Scorer, load_scorer, read_contract
@@ -80,7 +80,9 @@ def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> t
         roles.policy.load_state_dict(load_causal(folder, tokenizer, torch.float32).state_dict())
         strange = []
     critic = load_file(folder / "critic.safetensors")
-    own = {n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or ".value." in n}
+    own = {
+        n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or f".{VALUE}." in n
+    }
     strange += sorted(critic.keys() ^ own.keys())
     if strange:
         raise ArtifactError(

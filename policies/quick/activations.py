@@ -18,7 +18,8 @@ def kept_numbers(shape: ModelConfig, layers: int) -> int:
     Nine vectors of the hidden size (norms, projections, attention, residuals) and four of the inner one (gate, its activation, up, product).
     """
     inner = getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
-    return layers * (9 * shape.hidden_size + 4 * inner)
+    widest = inner if isinstance(inner, int) else max(inner)  # Gemma 3n has one a layer
+    return layers * (9 * shape.hidden_size + 4 * widest)
 
 
 class Activations:

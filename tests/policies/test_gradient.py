@@ -133,7 +133,7 @@ def test_gradient_of_one_step_lora(
     section = settings(num_ppo_epochs=1, total_episodes=8, micro_batch_tokens=60, max_grad_norm=1e9)
     roles, twin = (fresh(tiny_folder, tiny_tokenizer) for _ in range(2))
     for r in (roles, twin):
-        randomise(r, "value")
+        randomise(r, "critic")
     grads, episodes, _ = captured(tiny_folder, tiny_tokenizer, tmp_path / "s", monkeypatch, roles, section)
     model: Any = twin.policy
 
@@ -146,7 +146,7 @@ def test_gradient_of_one_step_lora(
         return model(ids)
 
     def critic(ids: Tensor) -> Any:
-        use("value")
+        use("critic")
         return (model(ids, output_hidden_states=True).hidden_states[-1],)
 
     def reference(ids: Tensor) -> Any:

@@ -58,7 +58,7 @@ SIZES: dict[str, Any] = {
     **_named(
         CONTEXT, "max_position_embeddings n_positions n_ctx max_seq_len max_source_positions max_target_positions"
     ),
-    **_named(CONTEXT, "context_length model_max_length position_bias_max_distance relative_max_distance"),
+    **_named(CONTEXT, "context_length index_topk model_max_length position_bias_max_distance relative_max_distance"),
     **_named(WINDOW, "sliding_window sliding_window_size attention_chunk_size window_size local_attention"),
     **_named(WINDOW, "attention_window_size keep_window_size local_attention_window_len"),
     **_named(4, "num_experts num_local_experts n_routed_experts moe_num_experts num_experts_per_layer"),
@@ -68,7 +68,7 @@ SIZES: dict[str, Any] = {
     **_named(
         8, "kv_lora_rank q_lora_rank mamba_d_state state_size ssm_state_size gated_norm_rank adapter_rank o_lora_rank"
     ),
-    **_named(8, "index_topk hidden_size_per_layer_input laurel_rank router_hidden_size d_rel hc_lowrank ple_embed_dim"),
+    **_named(8, "hidden_size_per_layer_input laurel_rank router_hidden_size d_rel hc_lowrank ple_embed_dim"),
     **_named(2, "index_n_heads o_groups time_step_rank mamba_dt_rank hc_mult hc_count"),
     **_named(8, "mamba_n_heads mamba_num_heads n_mamba_heads"),  # of 8, as two times the hidden size have it
     **_named(8, "mamba_d_head mamba_head_dim mamba_headdim"),
