@@ -59,7 +59,7 @@ def test_reference_is_the_sft_model_to_the_bit(tiny_folder: Path, tiny_tokenizer
         given = {"input_ids": b.input_ids, "attention_mask": b.attention_mask}
         expected = decoder(plain)(**given, use_cache=False).last_hidden_state
         assert torch.equal(roles.hidden("reference", b.input_ids, b.attention_mask), expected)
-        for role in ("policy", "value"):
+        for role in ("policy", "critic"):
             assert (roles.hidden(role, b.input_ids, b.attention_mask) - expected).abs().max() > 0.01, role
         roles(b, 1.0)
         assert torch.equal(roles.hidden("reference", b.input_ids, b.attention_mask), expected)
@@ -138,7 +138,7 @@ def test_score_through_the_roles_is_the_reward_models(
     """The adapter on the shared base, the published weights in plain transformers, and load_scorer: one score."""
     assert rides_on_base(reward_folder, "sft") and not rides_on_base(reward_folder, "an/encoder")
     roles, head = with_reward(tiny_folder, tiny_tokenizer, reward_folder)
-    randomise(roles, "policy", "value")  # no business of the score's
+    randomise(roles, "policy", "critic")  # no business of the score's
     prompts, completions = DEMO_TEXTS
     scorer = Scorer(lambda ids, mask: _last_score(roles, head, ids, mask), tiny_tokenizer, MEAN, STD, 64, 2)
     model = AutoModelForSequenceClassification.from_pretrained(reward_folder).eval()
@@ -171,7 +171,7 @@ def test_critic_starts_as_the_normalised_reward_model(
                 assert values[row, t].item() == pytest.approx(expected, abs=2e-5)
     assert not values[~b.mask].any()
     for name, p in roles.named_parameters():  # its own parameters, not the reward model's
-        if ".value." in name:
+        if ".critic." in name:
             with torch.no_grad():
                 p.add_(1.0)
     assert not any(torch.equal(p, q) for p, q in pairs(roles))
@@ -179,7 +179,7 @@ def test_critic_starts_as_the_normalised_reward_model(
 
 def pairs(roles: Roles) -> list[tuple[torch.Tensor, torch.Tensor]]:
     named = dict(roles.named_parameters())
-    return [(p, named[n.replace(".value.", ".reward.")]) for n, p in named.items() if ".value." in n]
+    return [(p, named[n.replace(".critic.", ".reward.")]) for n, p in named.items() if ".critic." in n]
 
 
 @pytest.mark.parametrize("value", ["adapter", "shared"])
@@ -189,7 +189,7 @@ def test_lora_trains_policy_value_and_head_and_nothing_else(
     """2 layers × 7 matrices × (A, B) an adapter, and the head's weight and bias; every other weight stays to the bit."""
     roles, head = with_reward(tiny_folder, tiny_tokenizer, reward_folder, value)
     names = set(roles.trainable())
-    for trained, count in (("policy", 28), ("value", 28 if value == "adapter" else 0), ("reward", 0)):
+    for trained, count in (("policy", 28), ("critic", 28 if value == "adapter" else 0), ("reward", 0)):
         assert len({n for n in names if f".{trained}." in n and "lora_" in n}) == count
     assert len(names) == (58 if value == "adapter" else 30) and {"value_head.weight", "value_head.bias"} <= names
     before = {n: p.detach().clone() for n, p in roles.named_parameters()}
