@@ -140,7 +140,7 @@ def _beams(
         settings: dict[str, Json] = {"num_beams": how.num_beams, "do_sample": how.do_sample, "max_new_tokens": limit}
         if how.do_sample:
             settings |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p, "min_p": how.min_p}
-        ids, attention = left_padded(asked, 0, pad_id, device)
+        ids, attention = left_padded(asked, pad_id, device)
         with own_settings(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed_of(noises[rows[0]]))
             found = model.generate(

@@ -227,10 +227,10 @@ def test_a_step_of_the_reward_model_waits_for_its_lengths(tiny_tokenizer: Any) -
 
 
 def test_inspect_mixes_nothing(tiny_folder: Path, tiny_tokenizer: Any) -> None:
-    roles = make_roles(tiny_folder, tiny_tokenizer)
     section = settings(response_length=8)
     rows = {}
     for place in ("here", "there"):
+        roles = make_roles(tiny_folder, tiny_tokenizer)
         if place == "there":
             sent(roles)
         with Elsewhere() as device, torch.no_grad():
