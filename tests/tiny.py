@@ -51,7 +51,7 @@ def save_tiny(folder: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         initializer_range=0.2,
         eos_token_id=EOS,
         pad_token_id=PAD,
