@@ -64,7 +64,15 @@ def check_lengths(models: Sequence[Contender], asked: Questions, config: Config)
         rows = [
             (f"prompt {p.id}", len(encode_prompt(one.tokenizer, few_shot(p.prompt, shots)[0]))) for p in asked.held_out
         ]
-        check_fits(f"compare: {one.name}", one.source, rows, *new_tokens(config, "compare"), revision=one.revision)
+        remedy = "lower compare.few_shot, or leave few_shot out of compare.models" if shots else None
+        check_fits(
+            f"compare: {one.name}",
+            one.source,
+            rows,
+            *new_tokens(config, "compare"),
+            revision=one.revision,
+            instead=remedy,
+        )
         own = [_with_shots(one.tokenizer, d, shots, config) for d in asked.demonstrations] if one.ours else []
         plain = [
             ("a passage of compare.plain_text", len(p) + len(c)) for p, c in asked.plain_passages if own and not shots

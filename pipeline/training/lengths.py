@@ -49,6 +49,6 @@ def check_fits(
         return
     room = limit - length - end if more else limit
     adds = f" and {setting} adds {more}{' and an EOS' if end else ''}" if more else ""
-    remedy = instead or f"lower {setting} to {room}" if room > 0 else "take such rows out"
+    remedy = instead or (f"lower {setting} to {room}" if room > 0 else "take such rows out")
     remedy += ", or use a model that reads more"
     raise ConfigError(f"{stage}: {name} has {length} tokens{adds}, and {model} reads {limit}; {remedy}")
