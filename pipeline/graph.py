@@ -5,7 +5,7 @@ To add one, add a record, a section of settings, and a file of its name in `pipe
 
 from dataclasses import dataclass
 
-_MODEL = ("model", "revision", "dtype", "seed")
+_MODEL = ("model", "revision", "dtype", "quantization", "attn_implementation", "seed")
 _SAMPLING = ("ppo.response_length", "ppo.temperature")
 _SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
 

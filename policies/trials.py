@@ -49,12 +49,19 @@ def trial_rows(model: Model, width: int = 9) -> tuple[Tensor, Tensor]:
     return ids.to(model.device), mask.to(model.device)
 
 
-def close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two results are the same within the tolerance of their dtype, as a share of the largest number."""
-    share = 1e-4 if wanted.dtype == torch.float32 else 3e-2
+def close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether two results are the same within the tolerance of `dtype`, or else of their own, as a share of the largest number."""
+    share = 1e-4 if (dtype or wanted.dtype) == torch.float32 else 3e-2
     return found.shape == wanted.shape and torch.allclose(
         found.float(), wanted.float(), rtol=0.0, atol=share * max(wanted.abs().max().item(), 1e-6)
     )
+
+
+def rounded_in(model: Model) -> torch.dtype:
+    """The dtype that states of `model` are as coarse as. In 8 bit a row's numbers hang on the rows beside it, as which columns are
+    outliers is decided over a batch (LLM.int8, 2208.07339, section 3)."""
+    kind: torch.dtype = next(decoder(model).parameters()).dtype
+    return torch.bfloat16 if getattr(model, "is_loaded_in_8bit", False) else kind
 
 
 @dataclass(frozen=True)
@@ -145,10 +152,11 @@ def check_causal(model: Model) -> None:
     right, or on chance."""
     ids, mask = trial_rows(model)
     name, body, longest = type(model).__name__, decoder(model), ids.shape[1]
+    kind = rounded_in(model)
 
     def states(ids: Tensor, mask: Tensor) -> Tensor:
         found: Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return found
+        return found.to(kind)
 
     with torch.enable_grad():
         learns = any(p.requires_grad for p in body.parameters())
@@ -199,8 +207,7 @@ def check_scores(model: Model) -> None:
         raise BackboneError(
             f"{name}: gives no scores for token ids and an attention mask alone ({reason(error)}); name another model in reward.model"
         ) from error
-    body = next(decoder(model).parameters()).dtype  # in which the states are rounded, whatever the head's
-    if plain.shape != (len(ids), 1) or not close(alone.to(body), plain.to(body)):
+    if plain.shape != (len(ids), 1) or not close(alone, plain, rounded_in(model)):
         raise BackboneError(
             f"{name}: gives no score of a row that is the same padded and alone; name another model in reward.model"
         )

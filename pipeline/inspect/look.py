@@ -127,7 +127,8 @@ def settings_of(made: Manifest, config: Config) -> Config:
         raise ArtifactError(
             f'ppo of run {made.run} was made by another version ({error}); run "make ppo RUN={made.run}" again'
         ) from None
-    return config.model_copy(update={"ppo": section, "seed": settings["seed"], "dtype": settings["dtype"]})
+    own = {name: settings.get(name) for name in ("seed", "dtype", "quantization", "attn_implementation")}
+    return config.model_copy(update={"ppo": section, **own})
 
 
 def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:

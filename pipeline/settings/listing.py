@@ -6,7 +6,7 @@ python -m pipeline settings --markdown > docs/settings.md
 import json
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -82,7 +82,7 @@ def _kind(annotation: Any) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(map(str, inner))
-    if origin is UnionType:
+    if origin in (UnionType, Union):  # Literal[…] | None is the latter
         return " or ".join("null" if one is type(None) else _kind(one) for one in inner)
     if origin is list:
         return f"list of {_kind(inner[0])}"

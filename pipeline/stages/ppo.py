@@ -8,7 +8,8 @@ command goes on from the last state; on CPU it ends with the same bits as a run 
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from pipeline.statistics import mean_interval
 from pipeline.training import merging, preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import check_kl, check_length
+from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
+from policies.backbone import load_causal
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
 from policies.loop import Result
@@ -84,7 +87,9 @@ def run(config: Config, run: Run) -> Manifest:
     made = folder / "made"
     roles = accelerator.unwrap_model(roles)
     dtype = roles.causal.dtype
-    saved = _save(made, folder, roles, tokenizer, watch.evaluations, _said(tokenizer, held_out, watch.evaluations))
+    turns = _said(tokenizer, held_out, watch.evaluations)
+    parent = partial(load_causal, run.folder("sft"), tokenizer, as_published(config, accelerator.device))
+    saved = _save(made, folder, roles, tokenizer, watch.evaluations, turns, parent)
     metrics = _metrics(result) | saved.figures
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
@@ -285,10 +290,16 @@ def _said(tokenizer: Any, held_out: list[PromptRow], evaluations: Evaluations) -
 
 
 def _save(
-    made: Path, folder: Path, roles: Roles, tokenizer: Any, evaluations: Evaluations, turns: list[Turn]
+    made: Path,
+    folder: Path,
+    roles: Roles,
+    tokenizer: Any,
+    evaluations: Evaluations,
+    turns: list[Turn],
+    parent: Callable[[], Any],
 ) -> Published:
     """The critic first (merging changes the policy), then the policy merged and its adapter, which are held against each other on
-    `turns`; the logs of `folder` beside them."""
+    `turns` (`save_policy`); the logs of `folder` beside them."""
     from safetensors.torch import save_file
 
     made.mkdir(exist_ok=True)
@@ -296,7 +307,7 @@ def _save(
         n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or f".{VALUE}." in n
     }
     save_file(read_back(critic), made / "critic.safetensors")
-    saved = save_policy(made, roles.policy, tokenizer, turns, POLICY)
+    saved = save_policy(made, roles.policy, tokenizer, turns, parent, POLICY)
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():
             (made / name).write_bytes((folder / name).read_bytes())

@@ -6,7 +6,8 @@ By default a LoRA adapter and a score head on the sft model; `reward.model` name
 weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, scoring.json, and report.html.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,16 @@ from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
 from pipeline.training.context import closing, make_accelerator
-from pipeline.training.holding import to_train
+from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
-from pipeline.training.model_folder import save_merged, write_card
+from pipeline.training.model_folder import on_parent, quantised, save_merged, write_card
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.adapters import lora_config
 from policies.backbone import decoder, load_causal, load_classifier, new_classifier
 from policies.blueprint import readable
 from policies.drawing import noise
-from policies.precision import pick_dtype
+from policies.precision import Held, pick_dtype
 from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk, first_adapted
 from policies.rollout import sample
@@ -86,13 +87,13 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         return run.require(stage, force=True)
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
-    scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS])
+    parent = partial(_base, config, run, tokenizer, as_published(config, device))
+    scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS], parent)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
     metrics, detail = evaluate(scorer, held_out)
     mean, std = _normalise(scorer, policy_tokenizer, config, run)
-    if merged is not None:
-        metrics |= {"merged/kept": merged[0], "merged/score_gap": merged[1] / max(std, 1e-9)}
+    metrics |= {name: of / max(std, 1e-9) if name.endswith("gap") else of for name, of in merged.items()}
     write_contract(
         made,
         mean=mean,
@@ -187,13 +188,17 @@ def _check_lengths(
 def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
     """The base model with a new score head, and with a new adapter where one is trained."""
     section = config.reward
-    held = to_train(config, device, section.tuning)
-    model: Any = new_classifier(section.model or run.folder("sft"), tokenizer, held, config.seed)
+    model = _base(config, run, tokenizer, to_train(config, device, section.tuning))
     model.to(device)
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         return get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))
     return model
+
+
+def _base(config: Config, run: Run, tokenizer: Any, how: Held) -> Any:
+    """The model that the stage starts from, with a new score head."""
+    return new_classifier(config.reward.model or run.folder("sft"), tokenizer, how, config.seed)
 
 
 def _trainer(
@@ -218,22 +223,45 @@ def _trainer(
 
 
 def _saved(
-    made: Path, model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device, shown: list[Ranking]
-) -> tuple[Scorer, torch.dtype, tuple[float, float] | None]:
-    """Save the model: (raw scores of it as a user loads it, the dtype of its weights, the share of the update that they keep and
-    the largest difference of a raw score of `shown` between adapter and merged model; None where no adapter was trained)."""
-    own = _scorer(model, tokenizer, limit, config, device)
-    before = with_adapter(model, "default", lambda: _raw_scores(own, shown))
+    made: Path,
+    model: Any,
+    tokenizer: Any,
+    limit: int,
+    config: Config,
+    device: torch.device,
+    shown: list[Ranking],
+    parent: Callable[[], Any],
+) -> tuple[Scorer, torch.dtype, dict[str, float]]:
+    """Save the model: (raw scores of it as a user loads it, the dtype of its weights, "merged/kept" as `save_policy` has it, and
+    "merged/score_gap", the largest difference of a raw score of `shown` between adapter and merged model).
+
+    An adapter on a quantised base is merged into `parent()`, unquantised; "quantised/score_gap" is then from the model as it was
+    trained. No figures where no adapter was trained.
+    """
+
+    def scores(one: Any) -> list[float]:
+        return [s for each in _raw_scores(_scorer(one, tokenizer, limit, config, one.device), shown) for s in each]
+
+    before = trained = with_adapter(model, "default", lambda: scores(model))
+    if few_bits := quantised(model):
+        model = on_parent(made, model, "default", parent)
+        before = with_adapter(model, "default", lambda: scores(model))
     trained_in: torch.dtype = next(decoder(model).parameters()).dtype
     stored = save_merged(made, model, tokenizer)
     dtype = trained_in if stored is None else stored.dtype
     loaded: Any = load_classifier(made, tokenizer, dtype)
     scorer = _scorer(loaded.to(device), tokenizer, limit, config, device)
     if stored is None:
-        return scorer, dtype, None
-    pairs = zip(before, _raw_scores(scorer, shown), strict=True)
-    gaps = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)]
-    return scorer, dtype, (stored.kept, max(gaps, default=0.0))
+        return scorer, dtype, {}
+    after = scores(loaded)
+    figures = {"merged/kept": stored.kept, "merged/score_gap": _furthest(before, after)}
+    if few_bits:
+        figures["quantised/score_gap"] = _furthest(trained, after)
+    return scorer, dtype, figures
+
+
+def _furthest(a: list[float], b: list[float]) -> float:
+    return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def _scorer(model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device) -> Scorer:

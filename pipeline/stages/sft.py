@@ -7,6 +7,7 @@ trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA ad
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
 from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
-from pipeline.training.holding import to_train
+from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits
 from pipeline.training.merging import KEPT, checks, kept_when_held
 from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
@@ -56,7 +57,8 @@ def run(config: Config, run: Run) -> Manifest:
         accelerator.wait_for_everyone()
         return run.require("sft", force=True)
     made = folder / "made"
-    saved = save_policy(made, model, tokenizer, held_out)
+    parent = partial(load_causal, path, tokenizer, as_published(config, accelerator.device), config.revision)
+    saved = save_policy(made, model, tokenizer, held_out, parent)
     del model
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     metrics = {
@@ -65,7 +67,7 @@ def run(config: Config, run: Run) -> Manifest:
         **_learned([lessons[i] for i in order], skipped * section.batch_size, seconds),
         **counts,
         **saved.figures,
-        "dtype/kept": _kept(saved, path, tokenizer, config, dtype),
+        **_kept(saved, path, tokenizer, config, dtype),
         "eos_rate": _eos_rate(saved.model, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
     }
     write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, policy_usage(run.folder("sft")))
@@ -86,17 +88,17 @@ def run(config: Config, run: Run) -> Manifest:
 
 def gate(figures: Mapping[str, float]) -> Gate:
     """figures: "loss_before" and "loss_after", nats a token on held-out demonstrations; "eos_rate", a share; "dtype/kept", the share
-    of the update that the recipe's dtype keeps; and what `checks` reads."""
+    of the update that the recipe's dtype keeps, where nothing is quantised; and what `checks` reads."""
     why = "completions run into sft.max_new_tokens; train longer or raise it"
     rounded = "the stages that go on from here load the model in the recipe's dtype, which rounds it: set dtype=float32"
-    return Gate(
-        [
-            check("held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before")),
-            check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
-            *checks(figures),
-            check("share of the update that dtype keeps", figures["dtype/kept"], should=KEPT, why=rounded),
-        ]
-    )
+    found = [
+        check("held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before")),
+        check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
+        *checks(figures),
+    ]
+    if (kept := figures.get("dtype/kept")) is not None:
+        found.append(check("share of the update that dtype keeps", kept, should=KEPT, why=rounded))
+    return Gate(found)
 
 
 def summary(manifest: Manifest, run: Run) -> str:
@@ -153,13 +155,17 @@ def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> lis
     return found
 
 
-def _kept(saved: Published, base: str, tokenizer: Any, config: Config, dtype: torch.dtype) -> float:
-    """What later stages keep of the update when they load the model in `dtype`, as they load what they freeze (`kept_when_held`)."""
+def _kept(saved: Published, base: str, tokenizer: Any, config: Config, dtype: torch.dtype) -> dict[str, float]:
+    """ "dtype/kept": what later stages keep of the update when they load the model in `dtype`, as they load what they freeze
+    (`kept_when_held`). Nothing where they quantise it, which rounds base and update alike."""
+    if config.quantization is not None:
+        return {}
     if dtype == torch.float32:
-        return 1.0
+        return {"dtype/kept": 1.0}
     if saved.merged is not None:  # it was trained in that dtype
-        return saved.merged.kept_in_training_dtype
-    return kept_when_held(saved.model, load_causal(base, tokenizer, saved.dtype, config.revision), dtype)
+        return {"dtype/kept": saved.merged.kept_in_training_dtype}
+    kept = kept_when_held(saved.model, load_causal(base, tokenizer, saved.dtype, config.revision), dtype)
+    return {"dtype/kept": kept}
 
 
 def _eos_rate(model: Any, tokenizer: Any, rows: list[Demonstration], config: Config) -> float:

@@ -19,7 +19,7 @@ from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
 from pipeline.training.drift import check_kl, check_length
-from pipeline.training.holding import to_train
+from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
 from pipeline.training.model_folder import policy_usage, save_policy, write_card
 from policies.backbone import adapter, decoder, load_causal
@@ -167,7 +167,8 @@ def publish_policy(
     """Publish a trained policy as stage sft does: merged weights, the adapter beside them, metrics.jsonl, a model card. `turns`
     are what the merged weights are held against the adapter on."""
     made, dtype = folder / "made", model.dtype
-    saved = save_policy(made, model, tokenizer, turns)
+    published_sft = as_published(config, model.device)
+    saved = save_policy(made, model, tokenizer, turns, lambda: load_causal(run.folder("sft"), tokenizer, published_sft))
     metrics = metrics | saved.figures
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     write_card(made, config, stage, what, metrics, policy_usage(run.folder(stage)))

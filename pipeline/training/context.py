@@ -1,5 +1,6 @@
 """What does every stage need before it starts? The base model's folder, the process's accelerator, the line that closes it."""
 
+import logging
 import os
 import sys
 import warnings
@@ -23,6 +24,7 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every product in 8 bit
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
 

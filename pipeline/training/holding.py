@@ -2,15 +2,29 @@
 
 import torch
 
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, ConfigError
 from policies.precision import Held, pick_dtype
 
 
 def to_train(config: Config, device: torch.device, tuning: str) -> Held:
-    """For a model that training changes: float32 where all of it learns, else the recipe's dtype for what an adapter sits on."""
-    return Held(torch.float32 if tuning == "full" else pick_dtype(config.dtype, device))
+    """For a model that training changes: float32 where all of it learns, else what an adapter sits on, in the recipe's dtype and
+    quantization."""
+    attention = config.attn_implementation
+    check_attention(config, device)
+    if tuning == "full":
+        return Held(torch.float32, attention=attention)
+    return Held(pick_dtype(config.dtype, device), quantization=config.quantization, attention=attention)
 
 
 def as_published(config: Config, device: torch.device) -> Held:
     """For a model that is only asked or judged: as its folder holds it, what a user loads, never rounded to the recipe's dtype."""
-    return Held(pick_dtype(config.dtype, device), unrounded=True)
+    check_attention(config, device)
+    return Held(pick_dtype(config.dtype, device), unrounded=True, attention=config.attn_implementation)
+
+
+def check_attention(config: Config, device: torch.device) -> None:
+    """Raises ConfigError where attn_implementation does not run on this machine."""
+    if config.attn_implementation == "flash_attention_2" and device.type != "cuda":
+        raise ConfigError(
+            "attn_implementation: flash_attention_2 needs a CUDA GPU and there is none here; set attn_implementation=sdpa"
+        )

@@ -21,6 +21,7 @@ LEAST_KEPT = 0.98  # of an update: what a coarser dtype must keep of it to be st
 KEPT = at_least(LEAST_KEPT)
 NEAR, FAR = at_most(0.01), at_most(0.1)  # KL in nats a token, between the policy with its adapter and the published one
 SAME_SCORE = at_most(0.1)  # the largest difference of a score, in standard deviations of scores on sft samples
+FEW_BITS = "the adapter was trained on the quantised base; load it there for what was trained"
 TURNS, TOKENS = (
     8,
     32,
@@ -137,13 +138,17 @@ def with_adapter(model: Any, name: str, measure: Callable[[], Any]) -> Any:
 
 
 def checks(figures: Mapping[str, float]) -> list[Check]:
-    """Lines of a gate from "merged/kl", "merged/score_gap" and "merged/kept", those of them that there are: none where no adapter was
-    trained."""
+    """Lines of a gate from "merged/kl", "merged/score_gap", "merged/kept" and, where the base was quantised, "quantised/kl" and
+    "quantised/score_gap"; those of them that there are: none where no adapter was trained."""
     found = []
     if (kl := figures.get("merged/kl")) is not None:
         found.append(check("merged against adapter, KL", kl, must=FAR, should=NEAR, why="use the adapter on its base"))
     if (gap := figures.get("merged/score_gap")) is not None:
         found.append(check("merged against adapter, scores", gap, should=SAME_SCORE, why="use the adapter on its base"))
+    if (kl := figures.get("quantised/kl")) is not None:
+        found.append(check("published against quantised, KL", kl, should=NEAR, why=FEW_BITS))
+    if (gap := figures.get("quantised/score_gap")) is not None:
+        found.append(check("published against quantised, scores", gap, should=SAME_SCORE, why=FEW_BITS))
     if (kept := figures.get("merged/kept")) is not None:
         found.append(check("share of the update kept", kept, must=KEPT))
     return found

@@ -1,7 +1,7 @@
 """How is a model folder made that loads without our code? Merged weights, tokenizer, adapter beside them, model card."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,45 @@ def _save_adapter(folder: Path, model: Any, adapter_name: str) -> None:
     write_json(folder / "adapter" / "adapter_config.json", settings)
 
 
+def quantised(model: Any) -> bool:
+    """Whether an adapter was trained on weights of 4 or 8 bit, into which it cannot be merged."""
+    return isinstance(model, PeftModel) and bool(getattr(model.get_base_model(), "is_quantized", False))
+
+
+def on_parent(folder: Path, model: Any, adapter_name: str, parent: Callable[[], Any]) -> Any:
+    """The adapter of `model`, saved under `folder`, on `parent()`: the model that the stage started from, unquantised, on the CPU."""
+    _save_adapter(folder, model, adapter_name)
+    return PeftModel.from_pretrained(parent(), str(folder / "adapter"), adapter_name=adapter_name).eval()
+
+
 def save_policy(
-    folder: Path, model: Any, tokenizer: Any, turns: Sequence[Turn], adapter_name: str = "default"
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    turns: Sequence[Turn],
+    parent: Callable[[], Any],
+    adapter_name: str = "default",
 ) -> Published:
     """Save a policy and load it as a user does, on the device where it was trained; `turns` are what it is held against its adapter
-    on: "merged/kl" in nats a token (`divergence`) and "merged/kept", the share of the update (`merge`)."""
-    device, dtype = model.device, model.dtype
-    before = with_adapter(model, adapter_name, lambda: distributions(model, turns))
+    on: "merged/kl" in nats a token (`divergence`) and "merged/kept", the share of the update (`merge`).
+
+    An adapter on a quantised base is merged into `parent()`, the model that the stage started from as it was published, and held
+    against the adapter on that; "quantised/kl" is then from the policy as it was trained.
+    """
+    device, dtype, few_bits = model.device, model.dtype, quantised(model)
+    before = trained = with_adapter(model, adapter_name, lambda: distributions(model, turns))
+    if few_bits:
+        model = on_parent(folder, model, adapter_name, parent)
+        before = with_adapter(model, adapter_name, lambda: distributions(model, turns))
     stored = save_merged(folder, model, tokenizer, adapter_name)
     loaded: Any = load_causal(folder, tokenizer, dtype if stored is None else stored.dtype)
     loaded.to(device)
     if stored is None:
         return Published(loaded, dtype, None, {})
-    figures = {"merged/kl": divergence(before, distributions(loaded, turns)), "merged/kept": stored.kept}
+    after = distributions(loaded, turns)
+    figures = {"merged/kl": divergence(before, after), "merged/kept": stored.kept}
+    if few_bits:
+        figures["quantised/kl"] = divergence(trained, after)
     return Published(loaded, stored.dtype, stored, figures)
 
 

@@ -122,6 +122,9 @@ class LoraLinear(lora.Linear):
 
 
 def in_one_step(config: LoraConfig) -> LoraConfig:
-    """Have peft make its layers on nn.Linear of `LoraLinear`. Returns `config`."""
-    config._register_custom_module({nn.Linear: LoraLinear})
+    """Have peft make its layers on `Linear`, which `quick` has made of nn.Linear, of `LoraLinear`. Returns `config`.
+
+    Not on nn.Linear itself: peft asks isinstance, and the quantised layers of bitsandbytes are subclasses of it.
+    """
+    config._register_custom_module({Linear: LoraLinear})
     return config

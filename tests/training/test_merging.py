@@ -22,6 +22,10 @@ STEP = 2.0**-7  # of bfloat16 from 1 to 2
 TURNS = [([5, 9, 40], [33, 4, 1]), ([60], [17, 8, 9, 10, 1]), ([3, 4], [1])]
 
 
+def unused() -> Any:
+    raise AssertionError("only an adapter on a quantised base is merged into its parent")
+
+
 def one_layer(update: float) -> Any:
     """A linear layer of four ones in bfloat16, and an adapter that adds `update` to each."""
     net = nn.Sequential(nn.Linear(2, 2, bias=False)).to(torch.bfloat16)
@@ -92,7 +96,7 @@ def test_a_bfloat16_policy_is_published_as_it_was_trained(
 ) -> None:
     """Updates as small as a learning rate of 1e-5 makes them would be lost in bfloat16; large ones are not."""
     model = adapted(tiny_folder, tiny_tokenizer, torch.bfloat16, size, name)
-    saved = save_policy(tmp_path, model, tiny_tokenizer, TURNS, name)
+    saved = save_policy(tmp_path, model, tiny_tokenizer, TURNS, unused, name)
     kept, in_bfloat16 = kept_by_files(tiny_folder, tmp_path)
     assert saved.merged is not None and saved.dtype == dtype
     assert saved.figures["merged/kept"] == pytest.approx(kept, abs=1e-6) and kept >= 0.98
@@ -116,11 +120,13 @@ def test_a_published_policy_that_lacks_the_update_is_found(
     right = merging._parts
     monkeypatch.setattr(merging, "_parts", forgot)
     model = adapted(tiny_folder, tiny_tokenizer, torch.float32, 0.2)
-    assert save_policy(tmp_path, model, tiny_tokenizer, TURNS).figures["merged/kl"] > 0.1
+    assert save_policy(tmp_path, model, tiny_tokenizer, TURNS, unused).figures["merged/kl"] > 0.1
 
 
 def test_with_all_weights_trained_nothing_is_merged(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    saved = save_policy(tmp_path, load_causal(tiny_folder, tiny_tokenizer, torch.float32), tiny_tokenizer, TURNS)
+    saved = save_policy(
+        tmp_path, load_causal(tiny_folder, tiny_tokenizer, torch.float32), tiny_tokenizer, TURNS, unused
+    )
     assert (saved.figures, saved.merged, saved.dtype) == ({}, None, torch.float32)
 
 
@@ -158,7 +164,7 @@ def test_an_adapter_on_a_tied_output_layer_leaves_the_embedding(tiny_tokenizer: 
     base = load_causal(tmp_path / "base", tiny_tokenizer, torch.float32)
     lora = LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["lm_head"], init_lora_weights=False)
     model: Any = get_peft_model(base, lora).eval()
-    saved = save_policy(tmp_path / "made", model, tiny_tokenizer, TURNS)
+    saved = save_policy(tmp_path / "made", model, tiny_tokenizer, TURNS, unused)
     assert saved.figures["merged/kl"] < 1e-6
     again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "made").eval()
     embedding = load_file(tmp_path / "base" / "model.safetensors")["model.embed_tokens.weight"]

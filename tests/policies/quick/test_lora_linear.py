@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.settings.sections import Lora
 from policies.adapters import lora_config
 from policies.backbone import adapter, load_causal
-from policies.quick.linear import Linear, LoraLinear, _AdaptedProduct, in_one_step
+from policies.quick.linear import Linear, LoraLinear, _AdaptedProduct, in_one_step, quick
 
 # --- LoRA layers
 
@@ -26,6 +26,8 @@ def adapted(ours: bool, dtype: torch.dtype = torch.float32, bias: bool = False, 
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(IN, OUT, bias=bias), nn.Tanh(), nn.Linear(OUT, IN, bias=bias)).to(dtype)
     settings = LoraConfig(**{"r": RANK, "lora_alpha": 12, "target_modules": ["0", "2"], **config})
+    if ours:
+        quick(net)  # as every loader does
     model = get_peft_model(net, in_one_step(settings) if ours else settings)
     fill(model)
     layers = [m for m in model.modules() if isinstance(m, lora.Linear)]
@@ -157,7 +159,7 @@ def test_gradcheck() -> None:
 def test_switched_off_or_absent_it_is_the_base(peft_calls: Callable[[], int]) -> None:
     x = random(11, IN, seed=5)
     ours, plain = adapted(True), adapted(True).get_base_model()
-    base = nn.functional.linear(torch.tanh(nn.functional.linear(x, plain[0].weight)), plain[2].weight)
+    base = plain[2].base_layer(torch.tanh(plain[0].base_layer(x)))
     with ours.disable_adapter():
         assert torch.equal(ours(x), base)
     with adapter(ours, None):
