@@ -1,6 +1,5 @@
 """What does the policy say? Batched sampling of completions from token prompts, in the quickest way that is right for the model."""
 
-import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from policies.drawing import Choice, Completion, Record, Wanted, choose, noise
 from policies.plain_sampling import Way, by_forwards, by_generate
 from policies.quick.cached import cached
 from policies.quick.windows import short_windows
+from policies.told import tell
 from policies.untyped import Model, Noise
 
 WAYS: dict[str, tuple[Way, str]] = {
@@ -62,15 +62,12 @@ def sample(
 
 def way_of(model: Model) -> str:
     """The quickest of WAYS in which `model` says what it would in whole forwards: tried once, on a few tokens, with a window that they
-    pass. The model remembers it. One line on stderr says so where it is not the quickest."""
+    pass. The model remembers it. One line says so where it is not the quickest."""
     if "way_of_sampling" not in vars(model):
         *quick, last = WAYS
         found = next((name for name in quick if _right(model, WAYS[name][0])), last)
         if found != next(iter(WAYS)):
-            print(
-                f"{type(model).__name__}: sampled {WAYS[found][1]}, as its cache is not one of keys and values alone",
-                file=sys.stderr,
-            )
+            tell(f"{type(model).__name__}: sampled {WAYS[found][1]}, as its cache is not one of keys and values alone")
         model.way_of_sampling = found
     return str(vars(model)["way_of_sampling"])
 
