@@ -85,14 +85,17 @@ def adaptable(model: PreTrainedModel) -> set[str]:
         same = {name for name in runs if name.rpartition(".")[2] == leaf}
         if (why := _why_not(model, sorted(same), same)) is not None:
             refused[leaf] = why
-    if refused:
+    if refused and refused.keys() != {name.rpartition(".")[2] for name in runs}:
         why = next(iter(refused.values()))
         tell(
             f"lora: {type(model).__name__} keeps {', '.join(refused)} without an adapter, as peft cannot adapt them here: {why}"
         )
     sound = {name for name in runs if name.rpartition(".")[2] not in refused}
     if not sound:
-        raise BackboneError(f"lora: {type(model).__name__} has no linear layer that can be adapted; set tuning: full")
+        why = next(iter(refused.values()), "none is run by a text")
+        raise BackboneError(
+            f"lora: {type(model).__name__} has no linear layer that can be adapted ({why}); use another architecture"
+        )
     return sound
 
 
@@ -175,7 +178,7 @@ def _why_not(model: nn.Module, targets: str | list[str], wanted: set[str]) -> st
     trained = [p for p in model.parameters() if p.requires_grad]  # peft freezes what it adapts
     try:
         config = in_one_step(LoraConfig(r=1, target_modules=targets if isinstance(targets, str) else list(targets)))
-        adapted = get_peft_model(clone, config)
+        adapted = get_peft_model(clone, config).eval()
         loaded: Foreign = set_peft_model_state_dict(adapted, get_peft_model_state_dict(adapted))
     except Exception as error:  # peft names its own reasons
         return reason(error)
@@ -187,6 +190,14 @@ def _why_not(model: nn.Module, targets: str | list[str], wanted: set[str]) -> st
         return "peft would adapt the experts in its place"
     if any("lora_" in key for key in loaded.missing_keys):
         return "peft would lose it on its way through a file"
+    ids, mask = trial_rows(model)
+    learned = [p for p in adapted.parameters() if p.requires_grad]
+    try:
+        with torch.enable_grad():
+            states = decoder(clone)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            torch.autograd.grad(states.square().mean(), learned, allow_unused=True)
+    except Exception as error:  # a backward pass of somebody's own
+        return f"no gradient reaches it while dropout is off, {reason(error)}"
     return None
 
 

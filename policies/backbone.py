@@ -209,13 +209,19 @@ def output_head(model: nn.Module) -> nn.Linear:
     return heads[-1]
 
 
+def recomputed_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers that `checkpointed` recomputes: transformers' own choice, the outermost where one lies in another."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)}
+    return [m for name, m in layers.items() if not any(name.startswith(f"{other}.") for other in layers)]
+
+
 @contextmanager
 def checkpointed(model: nn.Module, on: bool, active: str | None) -> Iterator[None]:
     """Within the block, if `on`, decoder layers keep no activations and recompute them in the backward pass, with adapter `active`.
 
     transformers would do so in training mode only, in which dropout is at work too; so each layer's forward is wrapped here.
     """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    layers = recomputed_layers(model) if on else []
 
     def again() -> tuple[Foreign, Foreign]:
         return nullcontext(), adapter(model, active) if isinstance(model, PeftModel) else nullcontext()

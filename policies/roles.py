@@ -9,12 +9,12 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from policies.backbone import adapter, checkpointed
+from policies.backbone import adapter, checkpointed, recomputed_layers
 from policies.logprobs import Batch, token_logprobs
 from policies.quick.linear import LoraLinear
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk, find_trunk, first_adapted
-from policies.trials import decoder, output_layer
+from policies.trials import close, decoder, output_layer, tell, trial_rows
 from policies.untyped import Foreign, Model
 
 # Names of the adapters. None may be that of a module: where a base has one called value, as BERT's attention has, peft would take its
@@ -51,6 +51,7 @@ class Roles(nn.Module):
                 trained |= name.startswith(("policy.", "critic."))
             parameter.requires_grad_(trained)
         self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
+        self._recomputes: bool | None = None  # whether that gives the same gradients; tried when it is first asked for
         self.trunk: Trunk | None = None
         self._sampler: nn.Module | None = None
         if self.lora:
@@ -93,7 +94,8 @@ class Roles(nn.Module):
         module = self.policy if self.lora else apart[role]
         assert module is not None, f"no model plays {role}"
         active = None if role == "reference" else role
-        with checkpointed(module, self.checkpointing and torch.is_grad_enabled(), active):
+        recompute = self.checkpointing and torch.is_grad_enabled() and self.recomputes()
+        with checkpointed(module, recompute, active):
             if self.lora:
                 with adapter(self.policy, active):
                     if self.trunk is not None and self.on_trunk(role):
@@ -104,6 +106,28 @@ class Roles(nn.Module):
                     ).last_hidden_state
             body = module if role == VALUE else decoder(module)
             return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def recomputes(self) -> bool:
+        """Whether the policy's gradients are the same with activations that are recomputed: tried once, on a few tokens."""
+        if self._recomputes is None:
+            body, active = decoder(self.policy), POLICY if self.lora else None
+            ids, mask = trial_rows(self.causal)
+            learned = [p for p in self.policy.parameters() if p.requires_grad]
+            found = []
+            for on in (False, True):
+                with (
+                    adapter(self.policy, active) if self.lora else nullcontext(),
+                    checkpointed(self.policy, on, active),
+                ):
+                    states = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
+                    found.append(torch.autograd.grad(states.square().mean(), learned, allow_unused=True))
+            kept, again = ([grad for grad in grads if grad is not None] for grads in found)
+            layers = recomputed_layers(self.policy)
+            self._recomputes = bool(layers) and len(kept) == len(again) and all(map(close, again, kept))
+            if not self._recomputes:
+                name = type(self.causal).__name__
+                tell(f"{name}: its layers cannot be recomputed, so gradient_checkpointing saves no memory")
+        return self._recomputes
 
     def on_trunk(self, role: str) -> bool:
         """Whether `role` leaves the layers of the trunk, if there is one, as they are. A reward adapter may reach deeper."""
