@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from policies.blueprint import without_numbers
 from policies.quick.linear import Linear, in_one_step
 from policies.trials import BackboneError, close, decoder, reason, tell, trial_rows
 from policies.untyped import AnyFunction, Foreign
@@ -136,10 +137,13 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     token was sent to. Not those whose weight is read past their forward: what an adapter adds there would be lost."""
     called: set[int] = set()
     odd: set[int] = set()  # linear layers by their class that are more than a product
+    unread = model.device.type == "meta"  # before its weights are read: the same forward, on tensors without numbers
+    if unread:
+        model = copy.deepcopy(model)
 
     def note(module: Foreign, given: tuple[Foreign, ...], out: Foreign) -> None:
         called.add(id(module))
-        if type(module) in KNOWN or not isinstance(module, LINEAR) or not module.weight.is_floating_point():
+        if unread or type(module) in KNOWN or not isinstance(module, LINEAR) or not module.weight.is_floating_point():
             return  # quantised weights have layers of peft's own
         try:
             plain = close(nn.functional.linear(given[0], module.weight, module.bias), out)
@@ -149,10 +153,14 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
             odd.add(id(module))
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
-    ids, mask = trial_rows(model)
     try:
-        with _Read() as read:
-            model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if unread:
+            with without_numbers(model) as mode, mode, _Read() as read:
+                model(input_ids=torch.zeros(1, 9, dtype=torch.long), use_cache=False)
+        else:
+            ids, mask = trial_rows(model)
+            with _Read() as read:
+                model(input_ids=ids, attention_mask=mask, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

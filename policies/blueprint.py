@@ -1,9 +1,12 @@
 """What can be known of a model before its weights are read? Its parts, built from its config without memory, and how long a text it reads."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -19,13 +22,40 @@ def config_at(path: str | Path, revision: str | None = None) -> ModelConfig:
     return AutoConfig.from_pretrained(str(path), revision=revision or "main")
 
 
-def blueprint(config: ModelConfig, kind: Foreign = AutoModelForCausalLM) -> Model:
-    """The model of `config` in eval mode, its weights on the meta device: shapes without numbers, in no memory. Integers, such as tables of
+def blueprint(
+    config: ModelConfig,
+    kind: Foreign = AutoModelForCausalLM,
+    *,
+    integers: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """The model of `config` in eval mode, its weights on the meta device: shapes without numbers, in no memory. `integers`, such as tables of
     positions, are real. Raises what the model's class raises."""
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
-        stack.enter_context(_RealIntegers())
-        return kind.from_config(config).eval()
+        if integers:
+            stack.enter_context(_RealIntegers())
+        return kind.from_config(config, dtype=dtype or torch.float32).eval()
+
+
+@contextmanager
+def without_numbers(model: Model) -> Iterator[FakeTensorMode]:
+    """Within the block weights and buffers of `model` are tensors of the CPU by all that a forward can ask, but hold no numbers."""
+    mode, known = FakeTensorMode(allow_non_fake_inputs=True), dict[int, Tensor]()
+    for module in model.modules():
+        stores: tuple[dict[str, Foreign], ...] = (module._parameters, module._buffers)
+        for store in stores:
+            for name, tensor in store.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in known:
+                    with mode:
+                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                    known[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                    )
+                store[name] = known[id(tensor)]
+    yield mode
 
 
 def readable(path: str | Path, revision: str | None = None) -> int | None:

@@ -99,12 +99,18 @@ def spec_of(point: Point, model: Path, prompts: Path, dtype: str) -> Spec:
 
 def needed_gb(point: Point, spec: Spec) -> float:
     """About the memory that a point's process takes, GB: what stage ppo counts before it starts, on a process of 0.7 GB."""
+    import torch
+
     from pipeline.bench.ours import settings
     from pipeline.settings.config import Config
     from pipeline.training.preflight import needs
+    from policies.footprint import footprint
+    from policies.precision import Held, pick_dtype
 
-    shape = model_config(point.model)
-    return sum(needs(Config(ppo=settings(spec)), shape, True, PROMPT, 0.7e9, SIZES[spec.dtype]).values())
+    section = settings(spec)
+    held = Held(pick_dtype(spec.dtype, torch.device("cpu")))
+    model = footprint(model_config(point.model), held, section.lora)
+    return sum(needs(Config(ppo=section), model, 0.0, PROMPT, 0.7e9).values())
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:

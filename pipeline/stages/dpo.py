@@ -23,6 +23,7 @@ from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
+from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
@@ -56,6 +57,11 @@ def run(config: Config, run: Run) -> Manifest:
     folder = working_folder(run, "dpo", config)
     accelerator.wait_for_everyone()
     ranked, groups, held_out = _groups(tokenizer, config, run)
+    pairs = [2 * len(g.prompt) + sum(sorted(map(len, g.completions))[-2:]) for g in groups]
+    longest = max(len(g.prompt) + max(map(len, g.completions)) for g in groups)
+    preflight.of_trainer(
+        "dpo", config, run, run.folder("sft"), preflight.Rows.of(pairs, section, longest), reference=True
+    )
     order = batched_order([max(len(g.prompt) + len(c) for c in g.completions) for g in groups], section, config.seed)
     chosen = drawn_pairs(groups, order, config.seed)
     rows = [_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]

@@ -26,6 +26,7 @@ from pipeline.settings.baselines import KTO
 from pipeline.settings.config import Config
 from pipeline.stages.dpo import as_tokens, implicit_rewards
 from pipeline.statistics import prompt_index
+from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
@@ -57,7 +58,9 @@ def run(config: Config, run: Run) -> Manifest:
     accelerator.wait_for_everyone()
     source, examples, held_out = _examples(tokenizer, config, run)
     _check_lengths([*examples, *held_out], config, run)
-    order = batched_order([len(e.prompt) + max(map(len, e.completions)) for e in examples], section, config.seed)
+    lengths = [len(e.prompt) + max(map(len, e.completions)) for e in examples]
+    preflight.of_trainer("kto", config, run, run.folder("sft"), preflight.Rows.of(lengths, section), reference=True)
+    order = batched_order(lengths, section, config.seed)
     liked = sum(examples[i].liked for i in order)
     weights = weights_of(section, liked, len(order) - liked)
     rows = rows_of(examples, order, section.batch_size, config.seed)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import get_peft_model
+from transformers import AutoModelForSequenceClassification
 
 from data.schema import Ranking
 from pipeline.artifacts.errors import ArtifactError
@@ -26,6 +27,7 @@ from pipeline.pages.progress import bar
 from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
+from pipeline.training import preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits, prompt_rows
@@ -78,6 +80,13 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
     limit = _check_lengths(ranked, groups, policy_tokenizer, config, run, stage)
+    rows = preflight.Rows.of(
+        [sum(map(len, g["input_ids"])) for g in groups],
+        section,
+        max(len(one) for g in groups for one in g["input_ids"]),
+    )
+    base = section.model or run.folder("sft")
+    preflight.of_trainer(stage, config, run, base, rows, kind=AutoModelForSequenceClassification)
     model = _untrained(config, run, tokenizer, device)
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)

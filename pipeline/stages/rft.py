@@ -18,6 +18,7 @@ from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
+from pipeline.training import preflight
 from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
@@ -27,6 +28,8 @@ from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows
 from policies.episodes import prompt_order
 from policies.template import Lesson, encode_prompt
 
+SAMPLED = 64  # completions that are decoded together
+
 
 def run(config: Config, run: Run) -> Manifest:
     accelerator = make_accelerator()
@@ -35,7 +38,9 @@ def run(config: Config, run: Run) -> Manifest:
     folder = working_folder(run, "rft", config)
     accelerator.wait_for_everyone()
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
-    _check_lengths(tokenizer, asked, config, run)
+    lengths = _check_lengths(tokenizer, asked, config, run)
+    rows = preflight.Rows.of(lengths, section, sampled=SAMPLED, length=max(lengths))
+    preflight.of_trainer("rft", config, run, run.folder("sft"), rows, scored=True)
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     before = answer_held_out(model, tokenizer, asked, score, config)
@@ -82,11 +87,13 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run.folder("rft"), figures, f'make compare RUN={run.name} MODELS="sft ppo rft"')
 
 
-def _check_lengths(tokenizer: Any, asked: list[Prompt], config: Config, run: Run) -> None:
-    """Raise ConfigError where a prompt and its completion are more than the sft model reads."""
+def _check_lengths(tokenizer: Any, asked: list[Prompt], config: Config, run: Run) -> list[int]:
+    """Most tokens of a training prompt and its completion, prompt by prompt. Raises ConfigError where that is more than the sft model reads."""
     said = prompt_rows(tokenizer, asked)
     check_fits("rft", run.folder("sft"), said, "ppo.response_length", config.ppo.response_length)
-    check_fits("rft", run.folder("sft"), prompt_rows(tokenizer, prompts(run, "train")), *new_tokens(config, "rft"))
+    rows, (setting, more) = prompt_rows(tokenizer, prompts(run, "train")), new_tokens(config, "rft")
+    check_fits("rft", run.folder("sft"), rows, setting, more)
+    return [length + more for _, length in rows]
 
 
 def _sampled(
@@ -111,7 +118,7 @@ def _sampled(
             how=config.rft.generation.resolved(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,
             stream="rft",
-            batch_size=64,
+            batch_size=SAMPLED,
             progress=progress.update,
         )
     accelerator.wait_for_everyone()

@@ -17,6 +17,7 @@ from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
+from pipeline.training import preflight
 from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
@@ -37,6 +38,9 @@ def run(config: Config, run: Run) -> Manifest:
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
     rows = prompt_rows(tokenizer, [*prompts(run, "train"), *asked])
     check_fits("rloo", run.folder("sft"), rows, "ppo.response_length", config.ppo.response_length)
+    lengths = [length + config.ppo.response_length for _, length in rows]
+    held = preflight.Rows.of(lengths, section, sampled=section.batch_size, length=max(lengths))
+    preflight.of_trainer("rloo", config, run, run.folder("sft"), held, scored=True, reference=True)
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     before = answer_held_out(model, tokenizer, asked, score, config)

@@ -20,6 +20,7 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
+from pipeline.training import preflight
 from pipeline.training.context import base_model, closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.holding import as_published, to_train
@@ -46,6 +47,8 @@ def run(config: Config, run: Run) -> Manifest:
     folder = working_folder(run, "sft", config)
     accelerator.wait_for_everyone()
     lessons, held_out, counts = _lessons(tokenizer, path, config, run)
+    rows = preflight.Rows.of([len(lesson.ids) for lesson in lessons], section)
+    preflight.of_trainer("sft", config, run, path, rows, revision=config.revision)
     dtype = pick_dtype(config.dtype, accelerator.device)
     held = to_train(config, accelerator.device, section.tuning)
     model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)

@@ -1,95 +1,192 @@
-"""Will it fit? What a PPO run needs in memory, counted from shapes before anything is loaded, and what there is."""
+"""Will it fit? What a stage that trains needs in memory, counted on its models before anything is loaded, and what there is."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.sections import Stepwise, Training
+from policies.blueprint import config_at
 from policies.episodes import ROLLOUT_BATCH
-from policies.precision import pick_dtype
-from policies.quick.activations import kept_numbers
+from policies.footprint import Footprint, footprint, weights_of
+from policies.precision import Held, pick_dtype
 
 GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
+LOGITS = 3  # float32 copies of a micro-batch's logits in a Trainer's step: themselves, their logarithms, their gradient
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one micro-batch of a Trainer holds, and what is sampled beside training."""
+
+    tokens: float  # of the heaviest micro-batch
+    longest: int  # tokens of the longest row
+    sampled: int  # rows that are decoded together
+    length: int  # their tokens, prompt and completion
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], section: Stepwise, longest: int | None = None, sampled: int = 0, length: int = 0
+    ) -> "Rows":
+        """Those of `lengths`, tokens of all that belong to one row; rows of like length stand together. `longest`: of one text, where a row is
+        several."""
+        heavy = float(sum(sorted(lengths)[-section.per_device_train_batch_size :]))
+        return cls(heavy, longest or max(lengths, default=0), sampled, length)
 
 
 def needs(
-    config: Config,
-    shape: Any,
-    rides_on_base: bool,
-    widest: int,
-    resident: float,
-    frozen_bytes: int,
-    processes: int = 1,
+    config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
 ) -> dict[str, float]:
-    """GB by part, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning takes
-    beside them, whichever is more: the other finds its memory free.
+    """GB by part of a PPO run, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning
+    takes beside them, whichever is more: the other finds its memory free.
 
-    `shape` is the transformers config of the policy; `rides_on_base` says that the reward model is an adapter on it; `widest` is the
-    longest prompt in tokens, `resident` the process's bytes now, `frozen_bytes` those of one frozen number. With several `processes` policy
-    and critic are differentiated together.
+    `model` is the policy; `beside` the bytes of reward models that are no adapter on it; `widest` the longest prompt in tokens, `resident` the
+    process's bytes now. With several `processes` policy and critic are differentiated together.
     """
-    section, text = config.ppo, shape.get_text_config()
-    hidden, inner, layers, vocabulary = (
-        text.hidden_size,
-        getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        text.num_hidden_layers,
-        text.vocab_size,
-    )
-    heads = text.num_attention_heads
-    kv = hidden * (getattr(text, "num_key_value_heads", None) or heads) // heads
-    matrices = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner
-    outside = vocabulary * hidden * (1 if getattr(text, "tie_word_embeddings", False) else 2)
-    adapted = layers
-    if section.tuning == "lora" and section.lora.layers is not None:
-        adapted = min(layers, int(section.lora.layers.split()[1]))
-    model = matrices * layers + outside
-    learned_reward = "reward" in section.reward_funcs
+    section = config.ppo
     parts = {"process": resident / GB}
     if section.tuning == "lora":
-        lora = section.lora.r * adapted * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + inner))
-        merged = matrices * adapted if frozen_bytes == 4 or section.engine != "transformers" else 0
-        parts["weights"] = (model + (model if learned_reward and not rides_on_base else 0)) * frozen_bytes / GB
-        trained = lora * (2 if section.value == "adapter" else 1)
+        parts["weights"] = (model.weights + beside) / GB
+        trained = model.trained * (2 if section.value == "adapter" else 1)
+        merged = model.adapted if model.size == 4 or section.engine != "transformers" else 0.0
     else:
-        critic = matrices * layers + vocabulary * hidden if section.value == "adapter" else 0
-        parts["weights"] = (model + (model if learned_reward else 0)) * 4 / GB  # the reference, and the reward model
-        trained, merged = model + critic, 0
+        parts["weights"] = (model.weights + beside) / GB  # the reference, and the reward models
+        trained, merged = model.numbers + (model.body if section.value == "adapter" else 0), 0.0
     parts["training"] = trained * ADAM * 4 / GB
-    number = 4 if section.tuning == "full" else frozen_bytes
-    a_token = kept_numbers(text, adapted) * number
-    tokens = max(section.micro_batch_tokens, widest + section.response_length)
+    longest = widest + section.response_length
+    tokens = max(section.micro_batch_tokens, longest)
     kept = section.keep_activations if section.num_mini_batches == 1 and processes == 1 else 0.0
-    if number == 4 and section.engine == "transformers":
+    if model.size == 4 and section.engine == "transformers":
         kept = 0.0  # the rollout's log-probabilities serve: nothing is run twice, so nothing is kept
-    if section.gradient_checkpointing:
-        a_token = adapted * hidden * number + kept_numbers(text, 1) * number
-    completion_share = section.response_length / max(section.response_length + widest, 1)
-    cached = 2 * layers * kv * min(section.batch_size, ROLLOUT_BATCH) * (widest + section.response_length)
-    sampling = {"merged copy": merged * frozen_bytes / GB, "cache": cached * frozen_bytes / GB}
+    activations = _activations(model, section, tokens, longest)
+    share = section.response_length / max(longest, 1)
+    sampling = {
+        "merged copy": merged / GB,
+        "cache": model.cached(longest) * min(section.batch_size, ROLLOUT_BATCH) / GB,
+    }
     learning = {
-        "activations": a_token * tokens * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
-        "logits": vocabulary * (tokens * completion_share * number + 3 * 256 * 4) / GB,
+        "activations": activations * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
+        "logits": model.vocabulary * (tokens * share * model.size + 3 * 256 * 4) / GB,
     }
     return parts | max(sampling, learning, key=lambda one: sum(one.values()))
 
 
+def trainer_needs(section: Stepwise, model: Footprint, beside: float, rows: Rows, resident: float) -> dict[str, float]:
+    """GB by part of a stage that transformers' Trainer runs, about, as `needs` counts them. `beside`: bytes of the models that are not
+    trained, a reference or a reward model."""
+    frozen = model.weights if section.tuning == "lora" else 0.0
+    parts = {
+        "process": resident / GB,
+        "weights": (frozen + beside) / GB,
+        "training": model.trained * ADAM * 4 / GB,
+    }
+    sampling = {"cache": model.cached(rows.length) * rows.sampled / GB}
+    learning = {
+        "activations": _activations(model, section, rows.tokens, rows.longest) / GB,
+        "logits": rows.tokens * model.vocabulary * LOGITS * 4 / GB,
+    }
+    return parts | max(sampling, learning, key=lambda one: sum(one.values()))
+
+
+def _activations(model: Footprint, section: Training, tokens: float, longest: int) -> float:
+    """Bytes kept between forward and backward; with checkpointing one layer's, and what enters each."""
+    if not section.gradient_checkpointing:
+        return model.activations(tokens, longest)
+    return tokens * model.depth * model.hidden * model.size + model.activations(tokens, longest) / max(model.depth, 1)
+
+
 def line(config: Config, run: Run, widest: int) -> str:
     """The line to print before PPO starts. Raises ConfigError, before anything is loaded, where it does not fit."""
-    import psutil
+    section = config.ppo
+    try:
+        model = policy(config, run.folder("sft"), section)
+        beside = scorers(config, run)
+    except Exception as error:
+        return _not_counted("ppo", error)
+    return check("ppo", needs(config, model, beside, widest, _resident(), run.world_size), *available())
+
+
+def of_trainer(
+    stage: str,
+    config: Config,
+    run: Run,
+    source: str | Path,
+    rows: Rows,
+    *,
+    revision: str | None = None,
+    scored: bool = False,
+    reference: bool = False,
+    kind: Any = None,
+) -> None:
+    """Print the line before the Trainer of `stage` starts on the model at `source`, on the first process. Raises ConfigError as `line` does.
+
+    `scored`: the score that ppo maximises stands beside the model; `reference`: so does a copy of it where all of it is trained.
+    """
+    section: Stepwise = config.reward if stage == "gold" else getattr(config, stage)
+    try:
+        model = policy(config, source, section, revision, kind)
+        beside = scorers(config, run, alone=True) if scored else 0.0
+        beside += model.weights if reference and section.tuning == "full" else 0.0
+        told = check(stage, trainer_needs(section, model, beside, rows, _resident()), *available())
+    except ConfigError:
+        raise
+    except Exception as error:
+        told = _not_counted(stage, error)
+    if run.main_process:
+        print(told, flush=True)
+
+
+def policy(
+    config: Config, source: str | Path, section: Training, revision: str | None = None, kind: Any = None
+) -> Footprint:
+    """The model at `source` as `section` trains it: with an adapter on what the recipe's dtype holds, or whole in float32."""
     import torch
-    from transformers import AutoConfig
+    from transformers import AutoModelForCausalLM
+
+    how = _frozen(config) if section.tuning == "lora" else Held(torch.float32)
+    lora = section.lora if section.tuning == "lora" else None
+    return footprint(config_at(source, revision), how, lora, kind or AutoModelForCausalLM)
+
+
+def scorers(config: Config, run: Run, alone: bool = False) -> float:
+    """Bytes of the reward models of the score that are models of their own; `alone`: even one that could be an adapter on the policy."""
+    from transformers import AutoModelForSequenceClassification
 
     from pipeline.training.roles import reward_on_base
 
-    on_base = reward_on_base(config, run)
+    total = 0.0
+    for name in config.ppo.reward_funcs:
+        if name == "reward" and config.ppo.tuning == "lora" and not alone and reward_on_base(config, run):
+            continue
+        if name != "reward" and ":" in name and not Path(name).exists():
+            continue  # a function
+        folder = run.folder("reward") if name == "reward" else name
+        total += weights_of(config_at(folder), _frozen(config), AutoModelForSequenceClassification)
+    return total
+
+
+def _frozen(config: Config) -> Held:
+    """How weights that are not trained are held."""
+    import torch
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resident = float(psutil.Process().memory_info().rss) if device.type == "cpu" else 0.0
-    shape = AutoConfig.from_pretrained(str(run.folder("sft")))
-    return check(
-        needs(config, shape, on_base, widest, resident, pick_dtype(config.dtype, device).itemsize, run.world_size),
-        *available(),
-    )
+    return Held(pick_dtype(config.dtype, device), quantization=getattr(config, "quantization", None))
+
+
+def _resident() -> float:
+    """Bytes of this process now, where they are of the memory that is counted."""
+    import psutil
+    import torch
+
+    return 0.0 if torch.cuda.is_available() else float(psutil.Process().memory_info().rss)
+
+
+def _not_counted(stage: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{stage}: what it needs in memory was not counted, as its model cannot be built without weights ({type(error).__name__}: {reason})"
 
 
 def available() -> tuple[float, str]:
@@ -106,24 +203,27 @@ def available() -> tuple[float, str]:
     return free / GB, "here"
 
 
-def check(parts: dict[str, float], free: float, where: str) -> str:
-    """The line to print, or ConfigError where the run does not fit. What is resident already is not needed again."""
+def check(stage: str, parts: dict[str, float], free: float, where: str) -> str:
+    """The line to print, or ConfigError where the stage does not fit. What is resident already is not needed again."""
     total = sum(parts.values())
     shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size >= 0.01)
     if total - parts["process"] > free:
         largest = max((name for name in parts if name != "process"), key=lambda name: parts[name])
+        ppo, section = stage == "ppo", "reward" if stage == "gold" else stage
+        rows = "ppo.micro_batch_tokens" if ppo else f"{section}.per_device_train_batch_size"
+        further = " or ppo.keep_activations" if ppo else ""
         remedy = {
-            "activations": "lower ppo.micro_batch_tokens or ppo.keep_activations, or set ppo.gradient_checkpointing=true",
-            "logits": "lower ppo.micro_batch_tokens",
+            "activations": f"lower {rows}{further}, or set {section}.gradient_checkpointing=true",
+            "logits": f"lower {rows}",
             "merged copy": "adapt fewer layers (ppo.lora.layers), or set dtype=bfloat16",
-            "cache": "lower ppo.batch_size or ppo.response_length",
-            "training": "set ppo.tuning=lora, or ppo.value=shared",
+            "cache": f"lower {'ppo' if ppo else section}.batch_size or ppo.response_length",
+            "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
             "weights": "set dtype=bfloat16, or take a smaller model",
         }[largest]
         raise ConfigError(
-            f"ppo: needs about {_gb(total)} GB ({shown}) and {_gb(free)} GB are free {where}, most of it for {largest}; {remedy}"
+            f"{stage}: needs about {_gb(total)} GB ({shown}) and {_gb(free)} GB are free {where}, most of it for {largest}; {remedy}"
         )
-    return f"ppo: needs about {_gb(total)} GB ({shown}); {_gb(free)} GB are free {where}"
+    return f"{stage}: needs about {_gb(total)} GB ({shown}); {_gb(free)} GB are free {where}"
 
 
 def _gb(size: float) -> str:
