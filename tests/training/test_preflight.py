@@ -86,7 +86,7 @@ def test_what_costs_less_is_less() -> None:
 
 
 def test_a_stage_of_the_trainer_by_hand() -> None:
-    """The heaviest micro-batch: 4 rows of like length, 40 + 30 + 30 + 20 tokens; logits three times in float32."""
+    """The heaviest micro-batch: 4 rows of like length, 40 + 30 + 30 + 20 tokens; logits in float32, so many times."""
     section = Config().sft.model_copy(update={"per_device_train_batch_size": 4})
     rows = Rows.of([5, 40, 30, 20, 30, 7], section)
     assert (rows.tokens, rows.longest) == (120, 40)
@@ -94,7 +94,7 @@ def test_a_stage_of_the_trainer_by_hand() -> None:
     assert found["weights"] * 1e9 == pytest.approx(MODEL * 4 + 3e6)
     assert found["training"] * 1e9 == pytest.approx(16 * 1900 * 4 * 16)
     assert found["activations"] * 1e9 == pytest.approx(ADAPTED.activations(120, 40))
-    assert found["logits"] * 1e9 == pytest.approx(120 * 1000 * 3 * 4)
+    assert found["logits"] * 1e9 == pytest.approx(120 * 1000 * preflight.LOGITS * 4)
     whole = trainer_needs(section.model_copy(update={"tuning": "full"}), WHOLE, 0.0, rows, 5e8)
     assert whole["weights"] == 0 and whole["training"] * 1e9 == pytest.approx(MODEL * 16)
     sampling = trainer_needs(section, ADAPTED, 0.0, replace(rows, sampled=1000, length=50), 5e8)
