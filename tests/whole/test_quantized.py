@@ -35,7 +35,7 @@ SHRUNK = [
     *("sft.tuning=lora", "sft.max_steps=4", "sft.learning_rate=1e-2"),
     *("reward.max_steps=4", "reward.normalise_samples=16", "reward.lora.layers=last 1"),
     *("ppo.total_episodes=48", "ppo.batch_size=16", "ppo.response_length=12", "ppo.eval_prompts=6"),
-    "ppo.missing_eos_score=null",  # few of these completions end, and with one score for all others rloo learns nothing,
+    "ppo.missing_eos_score=null",  # few of these completions end, and with one score for all others rloo learns nothing
     *("rloo.batch_size=8", "rloo.per_device_train_batch_size=4", "dpo.max_steps=3", "kto.max_steps=3"),
     *("rft.tuning=lora", "rft.max_steps=3", "best_of_n.n=4", "best_of_n.prompts=6"),
     *("compare.prompts=6", "compare.perplexity_rows=4", "compare.models=[base,sft,ppo,dpo,kto,rloo,rft,best_of_4]"),
