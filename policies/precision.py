@@ -6,14 +6,26 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig
 
+from policies.told import tell
 from policies.untyped import Arguments, Foreign, Model
+
+FLASH = "flash_attention_2"
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """dtype of frozen weights. `auto` is float32 on CPU, where few processors have fast bfloat16 products, bfloat16 elsewhere."""
+    """dtype of frozen weights. `auto` is bfloat16, but float32 on a CPU without tiles for it: its products of bfloat16 are
+    slower than those of float32, with avx512_bf16 too."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return torch.float32 if device.type == "cpu" and not has_tiles() else torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def has_tiles() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in tiles (Intel's AMX) and the kernel lets us."""
+    asked = (
+        getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_init_amx")
+    )  # private still in 2.13
+    return all(ask is not None and ask() for ask in asked)
 
 
 @dataclass(frozen=True)
@@ -35,15 +47,21 @@ def loading(how: Held, loader: Foreign, path: str | Path, revision: str | None) 
     found: dict[str, Arguments] = {"dtype": "auto" if how.unrounded else how.dtype}
     if how.attention is not None:
         found["attn_implementation"] = how.attention
+    if how.attention == FLASH:  # it runs nowhere else, and what a model does is tried right after loading
+        found["device_map"] = {"": torch.cuda.current_device()}
     if how.quantization is not None:
         found["quantization_config"] = _quantised(how, _heads(loader, path, revision))
     return found
 
 
 def finished(model: Model, how: Held) -> None:
-    """Widen the numbers of a model that was loaded in its checkpoint's own dtype, where `how` asks for more."""
+    """Widen the numbers of a model that was loaded in its checkpoint's own dtype, where `how` asks for more; and let one in float32,
+    which flash attention does not compute, take sdpa."""
     if how.unrounded and (wider := torch.promote_types(model.dtype, how.dtype)) != model.dtype:
         model.to(wider)
+    if how.attention == FLASH and model.dtype == torch.float32:
+        model.set_attn_implementation("sdpa")
+        tell(f"{type(model).__name__}: {FLASH} computes no float32, so attention is sdpa in this model")
 
 
 def _quantised(how: Held, heads: list[str]) -> BitsAndBytesConfig:

@@ -239,7 +239,7 @@ class Config(Section):
     model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
     revision: str | None = Field(None, description="revision of a Hub model")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of frozen weights; auto: float32 on CPU, bfloat16 on GPU"
+        "auto", description="of frozen weights; auto: bfloat16 on GPU and on a CPU with AMX tiles, else float32"
     )
     quantization: Literal["nf4", "fp4", "int8"] | None = Field(
         None,

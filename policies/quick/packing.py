@@ -8,7 +8,7 @@ import heapq
 import inspect
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -38,6 +38,8 @@ class Lanes:
     positions: Tensor  # (lanes, W) int64, its position in its row
     place: Tensor  # (T,) int64, which of lanes·W each token went to
     target: Tensor  # (T,) int64, which of B·L it came from
+    bounds: Tensor | None = None  # of one lane: (rows + 1,) int32, where each row begins, and T
+    longest: int = 0  # of one lane: tokens of its longest row
 
 
 def lay(lengths: Sequence[int], reach: float, limit: float = math.inf) -> list[list[int]] | None:
@@ -64,9 +66,13 @@ def lay(lengths: Sequence[int], reach: float, limit: float = math.inf) -> list[l
     return best
 
 
-def lanes(lengths: Sequence[int], width: int, reach: float, limit: float, device: torch.device) -> Lanes | None:
-    """`lay` as tensors, for rows padded to `width`; None where padding is as cheap."""
-    dealt = lay(lengths, reach, limit)
+def lanes(
+    lengths: Sequence[int], width: int, reach: float, limit: float, device: torch.device, one: bool = False
+) -> Lanes | None:
+    """`lay` as tensors, for rows padded to `width`, or with `one` all rows in a single lane for an attention that is told its bounds
+    and has no cost between rows; None where padding is as cheap."""
+    padded = sum(lengths) >= MOST_OF_PADDED_COST * len(lengths) * width
+    dealt = lay(lengths, reach, limit) if not one else None if padded else [list(range(len(lengths)))]
     if dealt is None:
         return None
     places = max(sum(lengths[row] for row in lane) for lane in dealt)
@@ -77,7 +83,10 @@ def lanes(lengths: Sequence[int], width: int, reach: float, limit: float, device
     place, target = (start.repeat_interleave(counts) + own, (rows * width).repeat_interleave(counts) + own)
     source, positions = torch.zeros(2, len(dealt) * places, dtype=torch.long)
     source[place], positions[place] = target, own
-    return Lanes(*moved((source.view(-1, places), positions.view(-1, places), place, target), device))
+    given = (source.view(-1, places), positions.view(-1, places), place, target, torch.tensor([*starts, places]))
+    source, positions, place, target, bounds = moved(given, device)
+    laid = Lanes(source, positions, place, target)
+    return replace(laid, bounds=bounds.int(), longest=max(lengths)) if one else laid
 
 
 def _before(counts: Iterable[int]) -> list[int]:
@@ -101,6 +110,9 @@ class Packed:
         if embedded is None:
             embedded = self.get_input_embeddings()(input_ids)
         given = {"inputs_embeds": embedded.flatten(0, 1)[laid.source], "position_ids": laid.positions}
+        if laid.bounds is not None:  # transformers would find them in the positions, in every layer
+            given |= dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), laid.bounds)
+            given |= dict.fromkeys(("max_length_q", "max_length_k"), laid.longest)
         out = whole(**others | given | {"use_cache": False})
         hidden = out.last_hidden_state.flatten(0, 1)
         states = hidden.new_zeros((attention_mask.numel(), hidden.shape[1]))
@@ -110,14 +122,11 @@ class Packed:
 
 
 def _plain(others: dict[str, Json], config: ModelConfig) -> bool:
-    """Whether a decoder is asked for final states alone: no cache, no positions of the caller's, nothing else by row.
-
-    And whether its attention is one that tells the rows of several lanes apart; transformers' flash attention takes but one lane.
-    """
+    """Whether a decoder is asked for final states alone: no cache, no positions of the caller's, nothing else by row."""
     cached = others.get("use_cache")
     cached = getattr(config, "use_cache", True) if cached is None else cached
     more = any(getattr(config, name, False) for name in ("output_hidden_states", "output_attentions"))
-    if cached or more or config._attn_implementation not in ("sdpa", "eager") or others.get("return_dict") is False:
+    if cached or more or others.get("return_dict") is False:
         return False
     rest = (value for name, value in others.items() if name not in ("inputs_embeds", "use_cache", "return_dict"))
     return all(
@@ -129,10 +138,12 @@ def _plain(others: dict[str, Json], config: ModelConfig) -> bool:
 
 
 def _laid(decoder: Model, attention_mask: Tensor) -> Lanes | None:
+    # these take a mask, which transformers makes of the positions of any number of lanes; others take bounds, of one
+    one = decoder.config._attn_implementation not in ("sdpa", "eager")
     if (known := lengths_of(attention_mask)) is not None:
         whole = min(known) > 0
         return (
-            lanes(known, attention_mask.shape[1], decoder.reach, decoder.limit, attention_mask.device)
+            lanes(known, attention_mask.shape[1], decoder.reach, decoder.limit, attention_mask.device, one)
             if whole
             else None
         )
@@ -142,7 +153,7 @@ def _laid(decoder: Model, attention_mask: Tensor) -> Lanes | None:
     *lengths, usual = torch.cat([counts, right[None]]).tolist()  # at once, as a GPU is waited for
     if not usual:
         return None  # padded on the left, where positions are the caller's affair, or a row without tokens
-    return lanes(lengths, mask.shape[1], decoder.reach, decoder.limit, mask.device)
+    return lanes(lengths, mask.shape[1], decoder.reach, decoder.limit, mask.device, one)
 
 
 def packs(model: Model) -> bool:

@@ -206,10 +206,25 @@ def test_a_new_head_is_small_seeded_and_one_output(tmp_path: Path) -> None:
         output_head(nn.Sequential(nn.Linear(2, 3)))
 
 
-def test_dtypes() -> None:
+@pytest.mark.parametrize(
+    ("supported", "allowed", "on_cpu"),
+    [
+        (False, False, torch.float32),
+        (True, False, torch.float32),  # a kernel that keeps the tiles to itself
+        (True, True, torch.bfloat16),
+    ],
+)
+def test_dtypes(supported: bool, allowed: bool, on_cpu: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: supported)
+    monkeypatch.setattr(torch.cpu, "_init_amx", lambda: allowed)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [pick_dtype("auto", d) for d in (cpu, cuda)] == [torch.float32, torch.bfloat16]
+    assert [pick_dtype("auto", d) for d in (cpu, cuda)] == [on_cpu, torch.bfloat16]
     assert [pick_dtype(n, cpu) for n in ("float32", "bfloat16")] == [torch.float32, torch.bfloat16]
+
+
+def test_a_torch_that_cannot_tell_of_tiles_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
 
 
 def test_every_end_of_a_completion_is_known() -> None:

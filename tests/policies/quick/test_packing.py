@@ -167,10 +167,6 @@ def test_other_calls_are_as_they_were(tiny_folder: Path, tiny_tokenizer: Any, mo
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(body.config, "output_hidden_states", True, raising=False)
             body(input_ids=ids, attention_mask=mask, use_cache=False)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(body.config, "_attn_implementation_internal", "flash_attention_2")
-            with pytest.raises(ImportError):
-                body(input_ids=ids, attention_mask=mask, use_cache=False)
         assert not made
         body(input_ids=ids, attention_mask=mask, use_cache=False, num_items_in_batch=torch.tensor(3))
         assert made == [(1, 19)]
