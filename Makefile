@@ -117,5 +117,8 @@ bench: .venv/ready ## one PPO iteration beside TRL 1.12.0, in turns (QUICK=1: tw
 bench-scale: .venv/ready ## time and memory over batch, response length, epochs, model size
 	@$(BIN)/python -m pipeline.bench.scale $(if $(QUICK),--quick) $(BENCH)
 
+gpu-check: .venv/ready ## on a machine with CUDA, in at most 8 minutes: does everything hold, how fast, how small; runs/gpu-check.json
+	@$(BIN)/python -m pipeline.bench.gpu_check
+
 bench-data: .venv/ready ## MB/s and memory of reading and checking rows, 10 MB to 1 GB (QUICK=1: to 100 MB)
 	@$(BIN)/python -m pipeline.bench.reading $(if $(QUICK),--quick) $(BENCH)

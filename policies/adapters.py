@@ -198,6 +198,8 @@ def _why_not(model: nn.Module, targets: str | list[str], wanted: set[str]) -> st
         return "peft would adapt the experts in its place"
     if any("lora_" in key for key in loaded.missing_keys):
         return "peft would lose it on its way through a file"
+    if model.device.type == "meta":  # no weights yet, so no gradients
+        return None
     ids, mask = trial_rows(model)
     learned = [p for p in adapted.parameters() if p.requires_grad]
     try:
