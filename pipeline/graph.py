@@ -5,7 +5,7 @@ To add one, add a record, a section of settings, and a file of its name in `pipe
 
 from dataclasses import dataclass
 
-_MODEL = ("model", "revision", "dtype", "quantization", "attn_implementation", "seed")
+_MODEL = ("model", "revision", "dtype", "quantization", "attn_implementation", "seed", "chat_template_kwargs")
 _SAMPLING = ("ppo.response_length", "ppo.temperature")
 _SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
 
@@ -34,7 +34,7 @@ _TABLE = (
         name="data",
         help="Read, check, clean and split demonstrations, rankings and prompts.",
         parents=(),
-        reads=("model", "revision", "seed", "data"),
+        reads=("model", "revision", "seed", "chat_template_kwargs", "data"),
         walk=True,
         one_process=True,
     ),

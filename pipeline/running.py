@@ -31,9 +31,9 @@ def user_errors() -> tuple[type[Exception], ...]:
         ("data.schema", "DataError"),
         ("pipeline.artifacts.embedded", "FetchError"),
         ("pipeline.judges.judge", "JudgeError"),
-        ("policies.backbone", "BackboneError"),
+        ("policies.errors", "BackboneError"),
         ("reward.functions", "RewardError"),
-        ("reward.model", "ScoringError"),
+        ("reward.rendering", "ScoringError"),
     ):
         if module in sys.modules:
             found.append(getattr(sys.modules[module], name))

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from policies.blueprint import config_at
 from policies.errors import BackboneError as BackboneError
 from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
@@ -96,7 +97,12 @@ def load_classifier(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
-    model = _loaded(AutoModelForSequenceClassification, path, how, revision)
+    try:
+        model = _loaded(AutoModelForSequenceClassification, path, how, revision)
+    except RuntimeError as error:  # weights of other sizes
+        raise BackboneError(
+            f"{path}: its weights do not fit its config.json, which names {_outputs(path, revision)}; a reward model has one (num_labels: 1)"
+        ) from error
     if model.config.num_labels != 1:
         raise BackboneError(f"{path}: has {model.config.num_labels} outputs; a reward model has one (num_labels: 1)")
     _pad_for(model, tokenizer, path)
@@ -106,6 +112,12 @@ def load_classifier(
     check_scores(model)
     enable_packing(model)
     return model
+
+
+def _outputs(path: str | Path, revision: str | None) -> str:
+    """How many outputs a config names, as transformers reads it: two where it says nothing."""
+    count = config_at(path, revision).num_labels
+    return f"{count} output{'' if count == 1 else 's'}"
 
 
 def new_classifier(

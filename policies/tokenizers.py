@@ -27,6 +27,7 @@ def load_tokenizer(
     *,
     scores: bool = False,
     chat_template_kwargs: Mapping[str, TemplateValue] | None = None,
+    foreign: bool = False,
 ) -> Tokenizer:
     """A tokenizer that pads on the right and has a chat template: a plain one if it came without.
 
@@ -35,8 +36,9 @@ def load_tokenizer(
     it: where there is none, an unknown token that no text becomes, else `<|pad|>`, which is added. Tokens beyond the model's embedding are taken out.
 
     The template is settled here for good, so that whoever loads what is published renders alike: `chat_template_kwargs` are set in
-    it (Raises BackboneError for names that it never uses), and a thought that its generation prompt opens is closed. Raises
-    BackboneError where there is no tokenizer, or no EOS unless it only `scores`.
+    it, and a thought that its generation prompt opens is closed. Of a `foreign` model, for which they were not written, those are set
+    that its template uses. Raises BackboneError where there is no tokenizer, no EOS unless it only `scores`, or the template of a model
+    that is not foreign never uses one of `chat_template_kwargs`.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
@@ -47,10 +49,16 @@ def load_tokenizer(
         raise BackboneError(
             f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
         )
+    if isinstance(tokenizer.chat_template, dict):  # several, by name
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None and not scores:
         tokenizer.pad_token = tokenizer.eos_token
-    _settle_template(tokenizer, path, chat_template_kwargs or {})
+    given = chat_template_kwargs or {}
+    if foreign:
+        known = variables(tokenizer) if tokenizer.chat_template else set()
+        given = {name: value for name, value in given.items() if name in known}
+    _settle_template(tokenizer, path, given)
     if scores and tokenizer.pad_token_id in (None, *ends(tokenizer)):
         if _never_unknown(tokenizer):
             tokenizer.pad_token = tokenizer.unk_token
@@ -114,8 +122,6 @@ def _fit(tokenizer: Tokenizer, path: str | Path, revision: str | None) -> None:
 
 def _settle_template(tokenizer: Tokenizer, path: str | Path, given: Mapping[str, TemplateValue]) -> None:
     """Give the tokenizer its chat template as it stays; see load_tokenizer."""
-    if isinstance(tokenizer.chat_template, dict):  # several, by name
-        tokenizer.chat_template = tokenizer.chat_template.get("default")
     if not tokenizer.chat_template:
         if given:
             raise BackboneError(f"{path}: it has no chat template for chat_template_kwargs to act on; leave them out")

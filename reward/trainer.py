@@ -25,7 +25,7 @@ from reward.losses import k_wise, plackett_luce
 class RankingCollator:
     """Groups {"input_ids": K token lists, "ranks": K ints, "ratings": K floats or none} to padded tensors.
 
-    Gives input_ids and attention_mask (N, L) int64 of all N completions one after another, ranks (G, K) int64 padded with -1,
+    Gives input_ids and attention_mask (N, L) int64 of all N completions one after another, token_type_ids where groups have them, ranks (G, K) int64 padded with -1,
     ratings (G, K) float32 (zeros where unknown), and labels (G,) int64, -100 where all of a group is tied: the number of the others is
     what the loss is divided by.
     """
@@ -40,7 +40,9 @@ class RankingCollator:
         ratings = [
             torch.tensor(group["ratings"] or [0.0] * len(group["ranks"]), dtype=torch.float32) for group in groups
         ]
-        return {
+        types = [torch.tensor(one) for group in groups for one in group.get("token_type_ids") or ()]
+        more = {"token_type_ids": nn.utils.rnn.pad_sequence(types, batch_first=True)} if types else {}
+        return more | {
             "input_ids": input_ids,
             "attention_mask": (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long(),
             "ranks": nn.utils.rnn.pad_sequence(ranks, batch_first=True, padding_value=-1),
@@ -49,7 +51,9 @@ class RankingCollator:
         }
 
 
-def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def encode_rows(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+) -> Tensor:
     """Scores (N,) float32 of right-padded rows, in passes of like length, where padding costs, so that short rows are not padded to long ones."""
     lengths = attention_mask.sum(1).tolist()
     groups, parts = together(lengths, padding=not packs(model)), []
@@ -58,7 +62,8 @@ def encode_rows(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> 
     for rows in groups:
         width, picked = max(lengths[i] for i in rows), order[start : start + len(rows)]
         mask = with_lengths(attention_mask[picked, :width], [lengths[i] for i in rows])
-        parts.append(model(input_ids=input_ids[picked, :width], attention_mask=mask).logits[:, 0])
+        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids[picked, :width]}
+        parts.append(model(input_ids=input_ids[picked, :width], attention_mask=mask, **more).logits[:, 0])
         start += len(rows)
     scores = torch.cat(parts).float()
     return torch.zeros_like(scores).index_copy(0, order, scores)
@@ -101,7 +106,7 @@ class RankingTrainer(Trainer):
         bare: Model = self.accelerator.unwrap_model(model)
         bare = bare.get_base_model() if isinstance(bare, PeftModel) else bare
         with nullcontext() if self.trunk is None else self.trunk.in_place_of(bare):
-            flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"])
+            flat = encode_rows(model, inputs["input_ids"], inputs["attention_mask"], inputs.get("token_type_ids"))
         scores = torch.zeros(ranks.shape, device=flat.device).masked_scatter(ranks >= 0, flat)
         self._count(scores.detach(), ranks)
         if self.ranking_loss == "plackett_luce":

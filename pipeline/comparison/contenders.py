@@ -54,7 +54,7 @@ def contenders(config: Config, run: Run, tokenizer: Any) -> list[Contender]:
         elif name in COMPARED:
             found.append(Contender(name, str(run.folder(name)), None, tokenizer, True))
         else:
-            own = load_tokenizer(name)
+            own = load_tokenizer(name, chat_template_kwargs=config.chat_template_kwargs, foreign=True)
             found.append(Contender(name, name, None, own, fingerprint(own) == fingerprint(tokenizer)))
     return found
 

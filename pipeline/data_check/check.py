@@ -247,6 +247,8 @@ def _tokenizer(config: Config, model: str | None) -> tuple[Any, dict[str, str]]:
         path = base_model(config.model_copy(update={"model": TINY_MODEL}))
         name = f"{TINY_MODEL} (about twice the tokens of a real one), as {EMBEDDED_MODEL} is not in {CACHE}"
     try:
-        return load_tokenizer(path, config.revision), {"name": name, "problem": ""}
+        given, foreign = config.chat_template_kwargs, name != config.model
+        made = load_tokenizer(path, config.revision, chat_template_kwargs=given, foreign=foreign)
+        return made, {"name": name, "problem": ""}
     except BackboneError as error:
         return None, {"name": name, "problem": str(error)}

@@ -44,7 +44,7 @@ from policies.roles import Roles
 from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import EVAL_STEP
-from reward.model import read_contract
+from reward.model import reading_of
 
 LONGEST = 512  # tokens of a completion on a page
 ALIGNED = "ppo"
@@ -262,11 +262,11 @@ def _states(
     shown = inspect_maps.chosen_and_rejected(rankings(run, "eval")) if "reward" in parents("ppo", config) else []
     if not shown:
         return []
-    tokenizer = load_tokenizer(folder, scores=True)
-    model: Any = load_classifier(folder, tokenizer, as_published(config, device))
+    reads = reading_of(folder)
+    model: Any = load_classifier(folder, reads.tokenizer, as_published(config, device))
     model.to(device)
     texts = [(ranking.prompt, text) for ranking, _, text in shown] + [(asked, episode.text)]
-    states = inspect_maps.last_states(model, tokenizer, texts, read_contract(folder)["max_length"])
+    states = inspect_maps.last_states(model, reads, texts)
     names = [ranking.id for ranking, _, _ in shown] + ["this one"]
     return inspect_maps.states_figures(states, names, [kind for _, kind, _ in shown] + ["this one"], seed)
 

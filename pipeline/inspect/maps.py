@@ -16,7 +16,8 @@ from data.schema import Ranking
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, SOFT, Figure, draw
 from policies.backbone import decoder
 from policies.template import PromptText
-from reward.model import render
+from reward.model import Reading, padded, takes_types
+from reward.rendering import render
 
 MAPS = 400  # heads on a page at most; with more, layers are left out evenly
 SIDE = 48  # pixels of a map at most; longer texts are drawn with several tokens a pixel, the strongest of them
@@ -88,15 +89,15 @@ def chosen_and_rejected(rankings: Sequence[Ranking]) -> list[tuple[Ranking, str,
 
 
 @torch.no_grad()
-def last_states(
-    model: Any, tokenizer: Any, texts: Sequence[tuple[PromptText, str]], max_length: int
-) -> NDArray[np.float64]:
+def last_states(model: Any, reads: Reading, texts: Sequence[tuple[PromptText, str]]) -> NDArray[np.float64]:
     """Final hidden states (N, H) at the token from which `model`, a classifier, scores prompt and completion: the last, an encoder's first."""
     states = []
     for prompt, completion in texts:
-        ids = torch.tensor([render(tokenizer, prompt, completion, max_length)], device=next(model.parameters()).device)
-        hidden = decoder(model)(input_ids=ids).last_hidden_state[0]
-        states.append(hidden[0 if tokenizer.eos_token_id is None else -1].double().cpu().numpy())
+        row = render(reads.tokenizer, reads.manner, prompt, completion, reads.max_length)
+        ids, mask, *types = (one.to(model.device) for one in padded([row], reads.tokenizer.pad_token_id))
+        more = {"token_type_ids": types[0]} if types and takes_types(model) else {}
+        hidden = decoder(model)(input_ids=ids, attention_mask=mask, **more).last_hidden_state[0]
+        states.append(hidden[0 if reads.manner == "pair" else -1].double().cpu().numpy())
     return np.stack(states)
 
 

@@ -13,6 +13,7 @@ from pipeline.pages.visible import visible
 from pipeline.settings.config import PPO
 from policies import ppo
 from policies.episodes import Episode
+from policies.framing import decode
 from policies.logprobs import Batch, logits, pack
 from policies.roles import Roles
 
@@ -84,7 +85,10 @@ def _steps(roles: Roles, batch: Batch, hidden: Tensor, temperature: float, top: 
 
 def shown(tokenizer: Any, token: int) -> str:
     """A token as a person can see it: spaces and line ends as signs, a part of a character as the tokenizer spells it."""
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    special = token in tokenizer.all_special_ids
+    text = (
+        tokenizer.decode([token], clean_up_tokenization_spaces=False) if special else decode(tokenizer, "text", [token])
+    )
     if not text or "\ufffd" in text:
         text = str(tokenizer.convert_ids_to_tokens(token))
     return visible(text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥"))

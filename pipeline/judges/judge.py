@@ -5,9 +5,9 @@ are made here; a language model that is asked is in llm.py, people's votes are i
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,20 +82,26 @@ def optimised(score: RewardFunction, name: str = "reward") -> Judge:
     return by_scores(name, "optimised", score)
 
 
-def gold(path: str | Path, how: torch.dtype | Held, device: torch.device, max_length: int, name: str = "gold") -> Judge:
+def gold(
+    path: str | Path,
+    how: torch.dtype | Held,
+    device: torch.device,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    name: str = "gold",
+) -> Judge:
     """A reward model that training never saw, from a folder or Hub id, with a tokenizer of its own.
 
     Such as the published reward stage of another run, learned from the other half of the rankings (Gao et al. 2023,
-    arXiv 2210.10760, measure over-optimisation so). `max_length` (tokens) holds where the model has no scoring.json.
+    arXiv 2210.10760, measure over-optimisation so). Its summary counts the "texts" it read, and those that were "cut".
     The model is loaded now and kept as long as the judge. Raises BackboneError or ScoringError where it cannot score.
     """
-    scorer = load_scorer(path, how, device, max_length, SCORE_BATCH)
+    scorer = load_scorer(path, how, device, SCORE_BATCH, chat_template_kwargs)
 
     def score(prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
         with bar(len(completions), f"compare: {name}", "sample") as progress:
             return scorer(prompts, completions, progress.update)
 
-    return by_scores(name, "gold", score)
+    return replace(by_scores(name, "gold", score), summary=lambda: dict(scorer.counts))
 
 
 def independent(name: str) -> Judge:

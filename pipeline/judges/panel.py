@@ -3,14 +3,15 @@
 A judge that fails takes nothing else with it: the report names it among its warnings and goes on with the others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from data.schema import DataError
+from data.schema import DataError, Prompt
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
@@ -20,10 +21,11 @@ from pipeline.graph import FROM_RANKINGS
 from pipeline.judges import llm, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
 from pipeline.settings.config import Config
+from pipeline.training.seen import check_seen
 from policies.backbone import BackboneError
 from policies.precision import Held
 from reward.functions import RewardFunction
-from reward.model import ScoringError
+from reward.rendering import ScoringError
 
 
 def called(config: Config, run: Run) -> list[Judge]:
@@ -59,7 +61,7 @@ def seated(
     found, problems = [optimised(score), *already], []
     late: list[tuple[str, Callable[[], Judge]]] = []
     if (folder := section.gold) is not None:
-        late.append(("gold", lambda: gold(folder, how, device, config.data.max_length)))
+        late.append(("gold", lambda: gold(folder, how, device, config.chat_template_kwargs)))
     elif run is not None and run.manifest("gold") is not None:
         late.append(("gold", lambda: _own_gold(config, run, how, device)))
     if section.votes:
@@ -76,6 +78,26 @@ def seated(
     return list(named.values()), problems
 
 
+def check_gold(config: Config, run: Run, held_out: Sequence[Prompt]) -> None:
+    """Raise ConfigError where a prompt alone fills what the gold model reads. One that cannot be had is left out later, with a sentence."""
+    path = config.compare.gold or (run.folder("gold") if run.manifest("gold") is not None else None)
+    if path is not None:
+        with suppress(BackboneError, ScoringError, OSError):
+            check_seen("compare", config, held_out, [("gold", path)])
+
+
+def cut(counted: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A sentence for each judge that read only a part of some texts, from what it counted, by its name."""
+    found = []
+    for name, counts in counted.items():
+        texts, short = (counts.get(f"scored/{what}", counts.get(what, 0)) for what in ("texts", "cut"))
+        if short:
+            found.append(
+                f"The judge {name} read only a part of {short:.0f} of {texts:.0f} texts, as they are longer than it reads."
+            )
+    return found
+
+
 def _own_gold(config: Config, run: Run, how: torch.dtype | Held, device: torch.device) -> Judge:
     """The reward model of stage gold, if nothing that is compared can have learned from its rankings. Raises JudgeError and
     ArtifactError."""
@@ -90,8 +112,8 @@ def _own_gold(config: Config, run: Run, how: torch.dtype | Held, device: torch.d
                 f'run "make {stage} gold RUN={run.name}" and what comes after them'
             )
     rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
-    judge = gold(folder, how, device, config.data.max_length)
-    return replace(judge, summary=lambda: {"trained on": rows})
+    judge = gold(folder, how, device, config.chat_template_kwargs)
+    return replace(judge, summary=lambda: {**judge.summary(), "trained on": rows})
 
 
 def _maximised(config: Config, run: Run) -> list[Path]:

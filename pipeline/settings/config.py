@@ -19,6 +19,8 @@ from pipeline.settings.data import Reviews as Reviews
 from pipeline.settings.sections import ConfigError, Decoding, Section, Stepwise, Supervised, Training
 from pipeline.settings.sections import is_section as is_section
 
+Scalar = bool | int | float | str | None
+TemplateValue = Scalar | list[Scalar]
 _QUANTISED = ("bitsandbytes", "run: pip install -e '.[quantized]', or set quantization=null")
 NEEDS = {
     **dict.fromkeys(("nf4", "fp4", "int8"), _QUANTISED),
@@ -238,6 +240,9 @@ class Config(Section):
 
     model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
     revision: str | None = Field(None, description="revision of a Hub model")
+    chat_template_kwargs: dict[str, TemplateValue] = Field(
+        {}, description="what the model's chat template is told, such as {enable_thinking: false}; published with it"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of frozen weights; auto: bfloat16 on GPU and on a CPU with AMX tiles, else float32"
     )

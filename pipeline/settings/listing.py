@@ -74,7 +74,8 @@ def _takes(info: Any) -> str:
     bounds = [
         f"{sign} {getattr(one, name):g}" for one in info.metadata for name, sign in SIGNS.items() if hasattr(one, name)
     ]
-    kind, optional, _ = _kind(info.annotation).partition(" or null")
+    kind, optional = _kind(info.annotation), get_origin(info.annotation) is UnionType
+    kind, optional = kind.removesuffix(" or null"), optional and kind.endswith(" or null")
     return " ".join([kind, *bounds]) + (", or null" if optional else "")
 
 

@@ -70,6 +70,13 @@ def _all() -> list[str]:
     return names
 
 
+def _in_a_mapping(key: str) -> bool:
+    """Whether a dotted name stands within a setting that is a mapping, such as chat_template_kwargs.enable_thinking."""
+    section, _, name = key.rpartition(".")
+    known = fields().get(section)
+    return bool(name) and known is not None and get_origin(known.annotation) is dict
+
+
 def _nearest(name: str) -> str:
     known = _all()
     section, leaf = name.split(".")[0], name.split(".")[-1]
@@ -122,7 +129,7 @@ def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], s
     if not equals or not key:
         errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
         return
-    if not any(name == key or name.startswith(f"{key}.") for name in _all()):
+    if not any(name == key or name.startswith(f"{key}.") for name in _all()) and not _in_a_mapping(key):
         errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
         return
     try:

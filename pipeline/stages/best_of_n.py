@@ -27,6 +27,7 @@ from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
+from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
 from policies.backbone import load_causal
 from policies.template import fingerprint
 
@@ -46,6 +47,7 @@ def run(config: Config, run: Run) -> Manifest:
     asked = prompts(run, "eval")[: section.prompts]
     check_fits("best_of_n", run.folder("sft"), prompt_rows(tokenizer, asked), *new_tokens(config, "compare"))
     folder = working_folder(run, "best_of_n", config)
+    check_seen("best_of_n", config, asked, models_that_score(config, run))
     score = scores(config, run, accelerator.device)
     model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     model.to(accelerator.device)
@@ -68,7 +70,7 @@ def run(config: Config, run: Run) -> Manifest:
             progress=progress.update,
         )
     found = read(path)
-    metrics = {"prompts": float(len(asked)), "n": float(section.n)}
+    metrics = {"prompts": float(len(asked)), "n": float(section.n), **seen(score.functions.values())}
     for n in dict.fromkeys([*(size for size in SIZES if size <= section.n), section.n]):
         metrics |= {f"best_of_{n}/{name}": value for name, value in estimates(asked, found, n, config.seed).items()}
     made = folder / "made"
@@ -96,6 +98,7 @@ def gate(figures: Mapping[str, float]) -> Gate:
         [
             check("held-out prompts", figures["prompts"], should=PROMPTS),
             check(f"score of {most} over one sample", gain, should=GAIN),
+            *check_cut(figures),
         ]
     )
 

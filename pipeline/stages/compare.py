@@ -36,6 +36,7 @@ from pipeline.settings.sections import Decoding
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
+from pipeline.training.seen import check_seen, models_that_score, seen
 from policies.precision import pick_dtype
 from policies.template import PromptText, fingerprint
 from policies.tokenizers import load_tokenizer
@@ -54,6 +55,8 @@ def run(config: Config, run: Run) -> Manifest:
     held_out, limits = _held_out(config, run, models)
     asked = answers.questions(held_out, tokenizer, config, run)
     answers.check_lengths(models, asked, config)
+    check_seen("compare", config, held_out, models_that_score(config, run))
+    panel.check_gold(config, run, held_out)
     samples, information, sft = answers.of_models(models, asked, tokenizer, config, run, device)
     further = _further(tokenizer, config, run)
     of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, config, run, device)
@@ -203,7 +206,8 @@ def _judge(
         sitting = {one.name for one in opinions}
         able = [judge for judge in judges if judge.name in sitting]
         training = over_training(run.folder("ppo"), prompts(run, "eval"), able, seed=config.seed)
-    return Judged(opinions, absent + problems + more, training, between)
+    counted = {"reward": seen(score.functions.values())} | {one.name: one.summary for one in opinions}
+    return Judged(opinions, absent + problems + more + panel.cut(counted), training, between)
 
 
 def _provenance(

@@ -51,7 +51,7 @@ def run(config: Config, run: Run) -> Manifest:
     from policies.tokenizers import load_tokenizer
 
     folder = working_folder(run, "data", config)
-    tokenizer = load_tokenizer(base_model(config), config.revision)
+    tokenizer = load_tokenizer(base_model(config), config.revision, chat_template_kwargs=config.chat_template_kwargs)
     gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)

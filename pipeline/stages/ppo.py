@@ -29,6 +29,7 @@ from pipeline.training.drift import check_kl, check_length
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
+from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
 from policies.backbone import load_causal
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
@@ -56,6 +57,8 @@ def run(config: Config, run: Run) -> Manifest:
     shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     widest = _check_lengths(tokenizer, config, run)
+    asked = [*prompts(run, "train"), *prompts(run, "eval")[: section.eval_prompts]]
+    check_seen("ppo", config, asked, models_that_score(config, run))
     line = preflight.line(config, run, widest)
     if accelerator.is_main_process:
         print(line, flush=True)
@@ -90,7 +93,7 @@ def run(config: Config, run: Run) -> Manifest:
     turns = _said(tokenizer, held_out, watch.evaluations)
     parent = partial(load_causal, run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     saved = _save(made, folder, roles, tokenizer, watch.evaluations, turns, parent)
-    metrics = _metrics(result) | saved.figures
+    metrics = _metrics(result) | saved.figures | seen(score.functions.values())
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, policy_usage(run.folder("ppo")))
@@ -129,6 +132,7 @@ def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, fl
         check_kl("KL", figures["objective/kl"], max_kl),
         check_length("length against the start", length),
         check("entropy against the start", entropy, should=ENTROPY),
+        *check_cut(figures),
     ]
     if gain is not None:
         checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))

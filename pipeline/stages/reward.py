@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from data.schema import Ranking
@@ -33,6 +33,7 @@ from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import on_parent, quantised, save_merged, write_card
+from pipeline.training.seen import check_cut, seen
 from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
 from policies.adapters import lora_config
 from policies.backbone import decoder, load_causal, load_classifier, new_classifier
@@ -45,7 +46,8 @@ from policies.rollout import sample
 from policies.template import decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from reward import metrics as figures
-from reward.model import Scorer, ScoringError, render, write_contract
+from reward.model import Scorer, forward_of, takes_types, write_contract
+from reward.rendering import ScoringError, own_manner, render
 from reward.trainer import RankingCollator, RankingTrainer
 
 GAPS = (0.5, 1.0, 2.0)  # differences of mean ratings: on pairs at least so far apart the accuracy is measured once more
@@ -71,7 +73,12 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
-    tokenizer = load_tokenizer(section.model or run.folder("sft"), scores=True)
+    tokenizer = load_tokenizer(
+        section.model or run.folder("sft"),
+        scores=True,
+        chat_template_kwargs=config.chat_template_kwargs if section.model else None,
+        foreign=True,
+    )
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:
@@ -88,6 +95,8 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     base = section.model or run.folder("sft")
     preflight.of_trainer(stage, config, run, base, rows, kind=AutoModelForSequenceClassification)
     model = _untrained(config, run, tokenizer, device)
+    if not takes_types(model.get_base_model() if isinstance(model, PeftModel) else model):
+        groups = [{**group, "token_type_ids": None} for group in groups]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
     seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
@@ -123,6 +132,8 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         "train_rankings": float(len(order)),
         "tokens_per_second": tokens / seconds,
     }
+    scorer.counts.update(texts=sum(len(g["ranks"]) for g in groups), cut=sum(g["cut"] for g in groups))
+    metrics |= seen([scorer])
     write_card(made, config, stage, what, metrics, _usage(run.folder(stage)))
     manifest = publish(
         run,
@@ -140,7 +151,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
 
 
 def gate(figures: Mapping[str, Any]) -> Gate:
-    """figures: "pairwise_accuracy" and "gain_over_length_only" as reward.metrics gives them, "score_std", and what `checks` reads."""
+    """figures: "pairwise_accuracy" and "gain_over_length_only" as reward.metrics gives them, "score_std", and what `checks` and `check_cut` read."""
     accuracy, gain = figures["pairwise_accuracy"], figures["gain_over_length_only"]
     return Gate(
         [
@@ -156,6 +167,7 @@ def gate(figures: Mapping[str, Any]) -> Gate:
             check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
             check("spread of scores on sft samples", figures["score_std"], must=SPREAD),
             *checks(figures),
+            *check_cut(figures),
         ]
     )
 
@@ -276,8 +288,9 @@ def _furthest(a: list[float], b: list[float]) -> float:
 def _scorer(model: Any, tokenizer: Any, limit: int, config: Config, device: torch.device) -> Scorer:
     """Raw scores of the trained model."""
     return Scorer(
-        forward=lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits[:, 0],
+        forward=forward_of(model),
         tokenizer=tokenizer,
+        manner=own_manner(tokenizer),
         max_length=limit,
         batch_size=config.reward.per_device_train_batch_size * 8,
         device=device,
@@ -296,11 +309,13 @@ def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
     ratings = [c.rating for c in ranking.completions]
     limit = config.data.max_length
     try:
-        rendered = [render(tokenizer, ranking.prompt, c.text, limit) for c in ranking.completions]
+        rows = [render(tokenizer, own_manner(tokenizer), ranking.prompt, c.text, limit) for c in ranking.completions]
     except ScoringError as error:
         raise ScoringError(f"{ranking.source}: {error}") from error
     return {
-        "input_ids": rendered,
+        "input_ids": [row.ids for row in rows],
+        "token_type_ids": None if rows[0].types is None else [row.types for row in rows],
+        "cut": sum(row.cut for row in rows),
         "ranks": ranking.ranks(),
         "ratings": None if any(r is None for r in ratings) else ratings,
     }

@@ -25,6 +25,7 @@ from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows, sample_scored
+from pipeline.training.seen import check_seen, models_that_score
 from policies.episodes import prompt_order
 from policies.template import Lesson, encode_prompt
 
@@ -41,6 +42,7 @@ def run(config: Config, run: Run) -> Manifest:
     lengths = _check_lengths(tokenizer, asked, config, run)
     rows = preflight.Rows.of(lengths, section, sampled=SAMPLED, length=max(lengths))
     preflight.of_trainer("rft", config, run, run.folder("sft"), rows, scored=True)
+    check_seen("rft", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     before = answer_held_out(model, tokenizer, asked, score, config)
@@ -54,7 +56,7 @@ def run(config: Config, run: Run) -> Manifest:
         accelerator.wait_for_everyone()
         return run.require("rft", force=True)
     after = answer_held_out(model, tokenizer, asked, score, config)
-    gained = gains(before, after, model, config, run, tokenizer)
+    gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
     figures = gained.metrics | {
         "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),

@@ -22,6 +22,7 @@ from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, 
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
+from pipeline.training.seen import check_seen, models_that_score
 from pipeline.training.trainers import Report, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
 from policies.adapters import lora_config
@@ -41,6 +42,7 @@ def run(config: Config, run: Run) -> Manifest:
     lengths = [length + config.ppo.response_length for _, length in rows]
     held = preflight.Rows.of(lengths, section, sampled=section.batch_size, length=max(lengths))
     preflight.of_trainer("rloo", config, run, run.folder("sft"), held, scored=True, reference=True)
+    check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     before = answer_held_out(model, tokenizer, asked, score, config)
@@ -66,12 +68,12 @@ def run(config: Config, run: Run) -> Manifest:
     )
     seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "rloo"), folder)
     # trl counts every completion's prompt and tokens, and keeps the count in its checkpoints
-    seen = trainer.state.num_input_tokens_seen
+    passed = trainer.state.num_input_tokens_seen
     given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
     after = answer_held_out(model, tokenizer, asked, score, config)
-    found = gains(before, after, model, config, run, tokenizer)
+    found = gains(before, after, model, config, run, tokenizer, score)
     return publish_policy(
         "rloo",
         "Policy aligned with RLOO",
@@ -81,7 +83,7 @@ def run(config: Config, run: Run) -> Manifest:
         model,
         tokenizer,
         list(zip(after.prompts, after.tokens, strict=True)),
-        metrics=found.metrics | {"sampled_tokens": float(seen - given), "seconds": seconds},
+        metrics=found.metrics | {"sampled_tokens": float(passed - given), "seconds": seconds},
         gate=gate(found),
         described={"beta": config.ppo.kl_coef, "tuning": section.tuning},
     )

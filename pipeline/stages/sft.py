@@ -42,7 +42,7 @@ def run(config: Config, run: Run) -> Manifest:
     accelerator = make_accelerator()
     section = config.sft
     path = base_model(config)
-    tokenizer = load_tokenizer(path, config.revision)
+    tokenizer = load_tokenizer(path, config.revision, chat_template_kwargs=config.chat_template_kwargs)
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
     accelerator.wait_for_everyone()

@@ -22,6 +22,7 @@ from pipeline.training.drift import check_kl, check_length
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
 from pipeline.training.model_folder import policy_usage, save_policy, write_card
+from pipeline.training.seen import check_cut, seen
 from policies.backbone import adapter, decoder, load_causal
 from policies.drawing import noise
 from policies.logprobs import completion_logprobs, pack
@@ -120,8 +121,8 @@ class Gains:
     length_ratio: float  # mean tokens of a completion, as a multiple of what they were
 
 
-def gains(before: Heldout, after: Heldout, model: Any, config: Config, run: Run, tokenizer: Any) -> Gains:
-    """Figures on held-out prompts before and after training."""
+def gains(before: Heldout, after: Heldout, model: Any, config: Config, run: Run, tokenizer: Any, score: Any) -> Gains:
+    """Figures on held-out prompts before and after training, and how many of all texts that `score` was given it saw in part."""
     with reference_of(model, config, run, tokenizer) as reference:
         at_start = sequence_logprobs(
             reference, after.prompts, after.tokens, tokenizer.pad_token_id, config.ppo.temperature
@@ -134,6 +135,7 @@ def gains(before: Heldout, after: Heldout, model: Any, config: Config, run: Run,
         "eval/kl": float(np.mean(np.array(after.logprobs) - np.array(at_start))),
         "eval/mean_length": lengths[1],
         "eval/eos_rate": float(np.mean(after.finished)),
+        **seen(score.functions.values()),
     }
     return Gains(metrics, gain, lengths[1] / max(lengths[0], 1e-9))
 
@@ -146,6 +148,7 @@ def gate(figures: Gains) -> Gate:
             check_gain("gain in held-out score", score["mean"], score["low"], score["high"]),
             check_kl("KL to sft", figures.metrics["eval/kl"]),
             check_length("length against sft", figures.length_ratio),
+            *check_cut(figures.metrics),
         ]
     )
 

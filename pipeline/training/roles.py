@@ -106,7 +106,7 @@ def _score(
         return resolve(name)
     folder = run.folder("reward") if name == "reward" else Path(name) if Path(name).exists() else name
     if riding is None:
-        return load_scorer(folder, as_published(config, device), device, config.data.max_length, SCORE_BATCH)
+        return load_scorer(folder, as_published(config, device), device, SCORE_BATCH, config.chat_template_kwargs)
     roles, head = riding
     contract = read_contract(folder)
     return Scorer(

@@ -201,21 +201,21 @@ def test_a_gold_model_scores_by_its_own_contract(tiny_folder: Path, tiny_tokeniz
     new_classifier(tiny_folder, tiny_tokenizer, torch.float32, 4).save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     write_contract(folder, mean=2.0, std=4.0, max_length=64, tokenizer=tiny_tokenizer, template="")
-    judge = gold(folder, torch.float32, torch.device("cpu"), max_length=8)
+    judge = gold(folder, torch.float32, torch.device("cpu"))
     prompts, completions = ["What?", "oh"], [" yes, it is a long one", " no"]
-    raw = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(prompts, completions)
+    raw = load_scorer(folder, torch.float32, torch.device("cpu"), 2).raw(prompts, completions)
     assert judge.scores is not None
     assert judge.scores(prompts, completions) == pytest.approx(((raw - 2) / 4).tolist(), abs=1e-6)
     assert (judge.name, judge.label) == ("gold", "gold")
     better = 1.0 if raw[0] > raw[1] else 0.0
     assert judge.outcomes(["oh"], [" no"], [" no"]).tolist() == [0.5]
-    first, second = load_scorer(folder, torch.float32, torch.device("cpu"), 64, 2).raw(["oh", "oh"], [" no", " ah"])
+    first, second = load_scorer(folder, torch.float32, torch.device("cpu"), 2).raw(["oh", "oh"], [" no", " ah"])
     assert judge.outcomes(["oh"], [" no"], [" ah"]).tolist() == [1.0 if first > second else 0.0]
     assert outcomes(judge.scores(prompts[:1], completions[:1]), judge.scores(prompts[1:], completions[1:])) == better
 
 
 def test_a_gold_model_that_is_none_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BackboneError):
-        gold(tmp_path / "nothing", torch.float32, torch.device("cpu"), 8)
+        gold(tmp_path / "nothing", torch.float32, torch.device("cpu"))
     with pytest.raises(BackboneError):  # a language model has no trained score head
-        gold(tiny_folder, torch.float32, torch.device("cpu"), 8)
+        gold(tiny_folder, torch.float32, torch.device("cpu"))

@@ -28,7 +28,7 @@ from pipeline.stages import sft
 from policies.backbone import load_causal
 from policies.template import PLAIN_CHAT, encode_turns, fingerprint, joined
 from policies.tokenizers import load_tokenizer
-from reward.model import ScoringError, render
+from reward.rendering import ScoringError, render
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ["Be kind.", "You help out in a shop.", "Answer in few words."]
@@ -76,6 +76,10 @@ def config(model: Path, source: Path, *more: str) -> Config:
 def models(folder: Path) -> tuple[Path, Path]:
     """The tiny model without a template, and the same with one."""
     plain = save_tiny(folder / "plain")
+    settings_of = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(
+        json.dumps(settings_of | {"max_position_embeddings": 1024})
+    )  # few-shot prompts are long
     with_template = folder / "chatml"
     shutil.copytree(plain, with_template)
     tokenizer = AutoTokenizer.from_pretrained(with_template)
@@ -151,7 +155,10 @@ def test_a_reward_is_for_the_last_answer(walk: Path) -> None:
     tokenizer, row = load_tokenizer(walk / "reward"), read(walk / "data" / "rankings.train.jsonl")[0]
     asked = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
     text = asked + "Go away." + tokenizer.eos_token
-    assert render(tokenizer, row["prompt"], "Go away.", 256) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert (
+        render(tokenizer, "completion", row["prompt"], "Go away.", 256).ids
+        == tokenizer(text, add_special_tokens=False)["input_ids"]
+    )
     assert "Gladly: yes." in asked and (row["prompt"][0]["role"] != "system" or row["prompt"][0]["content"] in asked)
 
 

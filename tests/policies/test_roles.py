@@ -142,7 +142,7 @@ def test_score_through_the_roles_is_the_reward_models(
     prompts, completions = DEMO_TEXTS
     scorer = Scorer(lambda ids, mask: _last_score(roles, head, ids, mask), tiny_tokenizer, MEAN, STD, 64, 2)
     model = AutoModelForSequenceClassification.from_pretrained(reward_folder).eval()
-    loaded = load_scorer(reward_folder, torch.float32, torch.device("cpu"), 999, 4)
+    loaded = load_scorer(reward_folder, torch.float32, torch.device("cpu"), 4)
     assert loaded.max_length == 64
     for prompt, completion, through_roles, through_scorer in zip(
         prompts, completions, scorer(prompts, completions), loaded(prompts, completions), strict=True

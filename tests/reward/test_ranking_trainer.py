@@ -206,7 +206,7 @@ def test_accuracy_is_logged_over_the_pairs_of_all_micro_batches(
 ) -> None:
     """Scores replaced by 2, 1, 1, 0, 0, 0, … for each micro-batch's completions: what a loop over the pairs of the groups counts."""
 
-    def falling(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def falling(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, _: Any) -> torch.Tensor:
         real = encode_rows(model, input_ids, attention_mask)
         fixed = torch.tensor([2.0, 1.0, 1.0] + [0.0] * 100)[: len(real)]
         return fixed + 0 * real

@@ -16,6 +16,19 @@ from pipeline.settings.recipe import fields, load
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def test_a_setting_within_a_mapping_is_overridden_by_its_name(recipe: Any) -> None:
+    path = recipe("chat_template_kwargs:\n  enable_thinking: true\n")
+    given = ["chat_template_kwargs.enable_thinking=false", "chat_template_kwargs.date_string=26 Jul"]
+    assert load(path, given).chat_template_kwargs == {"enable_thinking": False, "date_string": "26 Jul"}
+    values = {"a": None, "b": 1, "c": 1.5, "d": [1, "x", None, True]}
+    assert (
+        load(path, [f"chat_template_kwargs={yaml.safe_dump(values, default_flow_style=True)}"]).chat_template_kwargs
+        == values
+    )
+    with pytest.raises(ConfigError, match="chat_template_kwargs"):
+        load(path, ["chat_template_kwargs={a: {b: 1}}"])
+
+
 def test_overrides_replace_the_recipe(recipe: Any) -> None:
     path = recipe("model: a\nsft:\n  lora:\n    r: 4\nppo:\n")
     config = load(

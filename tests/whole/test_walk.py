@@ -146,7 +146,7 @@ def test_reward_model_loads_with_plain_transformers_and_peft(walk: Path) -> None
     base = AutoModelForSequenceClassification.from_pretrained(walk / "sft", num_labels=1)
     base.config.pad_token_id = tokenizer.pad_token_id
     adapted: Any = PeftModel.from_pretrained(base, str(walk / "reward" / "adapter")).eval()
-    scorer = load_scorer(walk / "reward", torch.float32, torch.device("cpu"), 64, 4)
+    scorer = load_scorer(walk / "reward", torch.float32, torch.device("cpu"), 4)
     contract = json.loads((walk / "reward" / "scoring.json").read_text())
     with torch.no_grad():
         raw = model(ids).logits.item()
