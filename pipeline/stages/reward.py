@@ -73,12 +73,8 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
-    tokenizer = load_tokenizer(
-        section.model or run.folder("sft"),
-        scores=True,
-        chat_template_kwargs=config.chat_template_kwargs if section.model else None,
-        foreign=True,
-    )
+    base, given = section.model or run.folder("sft"), config.chat_template_kwargs if section.model else {}
+    tokenizer = load_tokenizer(base, scores=True, chat_template_kwargs=given, foreign=True)
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
     if not ranked:

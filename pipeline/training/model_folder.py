@@ -49,7 +49,8 @@ def save_merged(folder: Path, model: Any, tokenizer: Any, adapter_name: str = "d
 
 
 def _save_adapter(folder: Path, model: Any, adapter_name: str) -> None:
-    model.save_pretrained(str(folder / "adapter"), selected_adapters=[adapter_name])
+    # not the embedding, which a pad that was added to a classifier's tokenizer made wider: it was not trained
+    model.save_pretrained(str(folder / "adapter"), selected_adapters=[adapter_name], save_embedding_layers=False)
     inner = folder / "adapter" / adapter_name
     if inner.is_dir():  # peft puts an adapter that is not called "default" into a folder of its name
         for path in inner.iterdir():
