@@ -4,6 +4,7 @@ Nothing here knows an architecture: weights are those that the model has (expert
 its own forward keeps when it is run on tensors that have a shape and no numbers (torch's FakeTensor).
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -62,7 +63,8 @@ def footprint(
     config: ModelConfig, how: Held, lora: LoraSettings | None, kind: Foreign = AutoModelForCausalLM
 ) -> Footprint:
     """Count the model of `config`, held as `how` says: with a new adapter, or trained whole where `lora` is None. Where a kernel has no float32
-    form without numbers (torch's grouped products, of experts) it is run in bfloat16, and numbers count twice.
+    form without numbers (torch's grouped products, of experts) it is run in bfloat16, and numbers count twice. Where all layers are the same,
+    one and two of them are run, and the others count as the second.
 
     Raises what the model's class raises where it cannot be built or run without weights, and BackboneError as `lora_config` does.
     """
@@ -78,8 +80,68 @@ def footprint(
     return replace(half, **twice, cache=cache, weights=weights_of(config, how, kind), size=how.dtype.itemsize)
 
 
+@dataclass(frozen=True)
+class _AllLayers:
+    """The adapter of a recipe, in every layer."""
+
+    r: int
+    lora_alpha: int
+    target_modules: str | list[str]
+    layers: str | None = None
+
+
 def _counted(config: ModelConfig, how: Held, lora: LoraSettings | None, kind: Foreign) -> Footprint:
     model = blueprint(config, kind, integers=False, dtype=how.dtype)
+    count = config.get_text_config().num_hidden_layers
+    if count <= 3 or not _alike(model, config, count):
+        return _run(model, how, lora, kind)
+    all_layers = None if lora is None else _AllLayers(lora.r, lora.lora_alpha, lora.target_modules)
+    one, two = (
+        _run(blueprint(_shallow(config, few), kind, integers=False, dtype=how.dtype), how, all_layers, kind)
+        for few in (1, 2)
+    )
+    depth = count if lora is None or lora.layers is None else min(count, int(lora.layers.split()[1]))
+
+    def grown(name: str, layers: int) -> float:
+        return float(getattr(one, name) + (layers - 1) * (getattr(two, name) - getattr(one, name)))
+
+    return replace(
+        two,
+        adapted=grown("adapted", depth),
+        once=grown("once", depth),
+        kept=grown("kept", depth),
+        square=grown("square", depth),
+        weights=_held(model, decoder(model), how),
+        numbers=sum(p.numel() for p in model.parameters()),
+        body=sum(p.numel() for p in decoder(model).parameters()),
+        trained=int(grown("trained", depth)),
+        depth=depth,
+        states=grown("states", count),
+        cache=one.cache[:1] * count,
+    )
+
+
+def _alike(model: Model, config: ModelConfig, count: int) -> bool:
+    """Whether the decoder's layers have the same weights and no list of the config makes one of them another than the others."""
+    stacks = [m for m in decoder(model).modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    shapes = [{tuple((n, p.shape) for n, p in layer.named_parameters()) for layer in stack} for stack in stacks]
+    lists = [v for v in vars(config.get_text_config()).values() if isinstance(v, list | tuple) and len(v) == count]
+    return len(stacks) == 1 and len(shapes[0]) == 1 and all(len({repr(v) for v in one}) == 1 for one in lists)
+
+
+def _shallow(config: ModelConfig, layers: int) -> ModelConfig:
+    """The same model with fewer layers."""
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == text.num_hidden_layers:
+            setattr(text, name, value[:layers])
+    text.num_hidden_layers = layers
+    return found
+
+
+def _run(model: Model, how: Held, lora: LoraSettings | None, kind: Foreign) -> Footprint:
+    """What `model`, without weights, shows when it is run whole."""
     quick(model)
     body = decoder(model)
     numbers, inside = (sum(p.numel() for p in one.parameters()) for one in (model, body))

@@ -1,5 +1,6 @@
 """Is what a model takes counted as the model itself has it: experts, wide heads, tied heads, towers, windows, states, quantised layers?"""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from pipeline.settings.sections import Lora
+from policies import footprint as measured
 from policies.adapters import lora_config
 from policies.footprint import footprint, weights_of
 from policies.precision import Held
@@ -38,7 +40,7 @@ MODELS: dict[str, Any] = {
     "mixtral": MixtralConfig(**MOE, num_local_experts=4),
     "qwen3 moe": Qwen3MoeConfig(**MOE, num_experts=4, moe_intermediate_size=16),
     "gpt2": GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4),
-    "mamba": MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, state_size=4),
+    "mamba": MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, state_size=4),
     "falcon h1": FalconH1Config(**INNER, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4),
 }
 LENGTH = 24
@@ -99,6 +101,34 @@ def test_the_cache_is_that_of_a_row(name: str) -> None:
     real(name)(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), past_key_values=cache)
     held = sum(one.nbytes for layer in cache.layers for one in (layer.keys, layer.values))  # type: ignore[union-attr]
     assert footprint(MODELS[name], Held(torch.float32), None).cached(LENGTH) == held
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4), Lora(r=4, layers="last 2")])
+@pytest.mark.parametrize("shape", [LlamaConfig, Qwen3MoeConfig])
+def test_layers_that_are_the_same_are_not_run_each(
+    shape: Any, lora: Lora | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five of them count as they would if all were run; where one is another, all are."""
+    own = {"num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16} if shape is Qwen3MoeConfig else {}
+    config = shape(**INNER | own | {"num_hidden_layers": 5})
+    found = footprint(config, Held(torch.bfloat16), lora)
+    ran = list[int]()
+    whole = measured._run
+    monkeypatch.setattr(measured, "_run", lambda model, *more: ran.append(model.config.num_hidden_layers) or whole(model, *more))  # fmt: skip
+    footprint(config, Held(torch.bfloat16), lora)
+    monkeypatch.setattr(measured, "_alike", lambda *_: False)
+    wanted = footprint(config, Held(torch.bfloat16), lora)
+    assert ran == [1, 2, 5]
+    assert found.cache == wanted.cache
+    for name, value in vars(replace(wanted, cache=())).items():
+        assert getattr(replace(found, cache=()), name) == pytest.approx(value, rel=0.02), name
+
+
+def test_layers_of_two_kinds_are_run_each() -> None:
+    kinds = ["sliding_attention", "full_attention"] * 3
+    config = Gemma3TextConfig(**INNER | {"num_hidden_layers": 6}, head_dim=16, sliding_window=8, layer_types=kinds)
+    found = footprint(config, Held(torch.float32), None)
+    assert found.cached(100) == pytest.approx(3 * 2 * 16 * 2 * (7 + 100) * 4, rel=0.001)
 
 
 def test_windows_bound_the_cache_and_states_do_not_grow() -> None:
