@@ -81,6 +81,8 @@ def adaptable(model: PreTrainedModel) -> set[str]:
     """Names of the linear layers that `all-linear` adapts: inside the decoder, run by a text, and such as peft can adapt."""
     inside = {name for name, _ in _linear(model) if _inside(model, name)}
     runs = _that_run(model, inside)
+    if runs and _why_not(model, sorted(runs), runs) is None:
+        return runs
     refused: dict[str, str] = {}
     for leaf in sorted({name.rpartition(".")[2] for name in runs}):
         same = {name for name in runs if name.rpartition(".")[2] == leaf}

@@ -56,17 +56,24 @@ def asked(name: str) -> Outcome:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with TemporaryDirectory() as folder:
-        return check(name, Path(folder))
+        try:
+            return check(name, Path(folder))
+        except Exception as error:  # the others are asked nevertheless
+            return Outcome(name, f"fails: {type(error).__name__} {error}")
 
 
-def main() -> None:
+def main() -> str | None:
+    """Write the page; what failed, if anything did, and then no page."""
     with ProcessPoolExecutor(2) as pool:
         outcomes = []
         for found in pool.map(asked, names()):
             print(f"{found.name}: {found.policy}", file=sys.stderr)
             outcomes.append(found)
+    if failed := [f"{o.name} {o.policy}" for o in outcomes if o.policy.startswith("fails")]:
+        return "\n".join(failed)
     PAGE.write_text(page(outcomes), encoding="utf-8")
+    return None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
