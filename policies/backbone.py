@@ -42,9 +42,8 @@ def _fetched(
     except OSError as error:
         raise not_there(path, "model", error) from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
-        raise BackboneError(
-            f"{path}: cannot be loaded by {loader.__name__} ({reason(error)}); use another model"
-        ) from error
+        remedy = "use another model" if loader is AutoModelForCausalLM else "name another model in reward.model"
+        raise BackboneError(f"{path}: cannot be loaded by {loader.__name__} ({reason(error)}); {remedy}") from error
     settle_configs(model, path)
     finished(model, how)
     quick(model)

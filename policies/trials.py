@@ -5,7 +5,6 @@ alone falls back, and one line says so.
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -13,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from policies.errors import BackboneError as BackboneError
 from policies.told import tell as tell
@@ -220,36 +219,24 @@ def check_scores(model: Model) -> None:
 def settle_configs(model: Model, path: object) -> None:
     """Make the configs of a model such that they can be saved, so that publishing cannot fail on them after hours. Raises BackboneError.
 
-    transformers refuses to save a temperature, top_k or top_p beside do_sample: false, and such numbers in config.json. The author's
-    numbers are kept: do_sample is set, and what belongs into the generation config moves there.
+    transformers refuses to save a temperature, top_k or top_p beside do_sample: false. The author's numbers are kept: do_sample is set.
     """
     generation, config = getattr(model, "generation_config", None), model.config
-    declared = {field.name for field in dataclasses.fields(config)}
-    moved = sorted(
-        n for n in GenerationConfig().to_dict() if n in vars(config) and n not in declared and n != "use_cache"
-    )
-    for name in moved:
-        value = vars(config).pop(name)
-        if generation is not None and value is not None and getattr(generation, name, None) is None:
-            setattr(generation, name, value)
-    if any(name for name in moved):
-        tell(f"{path}: {', '.join(moved)} of its config.json belong to its generation_config.json; moved there")
-    if (
-        generation is not None
-        and _refused(lambda: generation.validate(strict=True)) is not None
-        and not generation.do_sample
-    ):
+
+    def why() -> str | None:
+        with TemporaryDirectory() as folder:
+            refused = _refused(lambda: config.save_pretrained(folder))
+        return refused if generation is None else refused or _refused(lambda: generation.validate(strict=True))
+
+    if why() is not None and generation is not None and not generation.do_sample:
         generation.do_sample = True
-        tell(
-            f"{path}: its generation_config.json says how to sample without do_sample: true, which could not be saved; set"
-        )
-    with TemporaryDirectory() as folder:
-        why = _refused(lambda: config.save_pretrained(folder))
-    if generation is not None:
-        why = why or _refused(lambda: generation.validate(strict=True))
-    if why is not None:
+        if why() is None:
+            tell(
+                f"{path}: its generation_config.json says how to sample but not do_sample: true, and could not be saved; set"
+            )
+    if (told := why()) is not None:
         raise BackboneError(
-            f"{path}: its configs cannot be saved again ({why}); correct its config.json and generation_config.json"
+            f"{path}: its configs cannot be saved again ({told}); correct its config.json and generation_config.json"
         )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from policies.untyped import Foreign
 
 SHORT = 4  # tokens
-PARTS = ("window", "chunk", "topk")  # of the names of widths; a number of layers or a pattern is smaller or no such
+PARTS, OTHERS = ("window", "chunk", "topk"), ("pattern", "layers")  # of the names of widths, and of numbers of layers
 
 
 @contextmanager
@@ -24,7 +24,8 @@ def short_windows(*models: nn.Module) -> Iterator[list[str]]:
     before: list[tuple[Foreign, str, int]] = []
     for owner in owners:
         for name, value in vars(owner).items():
-            if type(value) is int and value > SHORT and any(part in name for part in PARTS):
+            width = any(part in name for part in PARTS) and not any(part in name for part in OTHERS)
+            if width and type(value) is int and value > SHORT:
                 before.append((owner, name, value))
     for owner, name, _ in before:
         owner.__dict__[name] = SHORT
