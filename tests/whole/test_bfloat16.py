@@ -41,9 +41,14 @@ SHRUNK = [
     "data.gold_fraction=0.3",
     *("sft.tuning=lora", "sft.max_steps=4", "sft.learning_rate=1e-2"),
     *("reward.max_steps=4", "reward.normalise_samples=16", "reward.lora.layers=last 1"),
+    *(
+        "ppo.missing_eos_score=null",
+        "ppo.missing_eos_penalty=1",
+    ),  # few completions end, and scores that are all one teach nothing
     *("ppo.total_episodes=48", "ppo.batch_size=16", "ppo.response_length=12", "ppo.eval_prompts=6"),
     *(
         "rloo.batch_size=8",
+        "rloo.learning_rate=1e-5",  # so small that bfloat16 would lose it
         "rloo.per_device_train_batch_size=4",
         "dpo.max_steps=4",
         "kto.max_steps=4",

@@ -202,6 +202,7 @@ def test_weights_are_those_of_the_slow_way(
         changes["micro_batch_tokens"] = 30
     elif way == "checkpoints":
         changes["gradient_checkpointing"] = True
+        assert roles.recomputes()  # tried once, before passes are counted
     kept: list[bool] = []
     right = Activations.run
 
@@ -270,6 +271,7 @@ def test_checkpointing_recomputes_each_role_under_its_own_adapter(deep: Path, ti
         if not trunk:
             object.__setattr__(roles, "trunk", None)
         roles.checkpointing = on
+        assert roles.recomputes()  # tried once, before passes are counted
         body: Any = decoder(roles.policy)
         seen: list[int] = []
         body.layers[-1].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
