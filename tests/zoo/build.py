@@ -29,9 +29,15 @@ SIZES: dict[str, Any] = {
     **_named(PAD, "pad_token_id pad_index"),
     **_named(EOS, "eos_token_id eos_index"),
     **_named(BOS, "bos_token_id bos_index decoder_start_token_id sep_token_id cls_token_id"),
-    **_named(3, "forced_eos_token_id image_token_id video_token_id audio_token_id image_token_index mask_token_id"),
-    **_named(3, "boi_token_id eoi_token_id boa_token_id eoa_token_id eoa_token_index boi_token_index eoi_token_index"),
-    **_named(3, "vision_start_token_id vision_end_token_id eod_token_id mask_index unk_index"),
+    **_named(
+        VOCABULARY - 1,
+        "forced_eos_token_id image_token_id video_token_id audio_token_id image_token_index mask_token_id",
+    ),
+    **_named(
+        VOCABULARY - 1,
+        "boi_token_id eoi_token_id boa_token_id eoa_token_id eoa_token_index boi_token_index eoi_token_index",
+    ),
+    **_named(VOCABULARY - 1, "vision_start_token_id vision_end_token_id eod_token_id mask_index unk_index"),
     **_named(HIDDEN, "hidden_size d_model n_embd dim emb_dim embedding_dim embedding_size word_embed_proj_dim"),
     **_named(HIDDEN, "input_embedding_size output_embedding_size lru_width attention_hidden_size backbone_hidden_size"),
     **_named(HEADS, "num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads"),

@@ -16,8 +16,8 @@ HEAD = """# Models
 Every causal language model of transformers {version}, as a tiny random model of its config class (`tests/zoo/`), asked the same: logits,
 sampling with a shared beginning and past a sliding window, an adapter on all linear layers that is merged, saved and loaded by plain
 transformers and peft, a step of PPO, checkpointing, a score head. *Works* means that every number is that of the model's own forward;
-*refused* is the sentence that a user reads at load. A path that falls back gives the same numbers in more time or memory. Written by
-`make models`: {works} work, {refused} are refused, {missing} cannot be built from their config class alone.
+*refused* is the sentence that a user reads at load; where a score head is refused without a note, transformers has no classifier of its
+kind. A path that falls back gives the same numbers in more time or memory. Written by `make models`: {works} work, {refused} are refused, {missing} cannot be built from their config class alone.
 
 | architecture | policy | what falls back | score head | note |
 |---|---|---|---|---|

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.build import names
+from zoo.build import CANNOT, names
 from zoo.checks import check
+from zoo.table import PAGE, listed
 
 SUBSET = [
     *(
@@ -39,3 +40,7 @@ def test_an_architecture(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SUBSET)
 def test_in_bfloat16(name: str, tmp_path: Path) -> None:
     assert check(name, tmp_path, torch.bfloat16).policy == "works"
+
+
+def test_the_page_lists_what_the_zoo_has() -> None:
+    assert set(listed(PAGE.read_text(encoding="utf-8"))) == {*names(), *CANNOT}
