@@ -27,7 +27,7 @@ from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
-from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
+from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.adapters import lora_config
 from policies.template import encode_completion, encode_prompt
@@ -134,6 +134,7 @@ def _trainer(
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.dpo
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = PairArguments(
         **trainer_arguments(section, folder, accelerator.num_processes, config.seed),

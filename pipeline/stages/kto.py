@@ -30,7 +30,7 @@ from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
-from pipeline.training.trainers import Report, batched_order, one_a_draw, train, trainer_arguments
+from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
 from policies.adapters import lora_config
 from policies.template import encode_completion, encode_prompt
@@ -220,6 +220,7 @@ def _trainer(
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.kto
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = JudgementArguments(
         **trainer_arguments(section, folder, accelerator.num_processes, config.seed),

@@ -35,7 +35,14 @@ from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import on_parent, quantised, save_merged, write_card
 from pipeline.training.seen import check_cut, seen
-from pipeline.training.trainers import RankingArguments, Report, batched_order, train, trainer_arguments
+from pipeline.training.trainers import (
+    RankingArguments,
+    Report,
+    batched_order,
+    check_recomputes,
+    train,
+    trainer_arguments,
+)
 from policies.adapters import lora_config
 from policies.backbone import decoder, load_causal, load_classifier, new_classifier
 from policies.blueprint import readable
@@ -205,6 +212,7 @@ def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -
     section = config.reward
     model = _base(config, run, tokenizer, to_train(config, device, section.tuning))
     model.to(device)
+    check_recomputes(model, section)
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         return get_peft_model(model, lora_config(model, section.lora, "SEQ_CLS"))

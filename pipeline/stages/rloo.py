@@ -23,7 +23,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.seen import check_seen, models_that_score
-from pipeline.training.trainers import Report, train, trainer_arguments
+from pipeline.training.trainers import Report, check_recomputes, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
 from policies.adapters import lora_config
 from policies.episodes import Score, after_eos_rule, prompt_order
@@ -45,6 +45,7 @@ def run(config: Config, run: Run) -> Manifest:
     check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    check_recomputes(model, section)
     before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)

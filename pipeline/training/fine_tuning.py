@@ -10,7 +10,7 @@ from peft import get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.settings.config import Supervised
-from pipeline.training.trainers import OneDevice, Report, batched_order, train, trainer_arguments
+from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
 from policies.adapters import lora_config
 from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
@@ -33,6 +33,7 @@ def fine_tune(
 ) -> tuple[Any, list[int], float, int]:
     """Learn `lessons` with trl.SFTTrainer, or go on from the state in `folder`: (the trained model with its adapter, the lessons
     of all steps in order, the seconds it took, the optimizer steps that were done before)."""
+    check_recomputes(model, section)
     if section.tuning == "lora":
         torch.manual_seed(seed)
         model = get_peft_model(model, lora_config(model, section.lora, "CAUSAL_LM"))

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from pipeline.artifacts.files import keep_rows
 from pipeline.pages.progress import bar
 from pipeline.settings.config import Stepwise, Supervised
+from policies.errors import BackboneError
 
 T = TypeVar("T")
 
@@ -68,6 +69,19 @@ def trainer_arguments(section: Stepwise, folder: Path, world_size: int, seed: in
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
     }
+
+
+def check_recomputes(model: Any, section: Stepwise) -> None:
+    """Raise BackboneError where a section asks for gradient checkpointing of a model that transformers cannot checkpoint."""
+    if not section.gradient_checkpointing:
+        return
+    try:
+        model.gradient_checkpointing_enable()
+        model.gradient_checkpointing_disable()
+    except ValueError as error:
+        raise BackboneError(
+            f"gradient_checkpointing: {type(model).__name__} cannot recompute its layers; set gradient_checkpointing: false"
+        ) from error
 
 
 def batched_order(lengths: Sequence[int], section: Supervised, seed: int) -> list[int]:
