@@ -155,7 +155,9 @@ def test_gold_judges_by_itself_and_over_training(walk: Path) -> None:
     found = told(walk)
     rows = len(read_rows(walk / "data" / "rankings.gold.jsonl"))
     trained_on = f"{rows} rankings of this run that the optimised reward never saw"
-    assert found["panel"]["gold"] == {"label": "gold", "scores": True, "summary": {"trained on": trained_on}}
+    gold = found["panel"]["gold"]
+    assert (gold["label"], gold["scores"], gold["summary"]["trained on"]) == ("gold", True, trained_on)
+    assert gold["summary"]["cut"] == 0 < gold["summary"]["texts"]
     assert "gold" in found["pairs"]["ppo vs sft"] and "By gold, " in found["verdict"]
     assert [set(at["scores"]) for at in found["training"]["steps"]] == [{"reward", "gold"}] * 3
     for name in ("report.html", "report.md"):
