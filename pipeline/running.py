@@ -16,6 +16,8 @@ from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, parents
+from pipeline.artifacts.kept import taken_back
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.reproduce import given
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
@@ -56,16 +58,26 @@ def guarded(work: Callable[[], None]) -> None:
 
 
 def due(stage: str, config: Config, run: Run) -> bool:
-    """Whether the stage is to be made: it is not up to date. What is missing is told before anything heavy is imported or started."""
-    if (done := finished(run, stage, config)) is not None:
-        if run.main_process:
-            print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+    """Whether the stage is to be made: it is not up to date, and no former result of it is what it would be. One that is is taken
+    back here. What is missing is told before anything heavy is imported or started."""
+    # before a look at what is finished: the main process may move it between the two
+    kept = None if run.main_process else taken_back(run, stage, config)
+    done = finished(run, stage, config) or kept
+    if done is None and run.main_process:
+        done = taken_back(run, stage, config)
+    if done is not None:
+        _tell_up_to_date(stage, run, done)
         return False
     if not STAGES[stage].one_process:
         config.check_stage(stage, run.world_size)
     for parent in parents(stage, config):
         run.identity(parent)
     return True
+
+
+def _tell_up_to_date(stage: str, run: Run, done: Manifest) -> None:
+    if run.main_process:
+        print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
 
 
 def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
@@ -96,12 +108,15 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
     if not due(stage, config, run):
         return
     with run.held(stage):
-        if due(stage, config, run):
+        done = finished(run, stage, config)  # another process may have made it meanwhile
+        if done is None:
             _make(stage, config, run)
         elif world > 1:  # the others have begun, and would wait for this one without end
             raise ArtifactError(
                 f"{run.folder(stage)} was made by another process meanwhile; the same command is up to date now"
             )
+        else:
+            _tell_up_to_date(stage, run, done)
 
 
 def _make(stage: str, config: Config, run: Run) -> None:

@@ -30,6 +30,17 @@ def weights_sha256(folder: Path) -> str | None:
     return digest(found) if len(found) > 1 else found[0][1] if found else None
 
 
+def flaw(folder: Path, files: list[dict[str, Any]]) -> str | None:
+    """What is not as a manifest lists it: the first file that is missing or has another hash, in words; None: all is whole."""
+    for item in files:
+        path = folder / item["path"]
+        if not path.is_file():
+            return f"{path}: missing though the manifest lists it"
+        if sha256(path) != item["sha256"]:
+            return f"{path}: changed since it was published"
+    return None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,5 +1,6 @@
 """What does a published folder say of itself? Its manifest.json, written last, so that a folder that has one is complete."""
 
+import json
 import os
 import platform
 import subprocess
@@ -40,6 +41,32 @@ class Manifest:
     forced: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
     command: dict[str, Any] | None = None  # what the command line was given (reproduce.given); None: not made by one
+
+
+def read(path: Path) -> Manifest:
+    """A manifest.json. Raises OSError, or ValueError that says what is wrong with it."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["contract"] == CONTRACT:
+            return _checked(Manifest(**raw))
+        wrong = f"contract {raw['contract']}, this version reads {CONTRACT}"
+    except (ValueError, KeyError, TypeError) as error:
+        wrong = f"not a manifest ({error})"
+    raise ValueError(wrong)
+
+
+def _checked(found: Manifest) -> Manifest:
+    """`found`, if the fields that others look into are what publish writes. Raises ValueError."""
+    inside: dict[str, tuple[Any, set[str]]] = {
+        "files": (found.files, {"path", "size", "sha256"}),
+        "parents": (found.parents, {"role", "sha256"}),
+        "gate": ([found.gate], {"result", "checks"}),
+        "config": ([found.config], {"settings"}),
+    }
+    for name, (entries, keys) in inside.items():
+        if not (isinstance(entries, list) and all(isinstance(one, dict) and keys <= set(one) for one in entries)):
+            raise ValueError(f"{name} is not what publish writes")
+    return found
 
 
 def now() -> str:

@@ -50,7 +50,7 @@ def check_replaceable(folder: Path, mark: str) -> None:
             f"{folder}: {what}, and a stage's folder belongs there; move it away, or choose another RUN"
         )
     inside = {path.name for path in folder.iterdir()} - {LOCK, f"{mark}.tmp"}
-    if inside and not _says_so(folder / mark):
+    if inside and not is_ours(folder, mark):
         raise ArtifactError(
             f"{folder}: holds files and no {mark} of ours, so it is neither replaced nor removed; move it away, or choose another RUN"
         )
@@ -64,10 +64,10 @@ def clear(folder: Path, last: str = MARK) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _says_so(path: Path) -> bool:
-    """Whether a file is a JSON object with the hash that our manifests and marks have."""
+def is_ours(folder: Path, mark: str) -> bool:
+    """Whether the file `mark` in a folder is a JSON object with the hash that our manifests and marks have."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((folder / mark).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and "inputs" in found

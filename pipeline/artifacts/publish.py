@@ -12,8 +12,9 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, sha256, write_json
 from pipeline.artifacts.freshness import inputs_of, read_by, section_values
 from pipeline.artifacts.gate import Gate
+from pipeline.artifacts.kept import check_room, put_in_place, rescue
 from pipeline.artifacts.manifest import CONTRACT, Manifest, git_commit, libraries, machine, now
-from pipeline.artifacts.ownership import MANIFEST, MARK, check_replaceable, clear
+from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, check_replaceable, clear
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 
@@ -27,13 +28,24 @@ def working_folder(run: Run, stage: str, config: Config) -> Path:
     if run.main_process:
         mark = partial / MARK
         check_replaceable(partial, MARK)
-        _check_room(run, stage)
+        check_room(run, stage)
         same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == inputs
         partial.mkdir(parents=True, exist_ok=True)
         if not same:
+            _tell_what_goes(stage, mark)
+            rescue(run, stage)
             clear(partial)
             write_json(mark, {"inputs": inputs, "started": now()})
     return partial
+
+
+def _tell_what_goes(stage: str, mark: Path) -> None:
+    """One line where the state of an attempt is removed that another recipe, setting or parent began."""
+    if mark.is_file() and {path.name for path in mark.parent.iterdir()} - {MARK, LOCK}:
+        began = json.loads(mark.read_text(encoding="utf-8")).get("started", "earlier")
+        print(
+            f"{stage}: an attempt begun {began} from other settings or parents is given up; its state goes", flush=True
+        )
 
 
 def publish(
@@ -52,7 +64,7 @@ def publish(
 ) -> Manifest:
     """Publish the folder `made` (inside the partial folder) as the finished stage, by one rename, manifest written last.
 
-    `metrics` and the gate's figures must be finite. An older result of the stage is replaced only once the new one is complete.
+    `metrics` and the gate's figures must be finite. A former result of the stage is kept (kept.py), and only once the new one is complete.
     To be called by the main process alone. Raises ArtifactError where what the stage was begun from has changed meanwhile.
     """
     figures = metrics | {c.name: c.figure for c in gate.checks if c.figure is not None}
@@ -97,7 +109,10 @@ def publish(
     )
     _flush(made)
     write_json(made / MANIFEST, asdict(manifest))
-    _take_its_place(run, stage, made)
+    put_in_place(run, stage, made)
+    clear(run.partial(stage))
+    with suppress(OSError):  # whoever holds it still removes it
+        run.partial(stage).rmdir()
     return manifest
 
 
@@ -116,34 +131,3 @@ def _flush(made: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-def _take_its_place(run: Run, stage: str, made: Path) -> None:
-    """One rename puts `made` in the stage's place; the older result goes only then, and the partial folder with it."""
-    _check_room(run, stage)
-    folder, old = run.folder(stage), run.old(stage)
-    _remove(old)
-    if folder.exists():
-        folder.rename(old)
-    try:
-        made.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    _remove(old)
-    clear(run.partial(stage))
-    with suppress(OSError):  # whoever holds it still removes it
-        run.partial(stage).rmdir()
-
-
-def _remove(old: Path) -> None:
-    """Remove an older result, its manifest last, so that what a kill leaves of it is known for ours."""
-    clear(old, last=MANIFEST)
-    with suppress(OSError):
-        old.rmdir()
-
-
-def _check_room(run: Run, stage: str) -> None:
-    for folder in (run.folder(stage), run.old(stage)):
-        check_replaceable(folder, MANIFEST)

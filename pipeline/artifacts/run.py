@@ -4,16 +4,16 @@
 `runs/<name>/<stage>.partial/`. A stage opens its parents with `require()`, which checks every hash.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import manifest as manifests
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest, sha256
-from pipeline.artifacts.manifest import CONTRACT, Manifest
+from pipeline.artifacts.files import digest, flaw
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST, check_run_name, held
 from pipeline.graph import command_name
 
@@ -38,9 +38,10 @@ class Run:
     def partial(self, stage: str) -> Path:
         return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
 
-    def old(self, stage: str) -> Path:
-        """Where the older result of a stage stands while a new one takes its place."""
-        return self.folder(stage).with_name(f"{self.folder(stage).name}.old")
+    @property
+    def kept(self) -> Path:
+        """Where former results lie (kept.py)."""
+        return self.root / self.name / ".kept"
 
     def remedy(self, stage: str) -> str:
         """What makes a stage once more, for messages."""
@@ -53,20 +54,9 @@ class Run:
         if not path.is_file():
             return None
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            if raw["contract"] != CONTRACT:
-                raise ArtifactError(
-                    f"{path}: contract {raw['contract']}, this version reads {CONTRACT}; "
-                    f"remove {self.folder(stage)} and {self.remedy(stage)}"
-                )
-            found = Manifest(**raw)
-            if not isinstance(found.files, list) or "result" not in found.gate:
-                raise ValueError("files or gate are not what publish writes")
-            return found
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{path}: not a manifest ({error}); remove {self.folder(stage)} and {self.remedy(stage)}"
-            ) from None
+            return manifests.read(path)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: {error}; remove {self.folder(stage)} and {self.remedy(stage)}") from None
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
         """Open a finished stage: every file is there with its hash, it was made from the parents that are there now, its gate did
@@ -78,12 +68,8 @@ class Run:
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {remedy}")
-        for item in found.files:
-            path = folder / item["path"]
-            if not path.is_file():
-                raise ArtifactError(f"{path}: missing though the manifest lists it; remove {folder} and {remedy}")
-            if sha256(path) != item["sha256"]:
-                raise ArtifactError(f"{path}: changed since it was published; remove {folder} and {remedy}")
+        if (wrong := flaw(folder, found.files)) is not None:
+            raise ArtifactError(f"{wrong}; remove {folder} and {remedy}")
         self._check_lineage(stage, found)
         if tokenizer is not None and found.tokenizer != tokenizer:
             raise ArtifactError(

@@ -73,4 +73,4 @@ def strays(run: "Run", config: Config) -> list[str]:
 
 def _folders(run: "Run", stage: str) -> list[str]:
     names = sorted(path.name for path in (run.root / run.name).glob(f"{stage}_seed_*"))
-    return [name for name in names if name.rpartition("_seed_")[2].lstrip("-").isdigit()]  # neither .partial nor .old
+    return [name for name in names if name.rpartition("_seed_")[2].lstrip("-").isdigit()]  # no .partial

@@ -90,7 +90,7 @@ def foreign(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("taken", ["data", "data.partial", "data.old"])
+@pytest.mark.parametrize("taken", ["data", "data.partial"])
 def test_a_folder_that_is_not_ours_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str) -> None:
     monkeypatch.chdir(tmp_path)
     folder = foreign(Path("runs/demo") / taken)
@@ -113,7 +113,7 @@ def test_a_manifest_that_is_not_ours_does_not_make_a_folder_ours(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("taken", ["data", "data.partial", "data.old"])
+@pytest.mark.parametrize("taken", ["data", "data.partial"])
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "file"])
 def test_a_link_or_a_file_in_place_of_a_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str, kind: str
@@ -174,25 +174,6 @@ def test_a_partial_folder_that_is_cleared_stays_known_as_ours_to_the_last(tmp_pa
         patch.setattr(Path, "unlink", noted)
         clear(tmp_path)
     assert gone[-1] == "inputs.json" and not list(tmp_path.iterdir())
-
-
-def test_an_older_result_goes_with_its_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while it is removed, what is left must not be taken for somebody else's."""
-    monkeypatch.chdir(tmp_path)
-    config = load(SMOKE, [ROWS])
-    run_stage("data", config, "r")
-    unlink, left = Path.unlink, list[set[str]]()
-
-    def noted(path: Path, **more: Any) -> None:
-        unlink(path, **more)
-        if path.parent.name == "data.old":
-            left.append({one.name for one in path.parent.iterdir()})
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", noted)
-        run_stage("data", config.model_copy(update={"seed": 5}), "r")
-    assert len(left) > 3 and all("manifest.json" in names for names in left[:-1]) and left[-1] == set()
-    assert not Path("runs/r/data.old").exists()
 
 
 # One at a time

@@ -65,7 +65,8 @@ def test_publishing_is_all_or_nothing(run: Run, where: str, older: bool) -> None
     make(run, text="new\n")
     run.require("data")
     assert Path("runs/demo/data/rows.jsonl").read_text() == "new\n"
-    assert os.listdir("runs/demo") == ["data"]
+    assert sorted(os.listdir("runs/demo")) == ([".kept", "data"] if older else ["data"])
+    assert [path.read_text() for path in Path("runs/demo/.kept").glob("*/rows.jsonl")] == ["old\n"] * older
 
 
 def test_leftovers_of_a_killed_publication_are_no_files_of_the_next(run: Run) -> None:

@@ -259,14 +259,14 @@ def test_only_seeds_that_fit_are_found(walk: Path) -> None:
     """Not one of other settings, of other parents, of the first seed again, or what a killed process left behind. One that
     failed its gate is found: without it the spread would look smaller than it is."""
     run = again("odd", "ppo", "ppo_seed_1", "ppo_seed_2")
-    for name in ("ppo_seed_3", "ppo_seed_4", "ppo_seed_5", "ppo_seed_6.old"):
+    for name in ("ppo_seed_3", "ppo_seed_4", "ppo_seed_5", "ppo_seed_6.partial"):
         shutil.copytree(run / "ppo_seed_1", run / name)
     manifest = json.loads((run / "ppo_seed_1" / "manifest.json").read_text())
     given = manifest["config"]["settings"]
     changed(run / "ppo_seed_3", seed=3, config={"settings": given | {"ppo": given["ppo"] | {"kl_coef": 9.0}}})
     changed(run / "ppo_seed_4", seed=4, parents=[*manifest["parents"][:-1], {"role": "reward", "sha256": "other"}])
     changed(run / "ppo_seed_5", seed=0)
-    changed(run / "ppo_seed_6.old", seed=6)
+    changed(run / "ppo_seed_6.partial", seed=6)
     changed(run / "ppo_seed_2", gate={"result": "fail", "checks": []})
     found = seeds.siblings(Run("odd"), "ppo")
     assert [(one.folder, one.seed) for one in found] == [("ppo", 0), ("ppo_seed_1", 1), ("ppo_seed_2", 2)]
