@@ -18,6 +18,8 @@ from policies.errors import BackboneError as BackboneError
 from policies.told import tell as tell
 from policies.untyped import Foreign, Model
 
+DRAWS = 3  # of tokens, each of which must show what would be held against a model
+
 
 def body_name(model: Model) -> str | None:
     """The attribute under which a causal LM or classifier keeps its decoder; None where it keeps none."""
@@ -40,11 +42,11 @@ def bare(model: Model) -> Model:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def trial_rows(model: Model, width: int = 9) -> tuple[Tensor, Tensor]:
-    """Token ids and mask (3, width) on the model's device: a full row and two that are padded on the right, always the same."""
+def trial_rows(model: Model, width: int = 9, draw: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids and mask (3, width) on the model's device: a full row and two that are padded on the right, the same for each `draw`."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     mask = (torch.arange(width) < torch.tensor([width, width - 2, width - 5])[:, None]).long()
-    ids = torch.randint(vocabulary, (3, width), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(vocabulary, (3, width), generator=torch.Generator().manual_seed(draw))
     return ids.to(model.device), mask.to(model.device)
 
 
@@ -150,7 +152,7 @@ def check_causal(model: Model) -> None:
     """Raise BackboneError unless states of a token depend on it and those before it alone: not on those after it, on padding to the
     right, or on chance."""
     ids, mask = trial_rows(model)
-    name, body, longest = type(model).__name__, decoder(model), ids.shape[1]
+    name, body = type(model).__name__, decoder(model)
     kind = rounded_in(model)
 
     def states(ids: Tensor, mask: Tensor) -> Tensor:
@@ -172,13 +174,20 @@ def check_causal(model: Model) -> None:
             f"{name}: its tokens see those after them, so it is no causal language model as it is; set is_decoder: true in its "
             "config.json if it was trained as one, else use another"
         )
-    for row, length in enumerate(mask.sum(1).tolist()):
-        if length < longest and not close(
-            states(ids[row : row + 1, :length], mask[row : row + 1, :length])[0], plain[row, :length]
-        ):
-            raise BackboneError(
-                f"{name}: says something else where a row is padded on the right; use another architecture"
-            )
+    # A state may hang on its last digits: one token's of the demo's sft model, in float32, was 0.04 of 46 apart, and its neighbours'
+    # less than 0.0001. A model that sees padding differs in every draw.
+    if all(_sees_padding(states, *trial_rows(model, draw=draw)) for draw in range(DRAWS)):
+        raise BackboneError(f"{name}: says something else where a row is padded on the right; use another architecture")
+
+
+def _sees_padding(states: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor) -> bool:
+    """Whether a padded row has other states than alone."""
+    plain = states(ids, mask)
+    return any(
+        not close(states(ids[row : row + 1, :length], mask[row : row + 1, :length])[0], plain[row, :length])
+        for row, length in enumerate(mask.sum(1).tolist())
+        if length < ids.shape[1]
+    )
 
 
 @torch.no_grad()
