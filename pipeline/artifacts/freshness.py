@@ -12,6 +12,7 @@ from pipeline.artifacts.manifest import CONTRACT, Manifest
 from pipeline.artifacts.run import Run
 from pipeline.graph import BASELINES, STAGES, parents_of
 from pipeline.settings.config import Config, best_of
+from pipeline.settings.deciding import deciding
 
 
 def parents(stage: str, config: Config) -> tuple[str, ...]:
@@ -83,7 +84,8 @@ def read_by(run: Run, stage: str, config: Config) -> tuple[str, ...]:
 
 
 def inputs_of(run: Run, stage: str, config: Config) -> str:
-    """Hash of everything that decides what a stage makes: its settings, its parents' contents, its local input files."""
+    """Hash of everything that decides what a stage makes: its settings but those that only observe, its parents' contents, its
+    local input files."""
     local = []
     for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
         local += [sha256(path) for path in local_files(source)]
@@ -93,7 +95,7 @@ def inputs_of(run: Run, stage: str, config: Config) -> str:
         {
             "contract": CONTRACT,
             "stage": stage,
-            "settings": section_values(config, stage),
+            "settings": deciding(section_values(config, stage)),
             "parents": identities,
             "local": local,
         }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.graph import SEEDED
 from pipeline.settings.config import Config
+from pipeline.settings.deciding import deciding
 
 if TYPE_CHECKING:
     from pipeline.artifacts.run import Run
@@ -41,13 +42,13 @@ class Sibling:
 
 def siblings(run: "Run", stage: str) -> list[Sibling]:
     """The published models of a stage, its own first, then those of other seeds that fit it, by seed: the same settings
-    but for the seed, made from the same parents. None where the stage itself is not there or not one of `SEEDED`."""
+    but for the seed and what only observes, made from the same parents. None where the stage itself is not there or not one of `SEEDED`."""
     own = run.manifest(stage) if stage in SEEDED else None
     if own is None:
         return []
 
     def origin(manifest: Any) -> Any:
-        settings = {name: value for name, value in manifest.config["settings"].items() if name != "seed"}
+        settings = {name: value for name, value in deciding(manifest.config["settings"]).items() if name != "seed"}
         return settings, [(parent["role"], parent["sha256"]) for parent in manifest.parents]
 
     found = []

@@ -16,7 +16,7 @@ from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
 from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
-from pipeline.settings.sections import ConfigError, Decoding, Section, Stepwise, Supervised, Training
+from pipeline.settings.sections import OBSERVES, ConfigError, Decoding, Section, Stepwise, Supervised, Training
 from pipeline.settings.sections import is_section as is_section
 
 Scalar = bool | int | float | str | None
@@ -123,12 +123,14 @@ class PPO(Training):
     adam_epsilon: float = Field(1e-5, gt=0)
     eval_steps: int = Field(10, ge=1, description="iterations between evaluations on held-out prompts")
     eval_prompts: int = Field(32, ge=1)
-    save_steps: int = Field(5, ge=1, description="iterations between resume states")
+    save_steps: int = Field(5, ge=1, description="iterations between resume states", json_schema_extra=OBSERVES)
     max_kl: float = Field(25.0, gt=0, description="halt when the mean KL to the sft model passes this, nats a sequence")
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
     min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, tokens")
-    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field([], description="trackers, through Accelerate")
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="trackers, through Accelerate", json_schema_extra=OBSERVES
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "PPO":
@@ -167,7 +169,9 @@ class LLMJudge(Section):
     base_url: str = Field(description="such as http://127.0.0.1:8000/v1")
     model: str
     # no pattern here: a key written in its place by mistake would be shown in the error
-    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key; null: none")
+    api_key_env: str | None = Field(
+        None, description="name of the environment variable that holds the key; null: none", json_schema_extra=OBSERVES
+    )
     max_calls: int = Field(2000, ge=1, description="requests of one run at most, repeated ones included")
 
 

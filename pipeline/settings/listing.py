@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline.settings.config import Config, is_section
+from pipeline.settings.deciding import observes
 from pipeline.settings.recipe import fields
 
 TOP = """# Settings
@@ -20,6 +21,9 @@ This page is generated: `python -m pipeline settings --markdown > docs/settings.
 A recipe is a YAML file with one section for each stage; `section.name=value` on the command line replaces what the recipe says, and
 the value is read as YAML. A recipe need only hold what differs from the defaults. Every mistake is told with its file and line before
 anything is loaded.
+
+To change a setting makes the stages again that read it, and what is made of them; what was there is kept in `runs/NAME/.kept/`. A setting
+marked *(observes)* decides nothing of a result: to change it makes nothing again.
 """
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -64,9 +68,14 @@ def _inside(kind: type[BaseModel], name: str) -> dict[str, Any]:
 def _table(rows: dict[str, Any]) -> str:
     head = "| setting | default | takes | meaning |\n|---|---|---|---|\n"
     return head + "".join(
-        f"| `{name}` | `{default_of(info)}` | {_cell(_takes(info))} | {_cell(info.description or '')} |\n"
+        f"| `{name}` | `{default_of(info)}` | {_cell(_takes(info))} | {_cell(_meaning(info))} |\n"
         for name, info in rows.items()
     )
+
+
+def _meaning(info: Any) -> str:
+    """What a setting is for, and whether it only observes."""
+    return " ".join(filter(None, [info.description, "*(observes)*" if observes(info) else None]))
 
 
 def _takes(info: Any) -> str:

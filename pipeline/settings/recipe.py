@@ -58,16 +58,15 @@ def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> dict[
     return out
 
 
-def _all() -> list[str]:
-    """The names of all settings, those within a section that may be null (compare.llm) too, which `fields` knows as one setting."""
-    names = []
+def every_field() -> dict[str, Any]:
+    """As `fields`, with those within a section that may be null (compare.llm) too, which `fields` knows as one setting."""
+    out: dict[str, Any] = {}
     for name, info in fields().items():
-        kinds = get_args(info.annotation) if get_origin(info.annotation) is UnionType else ()
-        names += [
-            name,
-            *(inner for kind in kinds if is_section(kind) for inner in fields(kind, tuple(name.split(".")))),
-        ]
-    return names
+        out[name] = info
+        for kind in get_args(info.annotation) if get_origin(info.annotation) is UnionType else ():
+            if is_section(kind):
+                out |= fields(kind, tuple(name.split(".")))
+    return out
 
 
 def _in_a_mapping(key: str) -> bool:
@@ -78,7 +77,7 @@ def _in_a_mapping(key: str) -> bool:
 
 
 def _nearest(name: str) -> str:
-    known = _all()
+    known = every_field()
     section, leaf = name.split(".")[0], name.split(".")[-1]
     if section in ("ppo", "rloo") and leaf in ("generation", "do_sample", "num_beams", *CUTS):
         return (
@@ -129,7 +128,7 @@ def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], s
     if not equals or not key:
         errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
         return
-    if not any(name == key or name.startswith(f"{key}.") for name in _all()) and not _in_a_mapping(key):
+    if not any(name == key or name.startswith(f"{key}.") for name in every_field()) and not _in_a_mapping(key):
         errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
         return
     try:
@@ -179,7 +178,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
             name = ".".join(path)
             if e["type"] == "extra_forbidden":
                 messages = [f"no such setting; {_nearest(name)}"]
-            elif e["type"] == "missing" and name in _all():
+            elif e["type"] == "missing" and name in every_field():
                 messages = [f"is needed too; write {name}=…"]
                 if beside := [place for other, place in where.items() if other[:-1] == path[:-1]]:
                     where[path] = beside[0]

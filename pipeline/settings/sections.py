@@ -21,6 +21,10 @@ class Section(BaseModel):
         return {} if value is None and is_section(cls.model_fields[str(info.field_name)].annotation) else value
 
 
+OBSERVES: dict[str, Any] = {"observes": True}
+"""`json_schema_extra` of a setting that only observes: no part of a stage's identity (deciding.py)."""
+
+
 def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
@@ -117,7 +121,7 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, one more forward"
     )
-    save_steps: int = Field(50, ge=1, description="optimizer steps between resume states")
+    save_steps: int = Field(50, ge=1, description="optimizer steps between resume states", json_schema_extra=OBSERVES)
 
 
 class Stepwise(Training):
@@ -125,7 +129,9 @@ class Stepwise(Training):
 
     per_device_train_batch_size: int = Field(ge=1, description="rows of one micro-batch on one device")
     warmup_steps: int = Field(0, ge=0)
-    logging_steps: int = Field(5, ge=1)
+    logging_steps: int = Field(
+        5, ge=1, description="optimizer steps between rows of metrics.jsonl", json_schema_extra=OBSERVES
+    )
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches a process sees in one optimizer step."""

@@ -8,7 +8,9 @@ import pytest
 from small_stage import make
 
 from pipeline.artifacts.freshness import finished, function_files, parents, section_values
+from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
+from pipeline.artifacts.seeds import siblings, with_seed
 from pipeline.graph import STAGES
 from pipeline.settings.config import PPO, Compare, Config, Data, Reward
 from pipeline.settings.recipe import fields
@@ -23,6 +25,19 @@ def test_finished_while_nothing_changed(run: Run) -> None:
     assert finished(run, "data", again) == made
     assert finished(run, "data", Config(reward=Reward(margin=1.0), dtype="float32")) == made  # not what data reads
     assert finished(run, "sft", Config()) is None
+
+
+def test_what_only_observes_makes_nothing_again(run: Run) -> None:
+    """How often state is saved, or a tracker: neither what is published nor what was begun goes, and seeds stay together."""
+    for stage in ("data", "sft", "reward", "ppo"):
+        made = make(run, stage)
+    watched = Config(ppo=PPO(save_steps=1, report_to=["tensorboard"]))
+    assert finished(run, "ppo", watched) == made
+    seeded, beside = with_seed("ppo", watched, run, 1)
+    (working_folder(beside, "ppo", seeded) / "state").write_text("step 5")
+    assert (working_folder(beside, "ppo", Config(seed=1)) / "state").read_text() == "step 5"
+    make(beside, "ppo", seeded)
+    assert [one.folder for one in siblings(run, "ppo")] == ["ppo", "ppo_seed_1"]
 
 
 @pytest.mark.parametrize(
