@@ -1,11 +1,13 @@
 """In what numbers is a model held, and by which attention is it run? dtypes, 4 and 8 bit, attn_implementation."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, BitsAndBytesConfig
 
+from policies.errors import BackboneError
 from policies.told import tell
 from policies.untyped import Arguments, Foreign, Model
 
@@ -55,13 +57,57 @@ def loading(how: Held, loader: Foreign, path: str | Path, revision: str | None) 
 
 
 def finished(model: Model, how: Held) -> None:
-    """Widen the numbers of a model that was loaded in its checkpoint's own dtype, where `how` asks for more; and let one in float32,
-    which flash attention does not compute, take sdpa."""
+    """Widen the numbers of a model that was loaded in its checkpoint's own dtype, where `how` asks for more; let one in float32,
+    which flash attention does not compute, take sdpa; and keep 4-bit weights as they were quantised.
+
+    Raises BackboneError where bitsandbytes reads 4-bit weights wrongly on this machine.
+    """
+    if how.quantization in ("nf4", "fp4"):
+        _keep_packing(model)
+        _check_reading(model)
     if how.unrounded and (wider := torch.promote_types(model.dtype, how.dtype)) != model.dtype:
         model.to(wider)
     if how.attention == FLASH and model.dtype == torch.float32:
         model.set_attn_implementation("sdpa")
         tell(f"{type(model).__name__}: {FLASH} computes no float32, so attention is sdpa in this model")
+
+
+def _keep_packing(model: Model) -> None:
+    """Hold bitsandbytes' 4-bit layers to the weights that they were given.
+
+    On a CPU with avx512_bf16 the first forward in evaluation mode packs them anew for a kernel of transformers' kernels package: it
+    rounds the scales to bfloat16, so that evaluation and training differ, and takes only outputs that 32 and inputs that 64 divides
+    (seen with bitsandbytes 0.50; its layers ask this attribute of their own).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check_reading(model: Model) -> None:
+    """Raise BackboneError where a 4-bit weight reads otherwise as a matrix than as a row of blocks, which is how it is stored.
+
+    So it is with bitsandbytes 0.50 on a CPU with AVX-512 where 16 but not 64 divides a layer's inputs. One layer of each shape is tried.
+    """
+    layers = {tuple(one.weight.quant_state.shape): one for one in model.modules() if hasattr(one, "quant_state")}
+    wrong = [f"{rows}x{columns}" for (rows, columns), one in sorted(layers.items()) if not _reads(one.weight)]
+    if wrong:
+        raise BackboneError(
+            f"{type(model).__name__}: bitsandbytes reads its 4-bit weights of {', '.join(wrong)} wrongly on this machine; "
+            "set quantization=int8 or quantization=null"
+        )
+
+
+def _reads(weight: Foreign) -> bool:
+    from bitsandbytes.functional import QuantState, dequantize_4bit
+
+    state = weight.quant_state
+    blocks = math.prod(state.shape) // state.blocksize
+    stored, scales = weight.data.reshape(-1)[: blocks * state.blocksize // 2, None], state.absmax[:blocks]
+    shape = torch.Size((blocks, state.blocksize))
+    plain = QuantState(scales, shape, state.code, state.blocksize, state.quant_type, state.dtype)
+    whole = dequantize_4bit(weight.data, state).reshape(-1)[: math.prod(shape)]
+    return torch.equal(whole, dequantize_4bit(stored, plain).reshape(-1))
 
 
 def _quantised(how: Held, heads: list[str]) -> BitsAndBytesConfig:

@@ -9,11 +9,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from policies.backbone import load_causal, new_classifier, output_head
+from policies.errors import BackboneError
 from policies.precision import Held
 from policies.quick.linear import Linear, LoraLinear, in_one_step
 from policies.quick.packing import packs
 
-SIZES = [(32, 64), (40, 24)]  # rows that fill no block of 64 weights too
+SIZES = [(64, 128), (40, 24)]  # rows that fill no block of 64 weights too
 
 
 def saved(tokenizer: Any, folder: Path, hidden: int, inner: int) -> Path:
@@ -60,20 +61,51 @@ def test_the_body_is_quantised_and_the_heads_are_not(
     torch.testing.assert_close(found, wanted, atol=close * wanted.abs().max().item(), rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_weights_of_4_bit_stay_as_they_are_through_an_evaluation(
+    tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A CPU with avx512_bf16, where bitsandbytes would pack them anew."""
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
+    model: Any = load_causal(
+        saved(tiny_tokenizer, tmp_path, 64, 128), tiny_tokenizer, Held(torch.float32, quantization=kind)
+    )
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad():
+        training, evaluating = model.train()(ids).logits, model.eval()(ids).logits
+    assert torch.equal(training, evaluating)
+
+
+def test_weights_of_4_bit_that_are_read_wrongly_are_refused(
+    tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one shape, as with AVX-512 where 64 does not divide the inputs."""
+    right = bnb.functional.dequantize_4bit
+
+    def wrong(weight: Any, state: Any) -> Any:
+        return right(weight, state).roll(1, 1) if tuple(state.shape) == (64, 128) else right(weight, state)
+
+    monkeypatch.setattr(bnb.functional, "dequantize_4bit", wrong)
+    with pytest.raises(BackboneError, match=r"reads its 4-bit weights of 64x128 wrongly .* set quantization=int8 or"):
+        load_causal(saved(tiny_tokenizer, tmp_path, 64, 128), tiny_tokenizer, Held(torch.float32, quantization="nf4"))
+
+
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_a_score_head_is_float32_and_whole(tiny_folder: Path, tiny_tokenizer: Any, kind: str) -> None:
-    model = new_classifier(tiny_folder, tiny_tokenizer, Held(torch.bfloat16, quantization=kind), seed=0)
+def test_a_score_head_is_float32_and_whole(tiny_tokenizer: Any, tmp_path: Path, kind: str) -> None:
+    folder = saved(tiny_tokenizer, tmp_path, 64, 128)
+    model = new_classifier(folder, tiny_tokenizer, Held(torch.bfloat16, quantization=kind), seed=0)
     head = output_head(model)
     assert type(head) is Linear and head.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_our_lora_layer_is_not_put_on_quantised_layers(tiny_folder: Path, tiny_tokenizer: Any, kind: str) -> None:
+def test_our_lora_layer_is_not_put_on_quantised_layers(tiny_tokenizer: Any, tmp_path: Path, kind: str) -> None:
     """They are subclasses of nn.Linear, and their weights are no matrices that ours could multiply with."""
     from peft import LoraConfig, get_peft_model
 
+    folder = saved(tiny_tokenizer, tmp_path, 64, 128)
     for held, ours in ((Held(torch.float32, quantization=kind), 0), (Held(torch.float32), 14)):
-        base: Any = load_causal(tiny_folder, tiny_tokenizer, held)
+        base: Any = load_causal(folder, tiny_tokenizer, held)
         config = in_one_step(LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
         model = get_peft_model(base, config)
         assert sum(isinstance(m, LoraLinear) for m in model.modules()) == ours
