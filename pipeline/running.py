@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, parents
 from pipeline.artifacts.kept import taken_back
@@ -92,9 +93,16 @@ def missing_baselines(config: Config, name: str) -> list[str]:
     return [stage for stage in parents("compare", config) if stage in BASELINES and Run(name).manifest(stage) is None]
 
 
-def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | None = None, further: int = 0) -> None:
+def run_stage(
+    stage: str,
+    config: Config,
+    name: str,
+    command: dict[str, Any] | None = None,
+    further: int = 0,
+    told: bool = False,
+) -> None:
     """Make one stage, unless it is up to date. `command` is what its manifest keeps of the command line; `further` seeds
-    after the recipe's, it is made beside its own folder."""
+    after the recipe's, it is made beside its own folder. `told`: what it replaces was said by who called it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
     if world != expected:
@@ -107,6 +115,8 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
     config, run = with_seed(stage, config, run, further)
     if not due(stage, config, run):
         return
+    if run.main_process and not told and (world == 1 or "PIPELINE_NPROC" not in os.environ):
+        _tell_what_is_replaced([(stage, config, run)], command)
     with run.held(stage):
         done = finished(run, stage, config)  # another process may have made it meanwhile
         if done is None:
@@ -119,6 +129,11 @@ def run_stage(stage: str, config: Config, name: str, command: dict[str, Any] | N
             _tell_up_to_date(stage, run, done)
 
 
+def _tell_what_is_replaced(steps: Sequence[Step], command: dict[str, Any] | None) -> None:
+    if (sentence := announcement(steps, command)) is not None:
+        print(sentence, flush=True)
+
+
 def _make(stage: str, config: Config, run: Run) -> None:
     module = importlib.import_module(f"pipeline.stages.{stage}")
     importlib.import_module("pipeline.training.context").quiet()
@@ -128,10 +143,17 @@ def _make(stage: str, config: Config, run: Run) -> None:
 
 
 def make(
-    stage: str, recipe: Path, overrides: list[str], run: str, nproc: int = 1, seeds: int = 1, further: int = 0
+    stage: str,
+    recipe: Path,
+    overrides: list[str],
+    run: str,
+    nproc: int = 1,
+    seeds: int = 1,
+    further: int = 0,
+    told: bool = False,
 ) -> None:
     """Make a stage of run `run` as the command line asks: with the baselines that a comparison lacks before it, with `seeds`
-    training seeds or the seed `further` after the recipe's, in `nproc` processes. Exits with the code of what failed."""
+    training seeds or the seed `further` after the recipe's, in `nproc` processes; what it replaces is said first, unless it was `told`. Exits with the code of what failed."""
     config = load(recipe, overrides)
     if nproc > 1 and stage == "rloo":
         raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
@@ -142,9 +164,12 @@ def make(
         chain([*first, stage], recipe, overrides, config, run, nproc, seeds)
     elif nproc > 1 and not STAGES[stage].one_process:
         if due_seed(config, run, nproc, stage, further):
+            if not told:
+                step = (stage, *with_seed(stage, config, Run(run), further))
+                _tell_what_is_replaced([step], given(recipe, overrides))
             launch(stage, recipe, overrides, run, nproc, further)
     else:
-        run_stage(stage, config, run, given(recipe, overrides), further)
+        run_stage(stage, config, run, given(recipe, overrides), further, told)
 
 
 def make_guarded(*arguments: Any) -> None:
@@ -203,13 +228,18 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int,
 def chain(
     stages: Sequence[str], recipe: Path, overrides: list[str], config: Config, run: str, nproc: int, seeds: int
 ) -> None:
-    """Make the stages that are due, each in a process of its own, those that are seeded once a seed; exits with the code of the
-    first that fails."""
-    for stage in stages:
-        for further in range(seeds if STAGES[stage].seeded else 1):
-            if due_seed(config, run, nproc, stage, further):
-                if returned := in_a_process(make_guarded, stage, recipe, overrides, run, nproc, 1, further):
-                    sys.exit(_code(returned))
+    """Make the stages that are due, each in a process of its own, those that are seeded once a seed; what they replace is said before
+    the first of them starts. Exits with the code of the first that fails."""
+    todo = [(stage, further) for stage in stages for further in range(seeds if STAGES[stage].seeded else 1)]
+    told = False
+    for number, (stage, further) in enumerate(todo):
+        if due_seed(config, run, nproc, stage, further):
+            if not told:
+                steps = [(stage, *with_seed(stage, config, Run(run), further)) for stage, further in todo[number:]]
+                _tell_what_is_replaced(steps, given(recipe, overrides))
+            told = True
+            if returned := in_a_process(make_guarded, stage, recipe, overrides, run, nproc, 1, further, told):
+                sys.exit(_code(returned))
 
 
 def in_a_process(work: Callable[..., None], *arguments: Any) -> int:

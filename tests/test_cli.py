@@ -307,7 +307,7 @@ def test_all_stages_run_one_after_another_until_one_fails(monkeypatch: pytest.Mo
         running.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], Config(), "name", 2, 1)
     assert left.value.code == 137  # 128 + 9, as a shell has it
     assert [call[0] for call in started.calls] == ["data", "sft", "reward"]
-    assert started.calls[0] == ("data", Path("r.yaml"), ["seed=1"], "name", 2, 1, 0)
+    assert started.calls[0] == ("data", Path("r.yaml"), ["seed=1"], "name", 2, 1, 0, True)
 
 
 def test_a_stage_that_is_up_to_date_gets_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +328,7 @@ def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypa
     models = "compare.models=[base,few_shot,sft,ppo,best_of_2,dpo,rloo]"
     cli.app(["compare", recipe, models, "--run", "r"], standalone_mode=False)
     assert [call[0] for call in started.calls] == ["dpo", "best_of_n", "compare"]
-    assert started.calls[0] == ("dpo", Path(recipe), [models], "r", 1, 1, 0)
+    assert started.calls[0] == ("dpo", Path(recipe), [models], "r", 1, 1, 0, True)
 
 
 def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:

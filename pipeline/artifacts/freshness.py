@@ -62,6 +62,11 @@ def _module_file(module: str) -> Path | None:
     return None
 
 
+def sources(stage: str, config: Config) -> list[str]:
+    """What a stage reads outside the run, as the recipe names it."""
+    return {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, [])
+
+
 def local_files(source: str) -> list[Path]:
     """The files of a data source that lies on this machine: the file itself, all in the folder (before a #split) or beside
     a dataset_info.json#name, or what the pattern finds."""
@@ -87,7 +92,7 @@ def inputs_of(run: Run, stage: str, config: Config) -> str:
     """Hash of everything that decides what a stage makes: its settings but those that only observe, its parents' contents, its
     local input files."""
     local = []
-    for source in {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, ()):
+    for source in sources(stage, config):
         local += [sha256(path) for path in local_files(source)]
     local += [sha256(path) for path in function_files(stage, config)]
     identities = {parent: run.identity(parent) for parent in read_by(run, stage, config)}

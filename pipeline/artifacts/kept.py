@@ -69,6 +69,15 @@ def contents(run: Run) -> Contents:
     return found
 
 
+def former_results(run: Run, folder: str) -> dict[Path, Manifest]:
+    """What is kept of a folder, with manifests that can be read, the last kept first; no file of it has been looked at."""
+    found = {}
+    for path in contents(run).kept.get(folder, ()):
+        with suppress(OSError, ValueError):
+            found[path] = manifests.read(path / MANIFEST)
+    return found
+
+
 def check_room(run: Run, stage: str) -> None:
     """Raise ArtifactError where something that is not ours stands where the stage will, or where its former result will go."""
     check_replaceable(run.folder(stage), MANIFEST)
