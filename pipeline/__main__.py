@@ -114,10 +114,11 @@ def look_inside(
 ) -> None:
     def work() -> None:
         config = load(recipe, overrides or [])
-        from pipeline.inspect import look as inspect
         from pipeline.training.context import quiet
 
-        quiet()
+        quiet()  # first: libraries talk while they are imported
+        from pipeline.inspect import look as inspect
+
         print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed)}")
 
     guarded(work)

@@ -135,8 +135,8 @@ def _tell_what_is_replaced(steps: Sequence[Step], command: dict[str, Any] | None
 
 
 def _make(stage: str, config: Config, run: Run) -> None:
+    importlib.import_module("pipeline.training.context").quiet()  # first: libraries talk while they are imported
     module = importlib.import_module(f"pipeline.stages.{stage}")
-    importlib.import_module("pipeline.training.context").quiet()
     manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)

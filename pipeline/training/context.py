@@ -18,13 +18,14 @@ from pipeline.training.launcher import own_settings
 
 def quiet() -> None:
     """Only our own lines and errors on the terminal: no progress bars, deprecation notes and load reports of libraries."""
+    # before what imports it: at once where it misses a kernel of its own, and then for every product in 8 bit, it says a line
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line for every product in 8 bit
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
 
