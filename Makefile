@@ -101,7 +101,7 @@ inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token
 ##@ Develop
 
 test: .venv/ready ## the tests, JOBS=2 at a time (SLOW=1: the long ones too)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(SLOW),-m 'slow or not slow')
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(SLOW),-m 'slow or not slow')
 
 models: .venv/ready ## which architectures work, and what falls back: docs/models.md (minutes)
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m zoo.table

@@ -11,6 +11,20 @@ from policies.tokenizers import load_tokenizer
 
 torch.set_num_threads(1)
 
+LONG = (  # the files that take longest come first, so that no process is left alone with one at the end
+    *("whole/test_walk.py", "whole/test_quantized.py", "training/test_launcher.py", "stages/test_baselines.py"),
+    *("artifacts/test_seeds.py", "stages/test_kto.py", "whole/test_bfloat16.py", "inspect/test_inspect.py"),
+    *("artifacts/test_ownership.py", "policies/test_engines.py", "whole/test_tokenizers.py", "policies/test_chat.py"),
+    *("artifacts/test_same_runs.py", "docs/test_extending.py", "policies/test_waits.py", "policies/test_resuming.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by LONG, the others behind as they were."""
+    tests = Path(__file__).parent
+    place = {tests / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
