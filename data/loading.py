@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
-from data.forms import detection
+from data.forms import detection, reader
 from data.forms.account import Account, Reject, reject_of
 from data.forms.checks import Place
-from data.forms.shapes import Format, Signature, signature
+from data.forms.reader import in_their_words
+from data.forms.shapes import Format
 from data.forms.table import FORMATS
 from data.reading import sources
 from data.reading.flaws import SourceRow, stop
@@ -24,8 +25,6 @@ LOOKED_AT, AT_MOST = 1000, 100_000
 """Readable rows from which the format is told, and rows in which they are looked for."""
 BATCH = 32
 """Rows that go through one step together."""
-SHAPES = 4096
-"""Shapes of rows whose formats are remembered."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ def scan(
         spoilt: set[tuple[str, int | None]] = set()
         for number, found in across.problems():
             # An order may be no column of its own.
-            problem = _in_their_words(found, options) if found.field == "id" else found
+            problem = in_their_words(found, options.columns) if found.field == "id" else found
             account.kept -= 1
             drop(number, problem)
             if (problem.file, problem.line) in spoilt:
@@ -209,7 +208,7 @@ def _as_the_format_sees(row: SourceRow, options: Options) -> list[SourceRow]:
     if row.row is None:
         return []
     rows = _mapped(row.row, options, Place(row.file, row.line, []))
-    return [SourceRow(_renamed(one, options), row.file, row.line) for one in rows]
+    return [SourceRow(reader.prepared(_renamed(one, options)), row.file, row.line) for one in rows]
 
 
 def _parsed(
@@ -218,7 +217,7 @@ def _parsed(
     axis = detection.axis_of(account.format, options.axis, account.source) if chosen else None
     parts: list[Part] = []
     gather = None if chosen is None else chosen.gather
-    values_of: Values = (lambda row, at: []) if chosen is None else _reader(chosen, account.format, options)
+    values_of: reader.Values = (lambda row, at: []) if chosen is None else _reader(chosen, account, options)
     read = used = 0
     at = Place("", 0, [], axis, options.tie_gap)
     for row, problems in rows:
@@ -241,7 +240,7 @@ def _parsed(
     if gather is not None:
         made = list(gather(parts))
         for part in {id(part.at): part for part in parts}.values():
-            part.at.problems[:] = [_in_their_words(problem, options) for problem in part.at.problems]
+            part.at.problems[:] = [in_their_words(problem, options.columns) for problem in part.at.problems]
             if part.at.problems or part.at.left_out:
                 _account_for(part.row, part.at, account, rejected)
             else:
@@ -259,61 +258,18 @@ def _account_for(row: SourceRow, at: Place, account: Account, rejected: Rejected
         account.left_out[at.left_out[0]] += 1
 
 
-Values = Callable[[dict[str, Any], Place], list[Any]]
-
-
-def _reader(chosen: Format, name: str, options: Options) -> Values:
+def _reader(chosen: Format, account: Account, options: Options) -> reader.Values:
     """What makes of a source's row the values that the chosen format gives for it."""
-    own = (name,)
-    explicit = options.format is not None
-    parse = chosen.parse
-    # Rows of a file have few shapes; where they have many these are forgotten again.
-    known: dict[Signature, tuple[str, ...]] = {}
-
-    def values_of(raw: dict[str, Any], at: Place) -> list[Any]:
-        names: tuple[str, ...] = own
-        if not explicit:
-            shape = signature(raw)
-            found = known.get(shape)
-            if found is None:
-                if len(known) == SHAPES:
-                    known.clear()
-                found = known[shape] = detection.matching(shape)
-            names = found
-        if names != own:
-            _misfit(raw, chosen, name, names, at)
-            return []
-        value = parse(raw, at)
-        if value is None:
-            if not at.problems and not at.left_out:
-                said = f"{name} gave nothing for {at.source} and said nothing; call at.report or at.leave_out"
-                raise RuntimeError(said)
-            return []
-        return value if isinstance(value, list) else [value]
+    values_of = reader.reader(chosen, account.format, options.format is not None, account)
 
     def through_options(raw: dict[str, Any], at: Place) -> list[Any]:
         rows = _mapped(raw, options, at)
         values = [value for one in rows for value in values_of(_renamed(one, options), at)]
         if options.columns:
-            at.problems[:] = [_in_their_words(problem, options) for problem in at.problems]
+            at.problems[:] = [in_their_words(problem, options.columns) for problem in at.problems]
         return values
 
-    return through_options if options.map or options.columns else values_of
-
-
-def _misfit(row: dict[str, Any], chosen: Format, name: str, names: tuple[str, ...], at: Place) -> None:
-    """Report what keeps a row from being of the chosen format, by its keys or else by what is in them."""
-    if name in names:
-        at.problems.append(detection.two_formats(SourceRow(row, at.file, at.line), names))
-        return
-    before = len(at.problems)
-    chosen.parse(row, at)
-    if len(at.problems) == before:
-        better = detection.spelling(row)
-        fix = better or f"make it {name}, or move it to a file of its own"
-        what = f"looks like {names[0]}" if names else "has a key that seems misspelt" if better else "fits no format"
-        shown = "" if names or better else f", with the keys {detection.listed(row)},"
-        at.report("keys", f"the row {what}{shown} among rows of the format {name}", fix)
+    return through_options if options.map or options.columns or options.ignore else values_of
 
 
 def _mapped(row: dict[str, Any], options: Options, at: Place) -> list[dict[str, Any]]:
@@ -336,19 +292,13 @@ def _function(name: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def _renamed(row: dict[str, Any], options: Options) -> dict[str, Any]:
+    if options.ignore:
+        row = {key: value for key, value in row.items() if key not in options.ignore}
     if not options.columns:
         return row
     theirs = set(options.columns.values())
     ours = {name: row[column] for name, column in options.columns.items() if column in row}
     return ours | {key: value for key, value in row.items() if key not in theirs and key not in ours}
-
-
-def _in_their_words(problem: Problem, options: Options) -> Problem:
-    """The problem with the user's own column name."""
-    for name, column in options.columns.items():
-        if problem.field == name or problem.field.startswith((f"{name}.", f"{name}[")):
-            return replace(problem, field=column + problem.field[len(name) :])
-    return problem
 
 
 def _reversed(value: AnyRow) -> AnyRow:

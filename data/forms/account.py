@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from data.forms import columns
 from data.reading.flaws import SourceRow
 from data.schema import DataError, Problem
 
 KEPT = 1000
 """Problems that are kept to be shown, and kinds that are told apart; all are counted."""
 OTHERS = "other problems"
+UNREAD = 100
+"""Columns that are named as not read."""
+NOTHING = ("null", '""', "a list: []", "an object: {}")
 LONGEST = 300
 """Characters of the user's own that are repeated in a sentence."""
 
@@ -52,6 +56,14 @@ class Account:
     problems: list[Problem] = field(default_factory=list)
     fatal: bool = False
     """Whether reading had to stop, so that rows after that place are not accounted for."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Columns that the form does not read, each with a sample."""
+
+    def unread_column(self, name: str, value: Any) -> None:
+        """Note a column that nobody reads; the sample is the first that says something."""
+        said = columns.sample(value)
+        if len(self.unread) < UNREAD and (name not in self.unread or self.unread[name] in NOTHING):
+            self.unread[_printable(_shortened(name))] = _printable(said)
 
     def note(self, problems: Iterable[Problem]) -> list[str]:
         """Count problems, keep the first; their kinds."""

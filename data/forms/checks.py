@@ -4,7 +4,6 @@ The helpers of `formats.py`: each takes a field out of a row, or reports every m
 """
 
 import difflib
-import os.path
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from data.forms import columns
 from data.reading.flaws import called
 from data.schema import Completion, Problem, PromptText
 
@@ -21,13 +21,9 @@ OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "
 SPEAKING = ("tool_calls", "function_call", "reasoning_content")
 """Keys of a message that say something we would lose."""
 
-# A text may be cut before white space, or after a character of a script that writes no spaces.
-BOUNDARY = re.compile(r"\s+|(?<=[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef])")
 LONGEST_KEY = 40
 MANY = 100
 """Keys of a row in which a misspelt one is looked for, each no longer than LONGEST_KEY."""
-REPEATED = 8
-"""Characters from which a prompt at the start of an answer is no greeting returned but a prompt repeated."""
 
 
 @dataclass(slots=True, eq=False)
@@ -163,14 +159,27 @@ def answer(row: dict[str, Any], key: str, prompt: PromptText | None, at: Place) 
     if prompt is None:
         return None
     turns = [(turn.get("role"), turn.get("content")) for turn in value if isinstance(turn, dict)]
-    begin = [("user", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
-    if turns[: len(begin)] == begin:
-        at.report(key, "it repeats the prompt", "leave only the answer here, or take the prompt column out")
-        return None
     if isinstance(prompt, str):
-        at.report(key, "it is a list of messages, the prompt a text", "make both lists, or both texts")
-        return None
+        return _whole(row, key, prompt, turns, at)
+    begin = [(turn["role"], turn["content"]) for turn in prompt]
+    if turns[: len(begin)] == begin:
+        return conversation(row, key, at)
     return _split(_turns([*prompt, *value], key, at, last="assistant", skip=len(prompt)), key, at)
+
+
+def _whole(
+    row: dict[str, Any], key: str, prompt: str, turns: list[tuple[Any, Any]], at: Place
+) -> tuple[PromptText, str] | None:
+    """(messages before, text) of a whole conversation, or of an answer in messages, beside a prompt that is a text."""
+    if [role for role, _ in turns] == ["assistant"]:
+        return conversation({key: [{"role": "user", "content": prompt}, *row[key]]}, key, at)
+    said = conversation(row, key, at)
+    if said is not None and not any(
+        isinstance(text, str) and text.strip() == prompt.strip() for role, text in turns if role == "user"
+    ):
+        at.report(key, "none of its questions is the prompt", "give both the same, or set data.ignore=[prompt]")
+        return None
+    return said
 
 
 def _turns(value: list[Any], field: str, at: Place, last: str, skip: int = 0) -> list[dict[str, str]] | None:
@@ -205,10 +214,8 @@ def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
     if "role" not in value and "from" in value:
         at.report(field, "the message has from and value", "rename them to role and content")
         return None
-    for key in SPEAKING:
-        if value.get(key):
-            at.report(f"{field}.{key}", "such messages are not supported", "take the row out or the key away")
-            return None
+    if len(value) > 2 and not _nothing_more(value, field, at):
+        return None
     inner: list[Problem] = []
     role = text(value, "role", Place(at.file, at.line, inner))
     content = text(value, "content", Place(at.file, at.line, inner))
@@ -222,28 +229,17 @@ def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
     return None if role is None or content is None else {"role": role, "content": content}
 
 
-def repeats(prompt: str, chosen: str) -> bool:
-    """Whether `chosen` begins with the prompt, and the prompt is too long for that to be a greeting returned."""
-    begin = prompt.strip()
-    return len(begin) >= REPEATED and chosen.lstrip().startswith(begin)
-
-
-def common_prompt(
-    chosen: str, rejected: str, at: Place
-) -> tuple[tuple[PromptText, str], tuple[PromptText, str]] | None:
-    """((prompt, completion), (prompt, completion)) of two texts with one beginning."""
-    common = os.path.commonprefix([chosen, rejected])
-    end = max((found.start() for found in BOUNDARY.finditer(common)), default=0)
-    begin = common[:end]
-    answers = chosen[end:], rejected[end:]
-    if not begin.strip():
-        at.report("rejected", "chosen and rejected have no common beginning", "give a prompt column")
-        return None
-    for key, said in zip(("chosen", "rejected"), answers, strict=True):
-        if not said.strip():
-            at.report(key, "nothing is left of it after the common beginning", "write an answer")
-            return None
-    return (begin, answers[0]), (begin, answers[1])
+def _nothing_more(message: dict[str, Any], field: str, at: Place) -> bool:
+    """Whether a message says nothing beside its role and content; reports what would be lost."""
+    before = len(at.problems)
+    for key, value in message.items():
+        if key in ("role", "content", *columns.LEARNED):
+            continue
+        if key in SPEAKING and value:
+            at.report(f"{field}.{key}", "such messages are not supported", "take the row out or the key away")
+        elif (loss := columns.lost(key, value)) is not None:
+            at.report(f"{field}.{key}", loss.problem, "take the row out or the key away")
+    return len(at.problems) == before
 
 
 def completions(row: dict[str, Any], at: Place) -> tuple[Completion, ...] | None:
@@ -279,6 +275,9 @@ def _completion(value: object, place: int, at: Place) -> Completion | None:
         return None if said is None else Completion(f"c{place}", said)
     inner: list[Problem] = []
     here = Place(at.file, at.line, inner)
+    for key in value.keys() - {"text", "id", "model", "ratings"}:
+        if (loss := columns.lost(key, value[key])) is not None:
+            here.report(key, loss.problem, "take the key away, or turn the rows with data.map")
     said = text(value, "text", here)
     name = f"c{place}" if value.get("id") is None else _text(value["id"], "id", here)
     model = None if value.get("model") is None else _text(value["model"], "model", here)

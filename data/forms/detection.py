@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import islice
 
 from data.forms import checks
+from data.forms.pairs import sides
 from data.forms.shapes import Format, Shape, Signature, signature
 from data.forms.table import CONTENT, FORMATS
 from data.reading.flaws import SourceRow
@@ -89,7 +90,9 @@ def _fitting(shape: Shape) -> tuple[str, ...]:
 def _mended(keys: Iterable[str]) -> dict[str, str]:
     """Each key and what it seems to misspell, or itself."""
     absent = CONTENT.difference(keys)
-    return {key: key if key in CONTENT else checks.near(key, absent) or key for key in keys}
+    # completion_a and completion_b are two of their own.
+    own = CONTENT.union(sides(tuple(keys)) or ())
+    return {key: key if key in own else checks.near(key, absent) or key for key in keys}
 
 
 def spelling(keys: Collection[str]) -> str:

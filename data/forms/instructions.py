@@ -8,9 +8,10 @@ from typing import Any
 
 from data.forms import checks, transcripts, trl
 from data.forms import rankings as making
+from data.forms.beside import earlier
 from data.forms.checks import Place
-from data.forms.shapes import TRANSCRIPT, Shape
-from data.reading.flaws import called
+from data.forms.shapes import Shape
+from data.reading.written import STARTS, kind_of
 from data.schema import Demonstration, PromptText, Ranking
 
 SPEAKERS = {
@@ -48,7 +49,9 @@ def text(row: dict[str, Any], at: Place) -> Demonstration | None:
     name = checks.name(row, at)
     if said is None or name is None:
         return None
-    answer = transcripts.dialogue(row, "text", at) if said.startswith(TRANSCRIPT) else ("", said)
+    answer = (
+        transcripts.dialogue(row, "text", at) if said[:1] in STARTS and kind_of(said) == "transcript" else ("", said)
+    )
     return None if answer is None else Demonstration(name, *answer, at.source)
 
 
@@ -85,31 +88,11 @@ def _instruction(row: dict[str, Any], at: Place) -> PromptText | None:
     asked = checks.text(row, "instruction", at)
     more = checks.optional_text(row, "input", at)
     system = checks.optional_text(row, "system", at)
-    turns = _history(row, at)
+    turns = earlier(row, "history", at)
     if asked is None or len(at.problems) > before:
         return None
     asked = asked if more is None else f"{asked}\n\n{more}"
     return _with_system([*turns, {"role": "user", "content": asked}], system) if turns or system else asked
-
-
-def _history(row: dict[str, Any], at: Place) -> list[dict[str, str]]:
-    value = row.get("history")
-    if value is None or value == "":
-        return []
-    if not isinstance(value, list):
-        at.report("history", f"it is {called(value)}, not a list", "write [[question, answer], …]")
-        return []
-    turns: list[dict[str, str]] = []
-    for place, pair in enumerate(value):
-        field = f"history[{place}]"
-        if not isinstance(pair, list) or len(pair) != 2:
-            at.report(field, "it is no pair of a question and an answer", "write [question, answer]")
-            continue
-        for number, role in enumerate(("user", "assistant")):
-            where = f"{field}[{number}]"
-            said = checks.text({where: pair[number]}, where, at)
-            turns += [] if said is None else [{"role": role, "content": said}]
-    return turns
 
 
 def _with_system(turns: list[dict[str, str]], system: str | None) -> list[dict[str, str]]:

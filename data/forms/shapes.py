@@ -6,9 +6,9 @@ Rows of one file have few shapes, so recognition is done once a shape and not on
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from data.reading.written import STARTS, kind_of
+
 Signature = tuple[tuple[str, Any], ...]
-TRANSCRIPT = ("\n\nHuman:", "Human:")
-"""How a dialogue of Anthropic's hh-rlhf begins."""
 LISTS = (list, tuple)
 
 
@@ -17,7 +17,10 @@ def signature(row: dict[str, Any]) -> Signature:
     is one, with that object's keys."""
     return tuple(
         [
-            (key, ("transcript" if value.startswith(TRANSCRIPT) else "text") if type(value) is str else _kind(value, 2))
+            (
+                key,
+                (kind_of(value) if value[:1] in STARTS else "text") if type(value) is str else _kind(value, 2),
+            )
             for key, value in row.items()
         ]
     )
@@ -27,7 +30,7 @@ def _kind(value: Any, depth: int) -> Any:
     if isinstance(value, LISTS):
         return ("list", _kind(value[0], depth - 1)) if value and depth else ("list", None)
     if isinstance(value, str):
-        return "transcript" if value.startswith(TRANSCRIPT) else "text"
+        return kind_of(value) if value[:1] in STARTS else "text"
     if isinstance(value, dict):
         return "object", tuple(value)
     return type(value).__name__
@@ -50,6 +53,10 @@ class Shape:
             kind = kind[1]
         return frozenset(kind[1]) if isinstance(kind, tuple) and kind[0] == "object" else frozenset()
 
+    def is_object(self, key: str) -> bool:
+        kind = self.kinds.get(key)
+        return isinstance(kind, tuple) and kind[0] == "object"
+
     def is_list(self, key: str) -> bool:
         kind = self.kinds.get(key)
         return isinstance(kind, tuple) and kind[0] == "list"
@@ -66,6 +73,11 @@ class Format(NamedTuple):
     (`at.leave_out`). Where several rows make one of ours, `parse` gives a part and `gather` makes the whole of all
     parts. `polarity` is what the format takes as better, in words. `axes` are the judgements a row may hold,
     `default_axis` the one taken when the user names none.
+
+    Every column of a row is accounted for (`columns.py`): `reads` names those that `parse` looks at, with spaces between;
+    `reads_of(keys)` those whose names depend on the others', `leaves` those of a published set that say nothing to learn; what is in neither is told. With `fronts` a system text
+    and a history beside the prompt are put before it. `tells` says that `parse` itself accounts for the texts, whose
+    names the rows choose.
     """
 
     kind: str
@@ -75,6 +87,11 @@ class Format(NamedTuple):
     gather: Callable[[list[Any]], Iterable[Any]] | None = None
     axes: tuple[str, ...] = ()
     default_axis: str | None = None
+    reads: str = ""
+    leaves: str = ""
+    reads_of: Callable[[tuple[str, ...]], set[str]] | None = None
+    fronts: bool = False
+    tells: bool = False
 
 
 def has(*names: str, without: Iterable[str] = ()) -> Callable[[Shape], bool]:

@@ -7,9 +7,10 @@ cancelled, is left out; a record of which nothing remains is left out and counte
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from data.forms import checks
+from data.forms import checks, columns
 from data.forms import rankings as making
 from data.forms.checks import Place
+from data.forms.columns import plain
 from data.forms.shapes import Shape
 from data.reading.flaws import called
 from data.schema import Completion, PromptText, Ranking
@@ -50,6 +51,13 @@ def _rankings(
     return made
 
 
+def _nothing_lost(rest: dict[str, Any], before: str, at: Place) -> None:
+    """Report texts and judgements in fields that nobody read; `before` stands before their names."""
+    for key, value in rest.items():
+        if (loss := columns.lost(key, value)) is not None:
+            at.report(before + key, loss.problem, loss.fix)
+
+
 def _prompt(row: dict[str, Any], at: Place, before: str = "") -> PromptText | None:
     """The prompt, under one of its names; `before` stands before the name in what is reported."""
     key = next((name for name in PROMPTS if name in row), PROMPTS[0])
@@ -62,6 +70,11 @@ def _prompt(row: dict[str, Any], at: Place, before: str = "") -> PromptText | No
 def is_argilla(shape: Shape) -> bool:
     """Whether there is a question with answers and their status, as `to_list(flatten=True)` writes it."""
     return any(key.endswith(RESPONSES) and f"{key}.status" in shape.kinds for key in shape.kinds)
+
+
+def reads(keys: Sequence[str]) -> set[str]:
+    """The columns of a flat record that are read; those of the answers have names that the ranking gives."""
+    return {*PROMPTS, *(key for key in keys if f"{RESPONSES}." in f"{key}.")}
 
 
 def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
@@ -81,6 +94,10 @@ def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
     # In the order of the record: the completions must not give away what was thought of them.
     texts = {name: checks.text(row, name, at) for name in [*(name for name in row if name in fields), *fields]}
     sound = {name: text for name, text in texts.items() if text is not None}
+    read = {*fields, *reads(tuple(row))}
+    # An answer that this record does not rank may be ranked in the next.
+    rest = {key: value for key, value in row.items() if key not in read and plain(key) in columns.ASKING}
+    _nothing_lost(rest, "", at)
     return _rankings(row, at, prompt, sound, judgements) if len(at.problems) == before and prompt is not None else None
 
 
@@ -184,6 +201,9 @@ def label_studio(row: dict[str, Any], at: Place) -> list[Ranking] | None:
         if not checks.truth({f"{field}.was_cancelled": annotation.get("was_cancelled")}, f"{field}.was_cancelled", at):
             judgement = _judgement(annotation, field, texts, at)
             judgements += [] if judgement is None else [judgement]
+    _nothing_lost(
+        {key: value for key, value in data.items() if key not in PROMPTS and not _is_items(value)}, "data.", at
+    )
     if len(at.problems) > before or prompt is None or texts is None:
         return None
     if not judgements:
@@ -193,10 +213,14 @@ def label_studio(row: dict[str, Any], at: Place) -> list[Ranking] | None:
     return _rankings(row, at, prompt, texts, judgements)
 
 
+def _is_items(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) and "id" in one for one in value)
+
+
 def _items(data: dict[str, Any], at: Place) -> dict[str, str] | None:
     """Texts of the ranked items by id."""
     lists = [name for name, value in data.items() if isinstance(value, list) and name not in PROMPTS]
-    with_ids = [name for name in lists if any(isinstance(one, dict) and "id" in one for one in data[name])]
+    with_ids = [name for name in lists if _is_items(data[name])]
     if len(with_ids) != 1:
         what = "there are two lists of items" if with_ids else "there is no list of items with an id"
         at.report("data", what, 'give the list that was ranked: [{"id": …, "body": …}]')

@@ -1,15 +1,16 @@
 """How is a dialogue that was written as one text taken apart into turns?
 
-Anthropic's hh-rlhf began the form, and Nectar and others keep it: "\\n\\nHuman: …\\n\\nAssistant: …".
+Anthropic's hh-rlhf began the form, and Nectar and others keep it: "\\n\\nHuman: …\\n\\nAssistant: …". Others have other line
+ends and other speakers, and are brought to this form first (`written.canonical`).
 """
 
 from typing import Any
 
 from data.forms import checks
 from data.forms.checks import Place
+from data.reading.written import ASSISTANT, HUMAN, canonical
 from data.schema import PromptText
 
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 ALTERNATING = ["user", "assistant"]
 
 Answer = tuple[PromptText, str] | None
@@ -20,6 +21,8 @@ def dialogue(row: dict[str, Any], key: str, at: Place) -> Answer:
     """(messages before, answer) of the transcript under `key`, which ends with the assistant's answer."""
     text = row.get(key)
     turns = _in_turn(text) if isinstance(text, str) else None
+    if turns is None and isinstance(text, str) and (better := canonical(text)) is not None:
+        row, turns = {key: better}, _in_turn(better)
     if turns is not None:
         last = turns.pop()
         return turns, last["content"]
@@ -34,7 +37,14 @@ def dialogues(row: dict[str, Any], first: str, second: str, at: Place) -> dict[s
     if answer is not None and isinstance(one, str) and isinstance(other, str):
         end = one.rfind(ASSISTANT) + len(ASSISTANT)
         said = other[end:]
-        if other.startswith(one[:end]) and HUMAN not in said and ASSISTANT not in said and (said := said.strip()):
+        same = end >= len(ASSISTANT) and "\r" not in other
+        if (
+            same
+            and other.startswith(one[:end])
+            and HUMAN not in said
+            and ASSISTANT not in said
+            and (said := said.strip())
+        ):
             return {first: answer, second: (answer[0], said)}
     return {first: answer, second: dialogue(row, second, at)}
 
@@ -42,7 +52,7 @@ def dialogues(row: dict[str, Any], first: str, second: str, at: Place) -> dict[s
 def _in_turn(text: str) -> list[dict[str, str]] | None:
     """The turns of a transcript in which the two take turns, the user first, and each says something; else None."""
     before, *pieces = text.split(HUMAN)
-    if before.strip() or not pieces:
+    if "\r" in text or before.strip() or not pieces:
         return None
     turns = []
     for piece in pieces:
@@ -68,6 +78,7 @@ def _turns(row: dict[str, Any], key: str, at: Place) -> list[dict[str, str]] | N
     text = checks.text(row, key, at)
     if text is None:
         return None
+    text = canonical(text) or text if "\r" in text or HUMAN not in f"\n\n{text}" else text
     first, *pieces = f"\n\n{text.lstrip()}".split(HUMAN)
     before, *answers = first.split(ASSISTANT)
     turns = [{"role": "assistant", "content": answer.strip()} for answer in answers]

@@ -3,6 +3,8 @@
 A format is one small function `(row, at)` that gives one of our rows, or reports what is wrong and gives None.
 """
 
+import os.path
+import re
 from collections import Counter
 from typing import Any
 
@@ -11,10 +13,20 @@ from data.forms import rankings as making
 from data.forms.checks import Place
 from data.forms.transcripts import Answer
 from data.reading.flaws import called
+from data.reading.written import ANSWERS
 from data.schema import Completion, Demonstration, Judgement, Prompt, PromptText, Ranking
 
-LABELS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+# A text may be cut before white space, or after a character of a script that writes no spaces.
+BOUNDARY = re.compile(r"\s+|(?<=[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef])")
+REPEATED = 8
+"""Characters from which a prompt at the start of an answer is no greeting returned but a prompt repeated."""
+LABELS: dict[Any, bool] = {True: True, False: False}
 """What says that a completion is liked; 1 and 0 are True and False."""
+LABELS |= dict.fromkeys(
+    ("true", "1", "1.0", "yes", "y", "good", "liked", "like", "up", "thumbs up", "thumbs_up", "👍"), True
+)
+LABELS |= dict.fromkeys(("false", "0", "0.0", "no", "n", "bad", "disliked", "dislike", "down", "thumbs down"), False)
+LABELS |= dict.fromkeys(("thumbs_down", "👎"), False)
 
 
 def ranking(row: dict[str, Any], at: Place) -> Ranking | None:
@@ -97,8 +109,8 @@ def preference(row: dict[str, Any], at: Place) -> Ranking | None:
         chosen, rejected = (checks.answer(row, key, prompt, at) for key in ("chosen", "rejected"))
     if prompt is None or chosen is None or rejected is None:
         return None
-    if isinstance(prompt, str) and checks.repeats(prompt, chosen[1]):
-        fix = "leave only the answers; if one does say the prompt again, write the row as a ranking"
+    if isinstance(prompt, str) and repeats(prompt, chosen[1]):
+        fix = "leave only the answers, or set data.ignore=[prompt] if both begin with it"
         at.report("chosen", "it repeats the prompt", fix)
         return None
     return making.pair(row, at, {"chosen": chosen, "rejected": rejected})
@@ -119,7 +131,7 @@ def preference_implicit(row: dict[str, Any], at: Place) -> Ranking | None:
         if texts[0].strip() == texts[1].strip():
             at.report("rejected", "it equals chosen", "take the row out")
             return None
-        chosen, rejected = checks.common_prompt(texts[0], texts[1], at) or (None, None)
+        chosen, rejected = common_prompt(texts[0], texts[1], at) or (None, None)
     if chosen is None or rejected is None:
         return None
     return making.pair(row, at, {"chosen": chosen, "rejected": rejected})
@@ -133,9 +145,9 @@ def prompt_completion(row: dict[str, Any], at: Place) -> Demonstration | None:
 
 
 def unpaired(row: dict[str, Any], at: Place) -> Judgement | None:
-    """TRL's unpaired preference: `prompt`, `completion`, and a `label` that says whether the completion is liked."""
+    """TRL's unpaired preference: `prompt` and `completion`, or `messages`, and a `label`: is the (last) answer liked?"""
     liked = _liked(row, at)
-    shown = prompt_completion(row, at)
+    shown = messages(row, at) if "messages" in row else prompt_completion(row, at)
     return (
         None
         if liked is None or shown is None
@@ -148,12 +160,14 @@ def _liked(row: dict[str, Any], at: Place) -> bool | None:
     if not checks.present(row, "label", at):
         return None
     value = row["label"]
-    said = value.strip().lower() if isinstance(value, str) else value
+    said = value.strip().lower().rstrip("\ufe0f🏻🏼🏽🏾🏿") if isinstance(value, str) else value
     if isinstance(said, bool | int | float | str) and said in LABELS:
         return LABELS[said]
     blank = value is None or said == ""
-    told = "it is null or blank" if blank else f"it is {called(value)}, not true or false"
-    at.report("label", told, "write true or false" + (", or take the row out" if blank else ""))
+    shown = f'"{value}"' if isinstance(value, str) and len(value) <= 40 else called(value)
+    told = "it is null or blank" if blank else f"it is {shown}, not true or false"
+    fix = ", or take the row out" if blank else ", or set data.ignore=[label] if it says nothing of the answer"
+    at.report("label", told, f"write true or false{fix}")
     return None
 
 
@@ -169,3 +183,29 @@ def prompt_only(row: dict[str, Any], at: Place) -> Prompt | None:
     prompt = checks.prompt(row, at, "prompt")
     name = checks.name(row, at)
     return None if prompt is None or name is None else Prompt(name, prompt, at.source)
+
+
+def repeats(prompt: str, chosen: str) -> bool:
+    """Whether `chosen` begins with the prompt, and the prompt is too long for that to be a greeting returned."""
+    begin = prompt.strip()
+    return len(begin) >= REPEATED and chosen.lstrip().startswith(begin)
+
+
+def common_prompt(
+    chosen: str, rejected: str, at: Place
+) -> tuple[tuple[PromptText, str], tuple[PromptText, str]] | None:
+    """((prompt, completion), (prompt, completion)) of two texts with one beginning."""
+    common = os.path.commonprefix([chosen, rejected])
+    end = max((found.start() for found in BOUNDARY.finditer(common)), default=0)
+    # What stands behind "### Response:" is the answer's, however alike the two begin.
+    end = max((found.end() for found in ANSWERS.finditer(common)), default=end)
+    begin = common[:end]
+    answers = chosen[end:], rejected[end:]
+    if not begin.strip():
+        at.report("rejected", "chosen and rejected have no common beginning", "give a prompt column")
+        return None
+    for key, said in zip(("chosen", "rejected"), answers, strict=True):
+        if not said.strip():
+            at.report(key, "nothing is left of it after the common beginning", "write an answer")
+            return None
+    return (begin, answers[0]), (begin, answers[1])

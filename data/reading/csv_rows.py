@@ -5,17 +5,19 @@ the SourceRow has no row. Where the rest of the file is lost (a quote never clos
 """
 
 import csv
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
 from data.reading.flaws import UTF8_BOM, SourceRow, not_utf8, stop
+from data.reading.written import parsed, unfolded
 from data.schema import DataError, Problem
 
 LARGEST_RECORD = 1 << 26
 """Characters after the first line of a record at which its quote is taken for one never closed."""
+FLAG = "winner_model_a"
+"""A column of LMSYS's arena, whose other cells hold lists."""
 UNCLOSED = "unexpected end of data"
 """What the csv module says of a quote that is open at the end."""
 
@@ -96,18 +98,20 @@ def _csv_flaw(header: list[str], cells: list[str]) -> tuple[str, str, str] | Non
     for name, cell in zip(header, cells, strict=True):
         if "\0" in cell:
             return name, "the cell holds a NUL byte", "save the file as UTF-8 text"
-        if cell.lstrip().startswith(("[", "{")) and _is_nested(cell):
+        if cell.lstrip().startswith(("[", "{")) and _is_nested(name, cell, FLAG in header):
             return name, "the cell holds JSON, a CSV cell is plain text", "write the file as JSON lines"
     return None
 
 
-def _is_nested(cell: str) -> bool:
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
+def _is_nested(name: str, cell: str, turns: bool) -> bool:
+    """Whether the cell holds a structure that nobody will unfold, as JSON or as Python prints it; with `turns` a list of
+    texts is what was said in turn."""
+    value = parsed(cell)
+    if turns and isinstance(value, list):
         return False
     # A list of bare numbers is left alone: "[1]" is also how people cite.
-    return bool(value) and (isinstance(value, dict) or any(isinstance(inner, str | list | dict) for inner in value))
+    says = bool(value) and (isinstance(value, dict) or any(isinstance(inner, str | list | dict) for inner in value))
+    return says and isinstance(unfolded(name, cell), str)
 
 
 def _csv_problem(error: csv.Error, file: str, line: int, opened: int | None, last: int) -> Problem:

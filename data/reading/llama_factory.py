@@ -68,8 +68,12 @@ class Entry:
 
     def options(self, options: Options) -> Options:
         """How the rows are to be read; what the user said comes first."""
-        columns = {**self.columns, **options.columns}
-        return replace(options, format=options.format or self.format, columns=columns)
+        # Where the user names a form and its columns, or another meaning of a column, theirs has no say any more.
+        own = {} if options.format and options.columns else self.columns
+        taken = set(options.columns.values())
+        columns = {name: column for name, column in own.items() if column not in taken} | dict(options.columns)
+        unused = tuple(column for column in self.columns.values() if column not in columns.values())
+        return replace(options, format=options.format or self.format, columns=columns, ignore=options.ignore + unused)
 
 
 def find(source: str) -> Entry | None:

@@ -172,6 +172,7 @@ def _told(account: Account) -> dict[str, Any]:
         "read": account.read,
         "used": account.used,
         "kept": account.kept,
+        "unread": account.unread,
         "left_out": dict(account.left_out.most_common()),
         "rejected": dict(account.rejected.most_common()),
         "stopped": account.fatal,

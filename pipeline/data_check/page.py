@@ -50,7 +50,7 @@ def html(result: Mapping[str, Any]) -> str:
         total=sum(result["problems"].values()),
         kinds=_most({_short(kind): count for kind, count in result["problems"].items()}),
         left_out=_most(result["left_out"]),
-        sentences=sentences(result),
+        sentences=[*([("not read", _unread(result["unread"]))] if result["unread"] else []), *sentences(result)],
         sample_note=_sample_note(result),
         charts=[(title, unit, _bars(values)) for title, unit, values in charts if values],
         examples=_examples(result),
@@ -87,10 +87,18 @@ def _head(result: Mapping[str, Any]) -> str:
         lines.append(f"  format     {result['format']} ({result['kind']})")
         lines.append(f"  polarity   {result['polarity'] or 'none: nothing is ranked'}")
     lines.append(f"  rows       {_account(result)}")
+    if result["unread"]:
+        lines.append(f"  not read   {_unread(result['unread'])}")
     for name in ("left_out", "rejected"):
         for place, (what, count) in enumerate(_most(result[name]).items()):
             lines.append(f"  {name.replace('_', ' ') if not place else '':<10} {count:,} × {_short(what)}")
     return "\n".join(lines)
+
+
+def _unread(columns: Mapping[str, str]) -> str:
+    """Columns that nobody read, each with a sample."""
+    shown = [f"{name} ({said})" for name, said in list(columns.items())[:MANY]]
+    return ", ".join(shown) + (", …" if len(columns) > MANY else "")
 
 
 def _account(own: Mapping[str, Any]) -> str:

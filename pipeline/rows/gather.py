@@ -96,7 +96,8 @@ def own(settings: Data) -> Gathered:
 
 def options(part: Part, data: Data) -> Options:
     """How one source is read."""
-    return Options(**part.model_dump(exclude={"source", "tag", "weight"}), skip_bad=data.skip_bad)
+    said = part.model_dump(exclude={"source", "tag", "weight", "ignore"})
+    return Options(**said, ignore=tuple(part.ignore), skip_bad=data.skip_bad)
 
 
 def together(errors: Sequence[DataError]) -> DataError:
@@ -169,7 +170,7 @@ def _account(one: _Wanted, found: Loaded) -> dict[str, Any]:
     if one.part.tag is not None:
         said["tag"] = one.part.tag
     said |= {"format": account.format, "kind": account.kind, "polarity": account.polarity}
-    said |= {"read": account.read, "kept": account.kept}
+    said |= {"read": account.read, "kept": account.kept, "unread": dict(account.unread)}
     return said | {"rejected": dict(account.rejected), "left_out": dict(+account.left_out)}
 
 

@@ -91,7 +91,9 @@ def summary(manifest: Manifest, run: Run) -> str:
         told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
         if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
             figures.append(name)
-    return closing(manifest, run.folder("data"), figures, f"make sft RUN={run.name}")
+    unread = [f"{name} ({said})" for one in manifest.data["sources"] for name, said in one.get("unread", {}).items()]
+    not_read = f"data: not read: {', '.join(unread)}\n" if unread else ""
+    return not_read + closing(manifest, run.folder("data"), figures, f"make sft RUN={run.name}")
 
 
 def refined(
@@ -283,7 +285,10 @@ def _said(source: Mapping[str, Any]) -> str:
     polarity = f"; {source['polarity']}" if source["polarity"] else ""
     tag = f", tag {_line(source['tag'])}" if "tag" in source else ""
     rows = f"; {source['read']} rows read, {source['kept']} kept" if "read" in source else ""
-    return f"- {_line(source['source'])}{tag}: format {source['format']} ({source['kind']}){polarity}{rows}"
+    unread = "".join(
+        f"\n  - not read: {_line(name)} ({_line(said)})" for name, said in source.get("unread", {}).items()
+    )
+    return f"- {_line(source['source'])}{tag}: format {source['format']} ({source['kind']}){polarity}{rows}{unread}"
 
 
 def _line(text: str) -> str:

@@ -84,7 +84,7 @@ def whole_files() -> Iterator[Case]:
         ("misspelt-all", [without(DEMO, "completion") | {"completon": "b"}] * 3, 'did you mean "completion"'),
         ("misspelt-all-prompt", [without(PAIR, "prompt") | {"promt": "b"}] * 2, 'did you mean "prompt"'),
         ("misspelt-space", [without(PAIR, "prompt") | {" prompt": "b"}] * 2, 'did you mean "prompt"'),
-        ("two-formats", [{**CHAT, "messages": TALK["messages"]}], "fits two formats, preference and messages"),
+        ("two-formats", [{**DEMO, "messages": TALK["messages"]}], "fits two formats, prompt_completion and messages"),
     ]
     for name, rows, says in unknown:
         yield refused(f"keys-{name}.jsonl", lines(rows), 1, "keys", says, 6)
@@ -101,10 +101,10 @@ def whole_files() -> Iterator[Case]:
     )
     yield Case(
         "mixed-two.jsonl",
-        lines([PAIR, PAIR, {**PAIR, "messages": TALK["messages"]}]),
+        lines([DEMO, DEMO, {**DEMO, "messages": TALK["messages"]}]),
         3,
         2,
-        "preference",
+        "prompt_completion",
         (Wrong(3, "keys", "fits two formats"),),
         kind=6,
     )
@@ -282,7 +282,7 @@ def tables() -> Iterator[Case]:
         "csv-quoted.csv", b'"prompt","completion"\n"A ""river"", say","Rhine\nand\n\nElbe"\n', 1, "prompt_completion"
     )
     yield accepted("csv-prompts.csv", "prompt\nA river?\n河？\n".encode(), 2, "prompt")
-    yield accepted("csv-extra.csv", table([{**PAIR, "score": "1.5", "note": ""}] * 2), 2)
+    yield accepted("csv-extra.csv", table([{**PAIR, "length": "1.5", "note": ""}] * 2), 2)
     yield accepted("csv-long-cell.csv", b"prompt\n" + b"x" * 300_000 + b"\n", 1, "prompt")
     yield accepted("csv-citation.csv", b"prompt\n[1]\n{not json}\n[]\n", 3, "prompt")
     yield accepted("csv-text-none.csv", b"prompt,completion\nNone,NA\nnull,NaN\n", 2, "prompt_completion")
@@ -337,7 +337,7 @@ def parquet_files() -> Iterator[Case]:
     whole = parquet([PAIR] * 20)
     yield accepted("parquet-named.jsonl", whole, 20)
     yield accepted("parquet-large.parquet", parquet([PAIR] * 1500), 1500)
-    yield accepted("parquet-extra.parquet", parquet([{**PAIR, "score": 1.5, "raw": b"\0\xff", "tags": ["a"]}] * 2), 2)
+    yield accepted("parquet-extra.parquet", parquet([{**PAIR, "length": 1.5, "raw": b"\0\xff", "tags": ["a"]}] * 2), 2)
     broken = "the Parquet file is broken"
     yield refused("parquet-cut.parquet", whole[:-20], None, "file", broken, 1)
     yield refused("parquet-cut-middle.parquet", whole[: len(whole) // 2], None, "file", broken, 1)

@@ -193,8 +193,6 @@ MISTAKES = [
             "the same text stands in two ranks", "JAGBP"),
     Mistake(11, "repeated", "preference", PAIR, {**PAIR, "chosen": "Name a river. The Rhine."}, "chosen",
             "it repeats the prompt", "JAGBCP"),
-    Mistake(11, "repeated-talk", "preference", CHAT, {**CHAT, "chosen": [*CHAT["prompt"], *CHAT["chosen"]]}, "chosen",
-            "it repeats the prompt", "JAGBP"),
     Mistake(12, "diverge", "preference_implicit", IMPLICIT, {"chosen": "One two", "rejected": "Three four"},
             "rejected", "no common beginning", "JAGBCP"),
     Mistake(12, "diverge-hh", "hh_rlhf", HH, {**HH, "rejected": HH["rejected"].replace("A river", "A town")},

@@ -224,7 +224,7 @@ def sound_lines() -> Iterator[Case]:
     long = {"prompt": "p", "completions": answers, "ranking": [[n] for n in range(20_000)]}
     yield accepted("many-completions.jsonl", dumped(long), 1, "ranking")
     yield accepted("many-turns.jsonl", dumped({"messages": TALK["messages"] * 5000}), 1, "messages")
-    yield accepted("beside-case.jsonl", GOOD[:-1] + b', "PROMPT": 1, "Chosen": 2}\n')
+    yield accepted("beside-case.jsonl", GOOD[:-1] + b', "PROMPT": 1, "Length": 2}\n')
     yield accepted("beside-composed.jsonl", GOOD[:-1] + ', "é": 1, "e\u0301": 2}\n'.encode())
     yield accepted("beside-deep.jsonl", GOOD + b"\n" + nested(200), 2)
     yield accepted("repeated-rows.jsonl", GOOD + b"\n" + GOOD + b"\n" + GOOD, 3)

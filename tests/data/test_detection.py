@@ -1,7 +1,7 @@
 """Is the format of rows found, and is what fits none or two told with what to write?"""
 
 import pytest
-from loading_rows import BLUE, DEMO, PAIR, TALKS, USER, problems_of, write
+from loading_rows import BLUE, DEMO, PAIR, USER, problems_of, write
 
 from data.loading import to_rows
 from data.reading.options import Options
@@ -40,11 +40,13 @@ def test_keys_that_go_with_no_format_are_named(tmp_path):
 
 
 def test_rows_that_fit_two_formats_name_both(tmp_path):
-    source = write(tmp_path, [{**TALKS, "messages": [USER, BLUE]}])
+    source = write(
+        tmp_path, [{**DEMO, "messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "c"}]}]
+    )
     problems = problems_of(source)
-    assert "fits two formats, preference and messages" in problems[0][2]
-    assert 'format: "preference" or format: "messages"' in problems[0][2]
-    assert to_rows(source, Options(format="preference")).format == "preference"
+    assert "fits two formats, prompt_completion and messages" in problems[0][2]
+    assert 'format: "prompt_completion" or format: "messages"' in problems[0][2]
+    assert to_rows(source, Options(format="prompt_completion")).format == "prompt_completion"
     assert to_rows(source, Options(format="messages")).format == "messages"
 
 
@@ -52,7 +54,7 @@ def test_a_row_of_another_format_among_many_is_named(tmp_path):
     problems = problems_of(write(tmp_path, [{"prompt": "p"}, {"prompt": "q"}, DEMO]))
     assert [(line, field) for line, field, _ in problems] == [(3, "keys")]
     assert "looks like prompt_completion among rows of the format prompt" in problems[0][2]
-    problems = problems_of(write(tmp_path, [PAIR, PAIR, {**PAIR, "messages": [USER, BLUE]}]))
+    problems = problems_of(write(tmp_path, [DEMO, DEMO, {**DEMO, "messages": [USER, BLUE]}]))
     assert "fits two formats" in problems[0][2]
 
 

@@ -33,7 +33,7 @@ def test_problems_found_between_rows_name_the_users_own_columns(tmp_path):
 def test_a_place_that_was_spoken_of_is_not_used_again(tmp_path):
     """Rows share a place until one is bad or left out; the next row must not inherit what was said."""
     good = {"prompt": "p", "completion": "c"}
-    rows = [good, good | {"completion": 3}, good, good | {"label": True}, good]
+    rows = [good, good | {"completion": 3}, good, good | {"note": 1}, good]
     loaded = to_rows(write(tmp_path, rows), Options(format="prompt_completion", skip_bad=True))
     assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3", "4", "5"]
     answers = {"question": "q", "answer_0": "a", "answer_1": "b"}

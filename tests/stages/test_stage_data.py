@@ -49,7 +49,7 @@ def test_what_was_understood_is_said_of_every_source(stage: Stage) -> None:
     source, shown = manifest.data["sources"]
     assert source == {
         "setting": "data.source", "source": "mine.jsonl", "format": "preference", "kind": "rankings",
-        "polarity": "chosen is better than rejected", "read": 12, "kept": 12, "rejected": {}, "left_out": {},
+        "polarity": "chosen is better than rejected", "read": 12, "kept": 12, "rejected": {}, "left_out": {}, "unread": {},
     }  # fmt: skip
     assert shown["setting"] == "data.demonstrations"
     assert (shown["format"], shown["kind"]) == ("prompt_completion", "demonstrations")

@@ -7,9 +7,9 @@ from asked import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.forms import checks
 from data.forms.checks import Place
 from data.forms.table import FORMATS
+from data.forms.trl import common_prompt
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
 
 OURS = ("ranking", "preference", "preference_implicit", "prompt_completion", "messages", "prompt")
@@ -132,7 +132,7 @@ def test_what_we_write_we_read(tmp_path, row):
 
 
 def test_other_keys_are_metadata(tmp_path):
-    row = {"prompt": "p", "chosen": "a", "rejected": "b", "prompt_id": "7", "rating": 3, "score_chosen": 1.5}
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "prompt_id": "7", "temperature": 3, "source": "there"}
     assert only(tmp_path, row)[0] == "preference"
     assert only(tmp_path, {"prompt": "p", "reject": False})[0] == "prompt"
     assert only(tmp_path, {"chosen": "a b", "rejected": "a c", "prompt_id": "7"})[0] == "preference_implicit"
@@ -200,14 +200,8 @@ BAD = [
         "chosen",
         "it repeats the prompt",
     ),
-    ("preference", {**CHAT, "chosen": [USER, BLUE]}, "chosen", "it repeats the prompt"),
-    ("preference", {"prompt": USER["content"], "chosen": [USER, BLUE], "rejected": "b"}, "chosen", "it repeats"),
-    (
-        "preference",
-        {"prompt": "p", "chosen": [BLUE], "rejected": "b"},
-        "chosen",
-        "a list of messages, the prompt a text",
-    ),
+    ("preference", {"prompt": USER["content"], "chosen": [USER, BLUE], "rejected": "b"}, "rejected", "part before"),
+    ("preference", {"prompt": "p", "chosen": [BLUE], "rejected": "b"}, "rejected", "part before"),
     # 12: implicit prompts that diverge
     ("preference_implicit", {"chosen": "One two", "rejected": "Three four"}, "rejected", "no common beginning"),
     ("preference_implicit", {"chosen": "你好", "rejected": "你好吗"}, "chosen", "nothing is left of it"),
@@ -301,8 +295,8 @@ def test_a_mistake_is_told_with_its_line_and_field(tmp_path, name, row, field, s
 def test_a_long_common_beginning_is_cut_at_white_space_never_inside_a_word():
     """By hand: "The ca" is common, the last space stands before "ca"."""
     at = Place("f", 1, [])
-    assert checks.common_prompt("The cat", "The car", at) == (("The", " cat"), ("The", " car"))
-    assert checks.common_prompt("A  b", "A  c", at) == (("A", "  b"), ("A", "  c"))
+    assert common_prompt("The cat", "The car", at) == (("The", " cat"), ("The", " car"))
+    assert common_prompt("A  b", "A  c", at) == (("A", "  b"), ("A", "  c"))
 
 
 JSON = st.recursive(

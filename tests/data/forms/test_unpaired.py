@@ -26,7 +26,8 @@ def test_both_kinds_are_judgements() -> None:
 def test_reverse_turns_every_judgement_round_and_the_polarity_says_so() -> None:
     loaded = read(example(NAME), reverse=True)
     assert [row.liked for row in loaded.rows] == [False, True, False]
-    assert loaded.account.polarity == "label true: the completion is liked, false: disliked (reversed by request)"
+    assert loaded.account.polarity.startswith("label true, 1, yes or 👍: the completion is liked; false, 0,")
+    assert loaded.account.polarity.endswith("disliked (reversed by request)")
 
 
 @pytest.mark.parametrize(
