@@ -147,8 +147,7 @@ def seed_spread(figures: Sequence[float]) -> dict[str, Any]:
     `high` are the 95% t-interval of the mean over seeds, mean ± t(0.975, n - 1)·sd/√n with sd over n - 1 (Student 1908;
     Henderson et al. 2018, arXiv 1709.06560, on why seeds must be shown). With 2 seeds t is 12.7: wide because two runs
     say little. It is another question than the interval over prompts of one run (that one takes the trained model as
-    given), so show both and never pool them. A share's interval may leave [0, 1]; it is not cut, as a cut interval
-    would look surer than it is. Raises ValueError for fewer than two figures or one that is not finite.
+    given), so show both and never pool them. A share's interval may leave [0, 1]; whoever shows it ends it there. Raises ValueError for fewer than two figures or one that is not finite.
     """
     values = np.asarray(figures, dtype=np.float64)
     if len(values) < 2:

@@ -107,7 +107,9 @@ def update_figures(totals: dict[str, float]) -> dict[str, float]:
     """What is told of step 5, by TRL's names: means over the tokens of all minibatches of all epochs."""
     tokens = totals["tokens"]
     ratio = totals["ratio"] / tokens
+    spread = {name: totals[f"{name}_square"] / tokens - (totals[name] / tokens) ** 2 for name in ("return", "residual")}
     return {
+        "val/explained_variance": 1 - spread["residual"] / spread["return"] if spread["return"] > 0 else 0.0,
         "loss/policy_avg": totals["policy"] / tokens,
         "loss/value_avg": totals["value"] / tokens,
         "policy/approxkl_avg": totals["approxkl"] / tokens,

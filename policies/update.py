@@ -132,6 +132,10 @@ def _add_figures(
     sums.add("ratio_square", of_tokens.square().sum())
     sums.add("clipped", (((ratio - 1.0).abs() > settings.cliprange) & mask).sum())
     sums.add("value_clipped", (((values - known(micro.values)).abs() > settings.cliprange_value) & mask).sum())
+    for name, x in (("return", known(micro.returns)), ("residual", known(micro.returns) - known(micro.values))):
+        of_tokens_alone = x.double().masked_fill(~mask, 0.0)
+        sums.add(name, of_tokens_alone.sum())
+        sums.add(f"{name}_square", of_tokens_alone.square().sum())
     return torch.stack([of_tokens.sum(), log_ratio.abs().max()])
 
 

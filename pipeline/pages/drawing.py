@@ -69,6 +69,41 @@ def draw(name: str, label: str, paint: Callable[[Any], None], size: tuple[float,
     return Markup(_inlined(out.getvalue(), name, label))
 
 
+Box = tuple[float, float, float, float]  # left, low, right, high in pixels of the drawing
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+def label_points(axes: Any, points: Sequence[tuple[str, float, float]], size: float = 8) -> None:
+    """Write a name beside each point (name, x, y), where it covers no other name and no point; a line leads to one that had to move away."""
+    axes.margins(x=0.12, y=0.15)
+    axes.figure.draw_without_rendering()
+    unit = axes.figure.dpi / 72  # of a point, as letters are measured
+    dots = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken: list[Box] = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in dots]
+    inside: Box = tuple(axes.get_window_extent().extents)
+    for (name, x, y), dot in sorted(zip(points, dots, strict=True), key=lambda one: -one[1][1]):
+        # the page's font is not known here; 0.62 of its size is a wide letter
+        width, height = 0.62 * size * len(name) * unit, 1.25 * size * unit
+        away = [(far, _beside(dot, side, (7 + far) * unit, width, height)) for far in range(0, 90, 6) for side in SIDES]
+        far, at = next((one for one in away if _is_free(one[1], inside, taken)), away[0])
+        taken.append(at)
+        offset = (at[0] - dot[0]) / unit, (at[1] + height / 2 - dot[1]) / unit
+        line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5} if far > 6 else None
+        axes.annotate(name, (x, y), offset, textcoords="offset points", fontsize=size, va="center", arrowprops=line)
+
+
+def _beside(dot: Sequence[float], side: tuple[int, int], away: float, width: float, height: float) -> Box:
+    """A box of that size on one side of a dot, `away` from it."""
+    left = dot[0] + side[0] * away - (0.0 if side[0] > 0 else width if side[0] < 0 else width / 2)
+    low = dot[1] + side[1] * away - height / 2
+    return left, low, left + width, low + height
+
+
+def _is_free(at: Box, inside: Box, taken: Sequence[Box]) -> bool:
+    within = at[0] >= inside[0] and at[1] >= inside[1] and at[2] <= inside[2] and at[3] <= inside[3]
+    return within and not any(at[0] < b[2] and b[0] < at[2] and at[1] < b[3] and b[1] < at[3] for b in taken)
+
+
 def _inlined(svg: str, name: str, label: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<(metadata|style).*?</\1>\s*", "", body, flags=re.DOTALL)  # a style here would be the page's

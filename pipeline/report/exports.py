@@ -13,6 +13,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
 from pipeline.pages.common import require_finite, to_json
 from pipeline.report import page, seed_spread
+from pipeline.report.answer import answer
+from pipeline.report.curves import Evaluations
 from pipeline.report.findings import Report
 from pipeline.report.sentences import counted, ends, reading
 
@@ -28,8 +30,15 @@ FILES = (
 COMPARATOR_SCALE = 1.5  # LLM Comparator's scores run from -1.5 (B is much better) to 1.5
 
 
-def write(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], folder: Path) -> None:
-    """Write `FILES` (UTF-8) into `folder`, or nothing at all. comparator.json needs two models to compare.
+def write(
+    report: Report,
+    samples: Sequence[dict[str, Any]],
+    opinions: Sequence[Opinion],
+    folder: Path,
+    evaluations: Evaluations | None = None,
+) -> None:
+    """Write `FILES` (UTF-8) into `folder`, or nothing at all. comparator.json needs two models to compare. `evaluations` is what ppo
+    said before and after, for the page.
 
     Raises ValueError naming the number when one is not finite: JSON has no NaN and a page should show none.
     """
@@ -37,7 +46,7 @@ def write(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[
     for index, row in enumerate(samples):
         require_finite(row, f"samples[{index}]")
     pages = {
-        "report.html": page.html(report, samples, opinions, table(report)).encode("utf-8", "replace"),
+        "report.html": page.html(report, samples, opinions, table(report), evaluations).encode("utf-8", "replace"),
         "report.json": _bytes(to_json(report.to_json(), indent=2) + "\n"),
         "report.csv": table(report).encode("utf-8", "replace"),
         "report.md": markdown(report).encode("utf-8", "replace"),
@@ -92,7 +101,14 @@ def _tame(cell: str) -> str:
 
 def markdown(report: Report) -> str:
     """The comparison in a page of Markdown, for a pull request. Names are escaped; no model text is in it."""
-    lines = ["## Is the aligned model better?", "", _plain(report.verdict), ""]
+    lines = [
+        "## Is the aligned model better?",
+        "",
+        f"**{_plain(str(answer(report)))}**",
+        "",
+        _plain(report.verdict),
+        "",
+    ]
     lines += [f"- **Warning:** {_plain(text)}" for text in report.warnings]
     lines += [*([""] if report.warnings else []), *_models(report), "", *_pairs(report), ""]
     lines += [*_gold(report), *([*told_seeds, ""] if (told_seeds := seed_spread.markdown(report, _plain)) else [])]

@@ -85,6 +85,9 @@ class Report:
     ranking: dict[str, dict[str, Any]] = field(default_factory=dict)  # judge -> `ranking_models.bradley_terry`
     agreement: dict[str, Any] | None = None  # as `agreement.agreement`
     training: dict[str, Any] | None = None  # as `over_training.over_training`
+    curves: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # of ppo's training: figure -> a value a step, as `curves.read`
     frontier: list[Point] = field(default_factory=list)
     identical: dict[str, float] = field(
         default_factory=dict

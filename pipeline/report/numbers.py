@@ -35,6 +35,7 @@ def summarise(
     *,
     provenance: dict[str, Any],
     training: dict[str, Any] | None = None,
+    curves: dict[str, list[float]] | None = None,
     problems: Iterable[str] = (),
     seeds: Mapping[str, Any] | None = None,
     draws: int = 10_000,
@@ -50,7 +51,7 @@ def summarise(
     "perplexity" (on held-out demonstrations), "perplexity_plain" (on plain text), "kl_bound" (nats, of best-of-n),
     "tokens_per_answer" and "training_tokens_sampled" are figures, None or absent where there is none.
     opinions: the judges, exactly one of them labelled "optimised": the score that training maximised.
-    training: what `over_training` found. problems: sentences for the warnings, such as of a judge that failed.
+    training: what `over_training` found. curves: what `curves.read` found. problems: sentences for the warnings, such as of a judge that failed.
     seeds: what `seed_spread.block` found of further training seeds.
     Raises ValueError when the samples do not pair up or a number is missing or not finite.
     """
@@ -79,6 +80,7 @@ def summarise(
         ranking=_ranking(opinions, rows, draws, seed),
         agreement=_agreement(opinions, rows, draws, seed) if len(opinions) > 1 else None,
         training=training,
+        curves=curves or {},
         identical=_identical(rows, main),
         seeds=spreads,
         provenance=provenance | {"models": {model: models[model] for model in rows}},

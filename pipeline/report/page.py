@@ -7,6 +7,7 @@ only one that may run: the page's policy names its hash.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -14,8 +15,11 @@ from markupsafe import Markup
 from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
 from pipeline.graph import NOTES
 from pipeline.pages.common import page_template, to_json
+from pipeline.report import answer as ten_seconds
+from pipeline.report import model_rows
+from pipeline.report.curves import Evaluations
 from pipeline.report.findings import Report
-from pipeline.report.plots import LABELS, figures
+from pipeline.report.plots import figures
 from pipeline.report.sentences import ends, reading
 from pipeline.report.slices import by_language
 
@@ -24,24 +28,42 @@ CAPS = (4000, 2000, 1000, 500, 300, 200, 140)  # characters of a text, the first
 _SHOWN = 1500  # characters of one value of the provenance
 
 
-def html(report: Report, samples: Sequence[dict[str, Any]], opinions: Sequence[Opinion], csv: str) -> str:
+def html(
+    report: Report,
+    samples: Sequence[dict[str, Any]],
+    opinions: Sequence[Opinion],
+    csv: str,
+    evaluations: Evaluations | None = None,
+) -> str:
     """The page as text; the same input gives the same page."""
     rows = paired(list(samples), dict.fromkeys(report.models, {}))
     browser, cut = _browser(report, rows, opinions)
     script = Markup(page_template("report.js.j2").render())  # ours, without any value in it
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    said = ten_seconds.answer(report)
+    about = report.provenance.get("run", {})
     return page_template("report.html.j2").render(
         report=report,
+        named=about.get("name"),
+        task=[about[key] for key in ("data", "model") if about.get(key)],
+        answer=said,
+        bars=ten_seconds.bars(report),
+        badges=ten_seconds.badges(report),
+        example=ten_seconds.example(report, rows, opinions, said.other) if said.other else None,
+        names=model_rows.in_order(report),
+        quality=model_rows.quality(report),
+        price=model_rows.price(report),
+        details=model_rows.details(report),
+        said_of=partial(model_rows.said_of, report),
         reading=reading,
         ends=ends,
-        labels=LABELS,
         notes=NOTES,
-        reference=reference_of(rows, report.main),
         figures=figures(report),
         script=script,
         digest=digest,
         cut=cut,
         shorten=_shorten,
+        evaluations=evaluations,
         browser=_inline(browser),
         downloads=_inline({"report.json": to_json(report.to_json(), indent=1), "report.csv": csv}),
     )

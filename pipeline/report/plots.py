@@ -3,19 +3,25 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, PAGE, SOFT, TEXT, Figure, draw
+from markupsafe import Markup
+
+from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, TEXT, Figure, draw, label_points
 from pipeline.report.findings import Report
+from pipeline.report.model_rows import said_of
 from pipeline.report.ranking_models import elo
 from pipeline.report.sentences import ends, reading
 
-LABELS = {
-    "optimised": "the reward that was optimised",
-    "independent": "an independent judge",
-    "gold": "a gold reward model that training never saw",
-    "human": "people",
-    "LLM": "a language model",
-}
 _LINES = (ACCENT, GOOD, BAD, SOFT, TEXT)
+PANEL = (2.5, 1.75)  # inches, of one curve of training
+CURVE_NOTES = {
+    "reward": "mean score of a completion",
+    "KL to sft": "nats a completion, so far from sft",
+    "entropy": "nats a token, how undecided the policy is",
+    "length": "tokens a completion",
+    "clip fraction": "share of tokens whose change was held back",
+    "value explained": "share of the returns' variance that the critic foresaw, 1 at best",
+}
+FEW = 3  # evaluations below which no line is drawn through them
 _SLICES = 16  # drawn; the table has all
 
 
@@ -25,6 +31,8 @@ def figures(report: Report) -> list[Figure]:
     scoring = [judge for judge, own in report.panel.items() if own.scores]
     if len({point.kl for point in report.frontier}) > 1:
         found += [_frontier(report, judge, place) for place, judge in enumerate(scoring)]
+    if report.curves:
+        found.append(_curves(report.curves))
     if report.training is not None:
         found.append(_training(report, report.training["steps"]))
     for place, (judge, cuts) in enumerate(report.slices.get("judges", {}).items()):
@@ -33,9 +41,8 @@ def figures(report: Report) -> list[Figure]:
     return found
 
 
-def said_of(report: Report, judge: str) -> str:
-    """The judge's name with what a reader must know of it."""
-    return f"{judge}, {LABELS[report.panel[judge].label]}"
+def _named(report: Report, judge: str) -> str:
+    return f"{judge}, {said_of(report, judge)}"
 
 
 def _ranking(report: Report, judge: str, place: int) -> Figure:
@@ -64,7 +71,7 @@ def _ranking(report: Report, judge: str, place: int) -> Figure:
         (name, own["score"], own["low"], own["high"], round(elo(own["score"]))) for name, own in found["models"].items()
     ]
     size = (4.4, 0.9 + 0.34 * len(names))
-    title = f"Ranking by {said_of(report, judge)}"
+    title = f"Ranking by {_named(report, judge)}"
     return Figure(title, note, draw(f"ranking-{place}", title, paint, size), columns, rows)
 
 
@@ -78,26 +85,20 @@ def _frontier(report: Report, judge: str, place: int) -> Figure:
             if own:
                 label = "ppo over training" if kind == "training" else "best of n, at most this KL"
                 xs, ys = [p.kl for p in own], [p.scores[judge]["mean"] for p in own]
-                axes.plot(xs, ys, style, color=colour, label=label)
+                axes.plot(xs, ys, style if len(own) >= FEW or kind == "bound" else style[0], color=colour, label=label)
         for point in [*of["model"], *of["bound"]]:
             score, colour = point.scores[judge], ACCENT if point.name == report.main else EVEN
             if point.kind == "model":
                 axes.plot([point.kl] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
                 axes.plot([point.kl], [score["mean"]], "o", color=colour)
-            axes.annotate(
-                _short(point.name),
-                (point.kl, score["mean"]),
-                (6, -3),
-                textcoords="offset points",
-                fontsize=8,
-                bbox={"facecolor": PAGE, "alpha": 0.7, "linewidth": 0, "pad": 0.8},  # readable on top of a line
-            )
         axes.set_xlabel("KL to sft, nats a completion")
         axes.set_ylabel(f"mean by {_short(judge)}")
         if of["training"] or of["bound"]:
-            axes.legend()
+            axes.legend(loc="lower right")
+        named = [(_short(p.name), p.kl, p.scores[judge]["mean"]) for p in (*of["model"], *of["bound"])]
+        label_points(axes, named)
 
-    title = f"What the KL buys, by {said_of(report, judge)}"
+    title = f"What the KL buys, by {_named(report, judge)}"
     note = "Up and to the left is better: a higher score for less distance from sft. Lines are 95% intervals."
     if of["bound"]:
         note += " The KL of best of n is the bound log n − (n − 1)/n, not a measurement."
@@ -106,6 +107,26 @@ def _frontier(report: Report, judge: str, place: int) -> Figure:
     columns = ("point", "kind", "step", "KL", "mean", "low", "high")
     rows = [(p.name, p.kind, p.step, p.kl, *(p.scores[judge][end] for end in ("mean", "low", "high"))) for p in points]
     return Figure(title, note, draw(f"frontier-{place}", title, paint), columns, rows)
+
+
+def _curves(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """A panel a figure, so that each has its own scale and its letters keep their size on a phone."""
+    steps, drawn = curves["step"], [name for name in curves if name != "step"]
+
+    def panel(place: int, name: str) -> Markup:
+        def paint(axes: Any) -> None:
+            axes.plot(steps, curves[name], ".-", color=_LINES[place % len(_LINES)], markersize=4)
+            axes.set_title(name, loc="left", fontsize=9)
+
+        return draw(f"curve-{place}", f"{name} at each step of ppo", paint, PANEL)
+
+    panels = Markup("").join(panel(place, name) for place, name in enumerate(drawn))
+    rows = [(int(step), *(curves[name][at] for name in drawn)) for at, step in enumerate(steps)]
+    note = "Every step of ppo's own log, on the completions that it sampled to learn from. " + " ".join(
+        f"{name[0].upper()}{name[1:]}: {CURVE_NOTES[name]}." for name in drawn
+    )
+    title = "Training, step by step"
+    return Figure(title, note, Markup('<div class="panels">{}</div>').format(panels), ("step", *drawn), rows)
 
 
 def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
@@ -117,16 +138,21 @@ def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
             colour, own = _LINES[place % len(_LINES)], [at["scores"][judge] for at in steps]
             optimised = judge == report.optimised
             label = f"{_short(judge)}{' (optimised)' if optimised else ''}"
-            axes.plot(xs, [s["mean"] for s in own], "o--" if optimised else "o-", color=colour, label=label)
-            axes.fill_between(
-                xs, [s["low"] for s in own], [s["high"] for s in own], color=colour, alpha=0.15, linewidth=0
-            )
+            means, low, high = ([s[end] for s in own] for end in ("mean", "low", "high"))
+            if len(xs) < FEW:
+                axes.vlines(xs, low, high, color=colour, linewidth=1)
+                axes.plot(xs, means, "s" if optimised else "o", color=colour, label=label)
+                continue
+            axes.plot(xs, means, "o--" if optimised else "o-", color=colour, label=label)
+            axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel("step of ppo")
         axes.set_ylabel("mean score")
         axes.legend()
 
     title = "Over training: the optimised reward beside the other judges"
     note = "Where the reward rises and the others fall, the reward is being gamed. ppo's evaluation prompts; bands are 95% intervals; judges have scales of their own."
+    if len(steps) < FEW:
+        note += f" {len(steps)} evaluations make no curve: ppo.eval_steps asks for more, and the figure before this one has every step."
     columns = ("step", "KL", *(f"{judge} {end}" for judge in judges for end in ("mean", "low", "high")))
     rows = [
         (at["step"], at["kl"], *(at["scores"][judge][end] for judge in judges for end in ("mean", "low", "high")))
@@ -150,7 +176,7 @@ def _slices(report: Report, judge: str, cuts: Mapping[str, Any], place: int) -> 
         axes.set_xlim(0, 100)
         axes.set_xlabel("win rate, %")
 
-    title = f"{report.slices['pair']} by slice, by {said_of(report, judge)}"
+    title = f"{report.slices['pair']} by slice, by {_named(report, judge)}"
     note = (
         "Each slice's interval stands for itself: among twenty, one strays by chance. No bar: fewer than ten prompts."
     )

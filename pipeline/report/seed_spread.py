@@ -80,6 +80,7 @@ def block(
                 outcome = statistics.win_rate(mine, other, prompts, draws=draws, seed=seed)
                 per_seed.append({"seed": number, **outcome, "score": float(np.mean(mine))})
             spread = statistics.seed_spread([one["win_rate"] for one in per_seed])
+            spread |= {"low": max(spread["low"], 0.0), "high": min(spread["high"], 1.0)}  # no share lies beyond
             found[model][judge] = {
                 "against": own.reference,
                 "per_seed": per_seed,

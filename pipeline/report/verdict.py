@@ -1,5 +1,7 @@
 """What do the numbers of a comparison allow to say? The verdict and the warnings."""
 
+from typing import Any
+
 from pipeline.report import sentences
 from pipeline.report.findings import Report
 from pipeline.report.sentences import clauses, counted, joined
@@ -16,13 +18,11 @@ def verdict(report: Report) -> str:
     that a favourable one cannot stand for the rest.
     """
     main, optimised = report.main, report.optimised
-    start = f"{main} vs "
-    pairs = {name.removeprefix(start): pair for name, pair in report.pairs.items() if name.startswith(start)}
+    pairs = _pairs(report)
     if not pairs:
         return "No verdict: the comparison needs a model to compare with."
     who = "the aligned model (ppo)" if main == "ppo" else main
-    judges = [judge for judge in report.judges if any(judge in pair for pair in pairs.values())]
-    origins = [name for name in pairs if name in ORIGINS] or list(pairs)
+    judges, origins = judges_of(report), origins_of(report)
     rivals = [name for name in pairs if name not in origins]
 
     def said(judge: str, others: list[str]) -> str:
@@ -56,6 +56,23 @@ def verdict(report: Report) -> str:
     return f"{first}, {ending}{closing}" + (
         f" Beside the other methods: {beside[0].lower()}{beside[1:]}." if beside else ""
     )
+
+
+def origins_of(report: Report) -> list[str]:
+    """What the main model came from, of the models that it is compared with; all of them where none of those is there."""
+    pairs = _pairs(report)
+    return [name for name in pairs if name in ORIGINS] or list(pairs)
+
+
+def judges_of(report: Report) -> list[str]:
+    """The independent judges that judged the main model against any other, the most trusted first."""
+    return [judge for judge in report.judges if any(judge in pair for pair in _pairs(report).values())]
+
+
+def _pairs(report: Report) -> dict[str, dict[str, dict[str, Any]]]:
+    """Opponent of the main model -> judge -> outcome."""
+    start = f"{report.main} vs "
+    return {name.removeprefix(start): pair for name, pair in report.pairs.items() if name.startswith(start)}
 
 
 def _identical(report: Report) -> str:

@@ -9,6 +9,7 @@ noise, has every judge score them, and writes report.html, report.json and sampl
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ from pipeline.judges import panel
 from pipeline.judges.judge import Judge
 from pipeline.judges.over_training import over_training
 from pipeline.pages.progress import bar
-from pipeline.report import exports, numbers, seed_spread
+from pipeline.report import curves, exports, numbers, seed_spread
+from pipeline.report.answer import answer
 from pipeline.report.findings import Report
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
@@ -81,13 +83,15 @@ def run(config: Config, run: Run) -> Manifest:
         judged.opinions,
         provenance=provenance,
         training=judged.training,
+        curves=curves.read(run.folder("ppo")) if "ppo" in information else {},
         problems=[*judged.problems, *_failed(further)],
         seeds=judged.seeds,
         seed=config.seed,
     )
     made = folder / "made"
     made.mkdir(exist_ok=True)
-    exports.write(report, samples, judged.opinions, made)
+    evaluations = curves.evaluations(run.folder("ppo")) if "ppo" in information else None
+    exports.write(report, samples, judged.opinions, made, evaluations)
     if of_other_seeds:
         exports.write_samples(made / "samples.seeds.jsonl", of_other_seeds)
     metrics = _metrics(report)
@@ -102,7 +106,7 @@ def run(config: Config, run: Run) -> Manifest:
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
         gate=gate(report),
-        notes={"verdict": report.verdict},
+        notes={"answer": str(answer(report)), "verdict": report.verdict},
     )
 
 
@@ -120,7 +124,7 @@ def gate(figures: Report) -> Gate:
 def summary(manifest: Manifest, run: Run) -> str:
     return (
         closing(manifest, run.folder("compare"), ("prompts",), f"open {run.folder('compare') / 'report.html'}")
-        + f"\n{manifest.notes['verdict']}"
+        + f"\n{manifest.notes['answer']} {manifest.notes['verdict']}"
     )
 
 
@@ -220,6 +224,7 @@ def _provenance(
     """How the comparison came about; libraries, machine and commit are those of the last stage that it reads."""
     last = list(manifests.values())[-1]
     return {
+        "run": {"name": run.name, "data": _data_name(config), "model": Path(config.model).name},
         **_command(manifests, further, config, run),
         "made": now(),
         "data": {kind: manifests["data"].data[kind]["sha256"] for kind in ("prompts.eval", "demonstrations.eval")},
@@ -230,6 +235,14 @@ def _provenance(
         "hardware": last.machine,
         "git commit": last.git_commit,
     }
+
+
+def _data_name(config: Config) -> str:
+    """What the run's data are called: a file or folder by its own name, a Hub id as it is."""
+    names = [part.source for part in config.data.parts()]
+    return ", ".join(Path(name).name if Path(name).exists() else name for name in names[:2]) + (
+        " …" if names[2:] else ""
+    )
 
 
 def _command(

@@ -48,8 +48,16 @@ def test_the_verdict_comes_first_and_everything_is_on_the_page(tmp_path: Path) -
     rows = changed(healthy(), "ppo", kl=10.5)
     page, result = written(rows, tmp_path), summarise(rows)
     text = page.text[page.text.index("Is the aligned model better?") :]
-    parts = [result.verdict, "Models\n", "Pairs\n", "Judges\n", "Figures\n", "Warnings\n", result.warnings[0]]
-    parts += ["Examples\n", "Provenance\n", "make compare RUN=x", "hash of sft"]
+    parts = [
+        "Yes.",
+        "the original",
+        result.verdict,
+        "Quality: who is preferred?\n",
+        "Pairs\n",
+        "Price: what did it cost?\n",
+    ]
+    parts += ["Examples\n", "Figures\n", "Details\n", "Judges\n", "Warnings\n", result.warnings[0]]
+    parts += ["Provenance\n", "make compare RUN=x", "hash of sft"]
     places = [text.rindex(part) for part in parts]
     assert places == sorted(places)
     for sign in result.signs:

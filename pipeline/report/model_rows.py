@@ -1,0 +1,171 @@
+"""How are the models' figures shown? As rows in groups, the main model first; rows that are 0 for every model are only named."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report.findings import Figures, Report
+
+Cell = tuple[str, str]  # a figure and, small under it, its 95% interval
+LABELS = {
+    "optimised": "the reward that was optimised",
+    "independent": "an independent judge",
+    "gold": "a gold reward model that training never saw",
+    "human": "people",
+    "LLM": "a language model",
+}
+KNOWN = {"vader": "a sentiment lexicon, −1 to 1"}  # judges by name
+_SHARES = (
+    ("eos_rate", "EOS rate", "completions the model ended by itself"),
+    ("repetition_4", "4-gram repetition", "runs of four tokens of a completion seen in it before"),
+    ("refusals", "refusals", "completions that open with a phrase of refusal"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure of every model; `note` says it in plain words."""
+
+    name: str
+    note: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one title. `zeros` names those that are 0 for every model, which are no rows."""
+
+    title: str
+    rows: list[Row]
+    zeros: list[str]
+
+
+def in_order(report: Report) -> list[str]:
+    """The models as columns: the main model first."""
+    return [report.main, *(name for name in report.models if name != report.main)]
+
+
+def said_of(report: Report, judge: str) -> str:
+    """What a reader must know of a judge."""
+    return LABELS[report.panel[judge].label] + (f": {KNOWN[judge]}" if judge in KNOWN else "")
+
+
+def quality(report: Report) -> Group:
+    """What the judges say of each model, the optimised reward last."""
+    scoring = [judge for judge in (*report.judges, report.optimised) if report.panel[judge].scores]
+    return _group(report, "", [(judge, said_of(report, judge), _of_interval(judge)) for judge in scoring])
+
+
+def price(report: Report) -> Group:
+    """What it cost to get there: distance, length, and what was unlearned."""
+    return _group(
+        report,
+        "",
+        [
+            ("KL to sft", _kl_note(report), _kl),
+            ("length", "tokens a completion", _of_interval("length", 1)),
+            ("length drift", f"times as much as {_reference(report)}", _drift),
+            ("perplexity, plain text", "the alignment tax: what other text has become", _plain("perplexity_plain", 1)),
+        ],
+    )
+
+
+def details(report: Report) -> list[Group]:
+    """All other figures, to be folded."""
+    writing: list[tuple[str, str, Callable[[Figures], Cell | None]]] = [
+        (name, note, _share(key)) for key, name, note in _SHARES
+    ]
+    writing.append(("entropy", "nats a token: how undecided the model is about what to say next", _entropy))
+    writing.append(("distinct-2", "different pairs of neighbouring tokens among all pairs", _plain("distinct_2", 2)))
+    groups = [
+        _group(report, "How it writes", writing),
+        _group(
+            report,
+            "How near it is to people's texts",
+            [("perplexity", "surprise at held-out demonstrations; lower is closer", _plain("perplexity", 1))],
+        ),
+        _group(
+            report,
+            "What sampling cost",
+            [
+                ("tokens for an answer", "sampled, those not chosen too", _plain("tokens_per_answer", 1)),
+                ("tokens for training", "sampled while it was trained", _plain("training_tokens_sampled", 0)),
+            ],
+        ),
+    ]
+    return [group for group in groups if group.rows or group.zeros]
+
+
+def _group(report: Report, title: str, wanted: list[tuple[str, str, Callable[[Figures], Cell | None]]]) -> Group:
+    rows, zeros = [], []
+    for name, note, cell in wanted:
+        cells = [cell(report.models[model]) for model in in_order(report)]
+        if all(own is None for own in cells):
+            continue
+        if all(own is not None and _is_zero(own) for own in cells):
+            zeros.append(name)
+        else:
+            rows.append(Row(name, note, [own or ("–", "") for own in cells]))
+    return Group(title, rows, zeros)
+
+
+def _is_zero(cell: Cell) -> bool:
+    return not any(letter in "123456789" for part in cell for letter in part)
+
+
+def _kl_note(report: Report) -> str:
+    """KL is measured at two places; the other one is named where it is known."""
+    note = "nats a completion to these prompts: how far from sft the model is"
+    last = report.curves.get("KL to sft")
+    return note if not last else f"{note} (the last batch of training: {number(last[-1], 1)})"
+
+
+def _reference(report: Report) -> str:
+    drifts = [own.length_drift for own in report.models.values() if own.length_drift]
+    return str(drifts[0]["reference"]) if drifts else "sft"
+
+
+def _kl(own: Figures) -> Cell | None:
+    if own.kl_bound is not None:
+        return f"≤ {number(own.kl_bound, 1)}", "bound"
+    return None if own.kl is None else _mean(own.kl, own.intervals.get("kl"), 1)
+
+
+def _drift(own: Figures) -> Cell | None:
+    found = own.length_drift
+    return None if not found else (number(found["ratio"]), f"{number(found['low'])} to {number(found['high'])}")
+
+
+def _entropy(own: Figures) -> Cell | None:
+    found = own.side_effects.get("entropy")
+    return None if found is None else _mean(found["mean"], found, 2)
+
+
+def _of_interval(key: str, digits: int = 2) -> Callable[[Figures], Cell | None]:
+    return lambda own: _mean(own.intervals[key]["mean"], own.intervals[key], digits)
+
+
+def _plain(key: str, digits: int) -> Callable[[Figures], Cell | None]:
+    def cell(own: Figures) -> Cell | None:
+        value = getattr(own, key)
+        return None if value is None else (number(value, digits), "")
+
+    return cell
+
+
+def _share(key: str) -> Callable[[Figures], Cell | None]:
+    def cell(own: Figures) -> Cell | None:
+        found = own.side_effects[key]
+        return f"{found['mean']:.1%}", f"{found['low']:.1%} to {found['high']:.1%}"
+
+    return cell
+
+
+def _mean(value: float, interval: Mapping[str, Any] | None, digits: int) -> Cell:
+    ends = "" if interval is None else f"{number(interval['low'], digits)} to {number(interval['high'], digits)}"
+    return number(value, digits), ends
+
+
+def number(value: float, digits: int = 2) -> str:
+    """As parts.html.j2 writes it: no −0, a real minus."""
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
