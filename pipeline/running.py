@@ -79,6 +79,7 @@ def due(stage: str, config: Config, run: Run) -> bool:
 def _tell_up_to_date(stage: str, run: Run, done: Manifest) -> None:
     if run.main_process:
         print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+        _write_index(run)  # it may have been taken back
 
 
 def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
@@ -140,6 +141,11 @@ def _make(stage: str, config: Config, run: Run) -> None:
     manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)
+        _write_index(run)
+
+
+def _write_index(run: Run) -> None:
+    importlib.import_module("pipeline.pages.index").write(run)
 
 
 def make(

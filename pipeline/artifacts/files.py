@@ -42,8 +42,12 @@ def flaw(folder: Path, files: list[dict[str, Any]]) -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: to a temporary sibling, flushed to disk, then renamed. Refuses NaN and infinities."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Write JSON whole or not at all. Refuses NaN and infinities."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 whole or not at all: to a temporary sibling, flushed to disk, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

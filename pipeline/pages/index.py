@@ -1,0 +1,153 @@
+"""What is in this run, and where is it read? runs/NAME/index.html: every stage with its gate, its figures and its page.
+
+Written anew whenever a stage or an inspection is; every page of the run links back to it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import manifest, reproduce
+from pipeline.artifacts.files import write_text
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import MANIFEST
+from pipeline.artifacts.run import Run
+from pipeline.graph import STAGES
+from pipeline.pages.common import page_template
+from pipeline.pages.visible import visible
+
+FIGURES: Mapping[str, Mapping[str, str]] = {
+    "data": {
+        "demonstrations_train": "demonstrations to learn from",
+        "rankings_train": "rankings to learn from",
+        "judgements_train": "judgements to learn from",
+        "prompts_train": "prompts to learn from",
+        "prompts_eval": "prompts held out",
+        "rejected": "rows rejected",
+    },
+    "sft": {
+        "loss_before": "held-out loss before",
+        "loss_after": "held-out loss after",
+        "eos_rate": "answers that end by themselves",
+    },
+    "reward": {
+        "pairwise_accuracy": "held-out pairs ordered as people did",
+        "length_accuracy": "the same by length alone",
+    },
+    "ppo": {
+        "objective/scores": "reward of the last training batch",
+        "objective/kl": "KL to sft of the last training batch, nats",
+        "completions/mean_length": "tokens an answer",
+        "completions/eos_rate": "answers that end by themselves",
+    },
+    "compare": {"prompts": "held-out prompts"},
+}
+"""Of each stage, the figures that are shown, in plain words; a baseline's are those of ppo and sft that it has."""
+
+SHARES = ("eos_rate", "accuracy")
+PAGES = ("report.html", "samples.md", "rejects.jsonl", "MODEL_CARD.md", "README.md", "report.md")
+"""What a person reads of a stage's folder, as far as it is there."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage as the page shows it: its folder, whether it is there, and what it came to."""
+
+    folder: str
+    help: str
+    command: str
+    gate: str = ""  # "" where it is not made
+    said: str = ""
+    figures: tuple[tuple[str, str], ...] = ()
+    doubts: tuple[str, ...] = ()  # what its gate warns of, or failed
+    pages: tuple[str, ...] = ()
+    finished: str = ""
+
+
+def write(run: Run) -> Path:
+    """Write the run's index from the manifests that lie in it now; those that cannot be read are left out."""
+    folder = run.root / run.name
+    given = _given(run)
+    entries = [_entry(run, name, given) for name in _folders(run)]
+    inside = sorted((folder / "inspect").glob("*.html"), key=lambda path: path.stat().st_mtime)
+    page = page_template("index.html.j2").render(
+        run=run.name,
+        entries=entries,
+        answers=[(one.folder, one.said) for one in entries if one.folder.startswith("compare") and one.said],
+        inspections=[path.name for path in inside][::-1],
+        look=f"{reproduce.commands(run.name, {'inspect': (given, 1)})} PROMPT=…",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "index.html", page)
+    return folder / "index.html"
+
+
+def _folders(run: Run) -> list[str]:
+    """Folders of stages in the order of the walk: those that are there, and those of the walk that are not yet."""
+    there = {path.parent.name for path in (run.root / run.name).glob(f"*/{MANIFEST}")}
+    there = {name for name in there if not name.startswith(".") and not name.endswith((".partial", ".old"))}
+    names = []
+    for stage in STAGES.values():
+        own = sorted(name for name in there if name == stage.name or _stage_of(name) == stage.name)
+        names += own or ([stage.name] if stage.walk else [])
+    return names
+
+
+def _stage_of(folder: str) -> str:
+    """The stage that a folder is of: ppo_seed_1 is of ppo, compare-greedy of compare."""
+    return next((name for name in STAGES if folder == name or folder.startswith((f"{name}_seed_", f"{name}-"))), folder)
+
+
+def _given(run: Run) -> dict[str, Any]:
+    """What the command line of the stage that was made last was given, so that the commands shown are of this run's recipe."""
+    paths = sorted((run.root / run.name).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(paths):
+        try:
+            if (given := manifest.read(path).command) is not None:
+                return given
+        except ValueError:
+            continue
+    return {"recipe": "recipes/film_reviews.yaml", "overrides": []}
+
+
+def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:
+    stage = _stage_of(folder)
+    told = STAGES[stage].help
+    entry = Entry(folder, told, reproduce.commands(run.name, {stage: (given, 1)}))
+    place = run.root / run.name / folder
+    try:
+        found = manifest.read(place / MANIFEST)
+    except (OSError, ValueError):  # not there, or not one of ours: who opens it as a parent says so
+        return entry
+    doubts = tuple(
+        f"{one['name']} {_number(one['figure'])} ({one['threshold']}){': ' + one['why'] if one.get('why') else ''}"
+        for one in found.gate["checks"]
+        if one["result"] != "pass"
+    )
+    return Entry(
+        folder,
+        told,
+        entry.command,
+        gate=found.gate["result"],
+        said=visible(str(found.notes.get("answer") or found.notes.get("verdict") or "")),
+        figures=_figures(found),
+        doubts=doubts,
+        pages=tuple(name for name in PAGES if (place / name).is_file()),
+        finished=found.finished[:16].replace("T", " "),
+    )
+
+
+def _figures(found: Manifest) -> tuple[tuple[str, str], ...]:
+    wanted = FIGURES.get(found.stage) or {**FIGURES["sft"], **FIGURES["reward"], **FIGURES["ppo"]}
+    return tuple(
+        (words, f"{found.metrics[name]:.1%}" if name.endswith(SHARES) else _number(found.metrics[name]))
+        for name, words in wanted.items()
+        if name in found.metrics
+    )
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}".replace("-", "−")
