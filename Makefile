@@ -11,6 +11,7 @@ DATA   ?=
 FORMAT ?=
 MODEL  ?=
 MODELS ?=
+YES    ?=
 
 BIN    := .venv/bin
 CALL    = $(BIN)/python -m pipeline
@@ -18,6 +19,9 @@ COMMA  := ,
 SPACE  := $() $()
 quoted  = '$(subst ','\'',$(1))'
 ARGS    = $(RECIPE) $(if $(DATA),data.source=$(call quoted,$(DATA))) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC)
+ONE     = $(if $(filter command,$(origin RUN)),--run $(call quoted,$(RUN)))
+# the environment may hold a NAME of another meaning
+NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
@@ -61,8 +65,8 @@ reward: .venv/ready ## train a reward model from rankings
 ppo: .venv/ready ## align the sft model with PPO against the reward model (SEEDS=3: with three training seeds)
 	@$(CALL) ppo $(ARGS) $(MORE)
 
-compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 path-or-hub-id"); writes report.html
-	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]')
+compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 run/ppo path-or-hub-id", NAME=greedy beside others); writes report.html
+	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]') $(NAMED)
 
 gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
 	@$(CALL) gold $(ARGS)
@@ -97,6 +101,12 @@ data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MOD
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
 	@$(CALL) inspect $(RECIPE) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION")
+
+runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept
+	@$(CALL) runs $(ONE)
+
+prune: .venv/ready ## remove the former results that runs keep (RUN=x: of one), after asking (YES=1: without)
+	@$(CALL) prune $(ONE) $(if $(YES),--yes)
 
 ##@ Develop
 

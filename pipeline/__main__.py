@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.graph import STAGES, Stage, command_name
 from pipeline.running import guarded, make, make_all
@@ -122,6 +123,23 @@ def look_inside(
         print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed)}")
 
     guarded(work)
+
+
+RUNS = "What lies in runs/: stages, gates, sizes, settings that differ, what is kept."
+PRUNE = "Remove what runs keep of former results (runs/NAME/.kept), once you say yes."
+OneRun = Annotated[str | None, typer.Option("--run", envvar="PIPELINE_RUN", help="this run alone; default: all")]
+
+
+@app.command("runs", help=RUNS, short_help=RUNS)
+def list_runs(run: OneRun = None) -> None:
+    guarded(lambda: print("\n".join(overview.listing(only=run))))
+
+
+@app.command("prune", help=PRUNE, short_help=PRUNE)
+def prune(
+    run: OneRun = None, yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False
+) -> None:
+    guarded(lambda: overview.prune_asked(run, yes))
 
 
 @app.command("settings", help="Every setting with its default and meaning.")

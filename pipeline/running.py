@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.freshness import finished, parents
+from pipeline.artifacts.freshness import finished, parents, read_by
 from pipeline.artifacts.kept import taken_back
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.reproduce import given
@@ -71,7 +71,7 @@ def due(stage: str, config: Config, run: Run) -> bool:
         return False
     if not STAGES[stage].one_process:
         config.check_stage(stage, run.world_size)
-    for parent in parents(stage, config):
+    for parent in read_by(run, stage, config):
         run.identity(parent)
     return True
 

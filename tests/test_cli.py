@@ -64,6 +64,8 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "all",
         "data-check",
         "inspect",
+        "runs",
+        "prune",
         "settings",
     ]
     assert "…" not in commands and "..." not in commands  # no description is cut

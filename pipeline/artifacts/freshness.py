@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.reading.sources import ADAPTER
-from pipeline.artifacts import seeds
+from pipeline.artifacts import other_runs, seeds
 from pipeline.artifacts.files import digest, sha256
 from pipeline.artifacts.manifest import CONTRACT, Manifest
 from pipeline.artifacts.run import Run
@@ -79,13 +79,14 @@ def local_files(source: str) -> list[Path]:
 
 
 def read_by(run: Run, stage: str, config: Config) -> tuple[str, ...]:
-    """All that `stage` reads of this run: its parents, and what compare takes where it is there: the gold reward model
-    and the models of further seeds."""
+    """All that `stage` reads of this run: its parents, and what compare takes where it is there: the gold reward model,
+    the models of further seeds, and those of other runs. Raises ArtifactError where one of another run is missing."""
     found = parents(stage, config)
     if stage != "compare":
         return found
+    others = other_runs.of_other_runs(run, config)
     gold = ("gold",) if config.compare.gold is None and run.manifest("gold") is not None else ()
-    return (*found, *gold, *(one.folder for one in seeds.further(run, config)))
+    return (*found, *gold, *(one.folder for one in seeds.further(run, config)), *others)
 
 
 def inputs_of(run: Run, stage: str, config: Config) -> str:

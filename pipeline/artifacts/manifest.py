@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 CONTRACT = 1
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
@@ -63,10 +64,20 @@ def _checked(found: Manifest) -> Manifest:
         "gate": ([found.gate], {"result", "checks"}),
         "config": ([found.config], {"settings"}),
     }
+    for name, kind in get_type_hints(Manifest).items():
+        if not _is_of(getattr(found, name), kind):
+            raise ValueError(f"{name} is not what publish writes")
     for name, (entries, keys) in inside.items():
-        if not (isinstance(entries, list) and all(isinstance(one, dict) and keys <= set(one) for one in entries)):
+        if not all(isinstance(one, dict) and keys <= set(one) for one in entries):
             raise ValueError(f"{name} is not what publish writes")
     return found
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's kind, its contents not looked at."""
+    if isinstance(kind, UnionType):
+        return any(_is_of(value, one) for one in get_args(kind))
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def now() -> str:

@@ -105,6 +105,19 @@ def held(folder: Path, what: str) -> Iterator[None]:
         os.close(file)
 
 
+def at_work(folder: Path) -> str | None:
+    """Who works in a stage's partial folder now; None where nobody does."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _holder(file.read(4096)) or "another process"
+    except OSError:
+        pass
+    return None
+
+
 def _locked(path: Path, what: str) -> int:
     """A descriptor of the lock file, locked. The file may be removed by its holder between opening and locking: then once more."""
     while True:

@@ -32,8 +32,14 @@ class Run:
     def __post_init__(self) -> None:
         check_run_name(self.name)
 
+    def at(self, role: str) -> tuple["Run", str]:
+        """The run and the folder behind a parent's role: `ppo` is of this run, `demo/ppo` of another one."""
+        other, slash, folder = role.partition("/")
+        return (Run(other, self.root), folder) if slash else (self, role)
+
     def folder(self, stage: str) -> Path:
-        return self.root / self.name / self.beside.get(stage, stage)
+        """Where a stage is published; `stage` may be a role as `at` has it."""
+        return self.root / stage if "/" in stage else self.root / self.name / self.beside.get(stage, stage)
 
     def partial(self, stage: str) -> Path:
         return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
@@ -45,8 +51,11 @@ class Run:
 
     def remedy(self, stage: str) -> str:
         """What makes a stage once more, for messages."""
-        seeds_too = " with SEEDS as before" if "_seed_" in self.folder(stage).name else ""
-        return f'run "make {command_name(stage)} RUN={self.name}"{seeds_too}'
+        run, stage = self.at(stage)
+        folder = run.folder(stage).name
+        seeds_too = " with SEEDS as before" if "_seed_" in folder else ""
+        named = f" NAME={folder.removeprefix('compare-')}" if folder.startswith("compare-") else ""
+        return f'run "make {command_name(stage)} RUN={run.name}{named}"{seeds_too}'
 
     def manifest(self, stage: str) -> Manifest | None:
         """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
@@ -58,9 +67,9 @@ class Run:
         except ValueError as error:
             raise ArtifactError(f"{path}: {error}; remove {self.folder(stage)} and {self.remedy(stage)}") from None
 
-    def require(self, stage: str, tokenizer: str | None = None, force: bool = False) -> Manifest:
-        """Open a finished stage: every file is there with its hash, it was made from the parents that are there now, its gate did
-        not fail, its tokenizer is the one in use.
+    def require(self, stage: str, tokenizer: str | None = None, force: bool = False, lineage: bool = True) -> Manifest:
+        """Open a finished stage: every file is there with its hash, it was made from the parents that are there now (`lineage`), its
+        gate did not fail, its tokenizer is the one in use.
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
@@ -70,7 +79,8 @@ class Run:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {remedy}")
         if (wrong := flaw(folder, found.files)) is not None:
             raise ArtifactError(f"{wrong}; remove {folder} and {remedy}")
-        self._check_lineage(stage, found)
+        if lineage:
+            self._check_lineage(stage, found)
         if tokenizer is not None and found.tokenizer != tokenizer:
             raise ArtifactError(
                 f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "

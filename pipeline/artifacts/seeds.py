@@ -21,7 +21,10 @@ GOLD = 1  # what stage gold adds to the seed, so that it does not begin as the r
 
 
 def with_seed(stage: str, config: Config, run: "Run", further: int = 0) -> tuple[Config, "Run"]:
-    """The config and the run that `stage` is made with: with the seed `further` after the recipe's, beside its own folder."""
+    """The config and the run that `stage` is made with: with the seed `further` after the recipe's, beside its own folder; a
+    comparison that has a name, in a folder of that name."""
+    if stage == "compare" and config.compare.name is not None:
+        return config, replace(run, beside={**run.beside, stage: f"compare-{config.compare.name}"})
     if stage == "gold":
         return config.model_copy(update={"seed": config.seed + GOLD}), run
     if not further:

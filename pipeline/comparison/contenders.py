@@ -11,6 +11,7 @@ from data.schema import Prompt
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256, weights_sha256
 from pipeline.artifacts.freshness import section_values
+from pipeline.artifacts.other_runs import is_of_another_run
 from pipeline.artifacts.run import Run
 from pipeline.graph import COMPARED
 from pipeline.settings.config import Config, best_of
@@ -54,15 +55,18 @@ def contenders(config: Config, run: Run, tokenizer: Any) -> list[Contender]:
         elif name in COMPARED:
             found.append(Contender(name, str(run.folder(name)), None, tokenizer, True))
         else:
-            own = load_tokenizer(name, chat_template_kwargs=config.chat_template_kwargs, foreign=True)
-            found.append(Contender(name, name, None, own, fingerprint(own) == fingerprint(tokenizer)))
+            source = str(run.folder(name)) if is_of_another_run(run, name) else name
+            own = load_tokenizer(source, chat_template_kwargs=config.chat_template_kwargs, foreign=True)
+            found.append(Contender(name, source, None, own, fingerprint(own) == fingerprint(tokenizer)))
     return found
 
 
 def described(contender: Contender, run: Run) -> dict[str, Any]:
     """What the report says of a model beside its figures. `training_tokens_sampled` counts what its training sampled."""
-    stage = contender.name if contender.name in COMPARED and contender.name not in BASE else None
-    manifest = None if stage is None else run.manifest(stage)
+    name = contender.name
+    published = (name in COMPARED and name not in BASE) or is_of_another_run(run, name)
+    manifest = run.manifest(name) if published else None
+    stage = manifest and manifest.stage
     return {
         "path": contender.source,
         "sha256": weights_sha256(Path(contender.source)),

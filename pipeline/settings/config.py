@@ -178,10 +178,15 @@ class LLMJudge(Section):
 class Compare(Section):
     """Stage compare: is the aligned model better than what it came from?"""
 
+    name: str | None = Field(
+        None,
+        description="of this comparison, which is then published in compare-NAME beside the others; null: in compare",
+        json_schema_extra=OBSERVES,
+    )
     models: list[str] = Field(
         ["base", "few_shot", "sft", "ppo"],
         min_length=1,
-        description=f"{', '.join(COMPARED)}, best_of_16 and the like, a folder or a Hub id",
+        description=f"{', '.join(COMPARED)}, best_of_16 and the like, RUN/STAGE, a folder or a Hub id",
     )
     judges: list[str] | None = Field(
         None, description="vader or module:function, beside the reward model; default: vader for film reviews"
@@ -201,6 +206,15 @@ class Compare(Section):
     )
     llm: LLMJudge | None = Field(None, description="a language model as a judge: {base_url: …, model: …}; null: none")
     votes: list[str] = Field([], description="files of people's votes, or filled ballots, as a judge")
+
+    @field_validator("name")
+    @classmethod
+    def _a_folder(cls, name: str | None) -> str | None:
+        if name is not None and (not all(c.isalnum() or c in "_-" for c in name) or not 1 <= len(name.encode()) <= 100):
+            raise ValueError(
+                f"{ascii(name)}: a comparison is named with letters, digits, '_' and '-'; write for instance NAME=greedy"
+            )
+        return name
 
     @field_validator("models")
     @classmethod

@@ -1,6 +1,6 @@
 """Stage compare: is the aligned model better than what it came from, by whose judgement, and at what price?
 
-    python -m pipeline compare recipes/film_reviews.yaml
+    python -m pipeline compare recipes/film_reviews.yaml compare.name=greedy
 
 Samples base, few-shot prompted base, sft, ppo and whatever else compare.models names on the same held-out prompts with the same
 noise, has every judge score them, and writes report.html, report.json and samples.jsonl.
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from data.schema import Prompt
-from pipeline.artifacts import reproduce, seeds
+from pipeline.artifacts import other_runs, reproduce, seeds
 from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.freshness import parents, read_by
 from pipeline.artifacts.gate import NONE, Gate, at_least, check
@@ -24,6 +24,7 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.comparison import answers
 from pipeline.comparison.contenders import Contender, best_of_rows, check_prompts, common_prompts, contenders
+from pipeline.comparison.leaks import seen_elsewhere
 from pipeline.comparison.pairing import Opinion, Samples, reference_of
 from pipeline.judges import panel
 from pipeline.judges.judge import Judge
@@ -51,6 +52,7 @@ def run(config: Config, run: Run) -> Manifest:
     device = make_accelerator().device
     tokenizer = load_tokenizer(run.folder("sft"))
     manifests = _open_parents(tokenizer, config, run)
+    others = other_runs.open_models(run, config)
     models = contenders(config, run, tokenizer)
     called = panel.called(config, run)  # a wrong name or a missing key is told before anything is sampled
     folder = working_folder(run, "compare", config)
@@ -59,6 +61,7 @@ def run(config: Config, run: Run) -> Manifest:
     answers.check_lengths(models, asked, config)
     check_seen("compare", config, held_out, models_that_score(config, run))
     panel.check_gold(config, run, held_out)
+    leaks = [sentence for name in others if (sentence := seen_elsewhere(run, name, held_out)) is not None]
     samples, information, sft = answers.of_models(models, asked, tokenizer, config, run, device)
     further = _further(tokenizer, config, run)
     of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, config, run, device)
@@ -76,7 +79,7 @@ def run(config: Config, run: Run) -> Manifest:
     provenance = _provenance(manifests, further, config, run, over_training=judged.training is not None)
     if further:
         provenance["training seeds"] = seed_spread.provenance(run, config, of_other_seeds)
-    provenance |= limits
+    provenance |= limits | _of_other_runs(others, run)
     report = numbers.summarise(
         samples,
         information,
@@ -84,7 +87,7 @@ def run(config: Config, run: Run) -> Manifest:
         provenance=provenance,
         training=judged.training,
         curves=curves.read(run.folder("ppo")) if "ppo" in information else {},
-        problems=[*judged.problems, *_failed(further)],
+        problems=[*judged.problems, *leaks, *_failed(further)],
         seeds=judged.seeds,
         seed=config.seed,
     )
@@ -159,6 +162,12 @@ def _further(tokenizer: Any, config: Config, run: Run) -> list[seeds.Sibling]:
             sibling.folder, tokenizer=fingerprint(tokenizer), force=True
         )  # whatever its gate said, see seeds.siblings
     return further
+
+
+def _of_other_runs(others: Mapping[str, Manifest], run: Run) -> dict[str, str]:
+    """For the provenance: when the models of other runs were made, and by what they are known."""
+    told = [f"{name}, made {manifest.finished}, {run.identity(name)[:12]}" for name, manifest in others.items()]
+    return {"models of other runs": "; ".join(told)} if told else {}
 
 
 def _failed(further: Sequence[seeds.Sibling]) -> list[str]:

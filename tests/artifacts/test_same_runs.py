@@ -109,3 +109,25 @@ def test_the_sft_model_published_as_ppo_is_no_better(roots: tuple[Path, Path], m
     page = (run / "compare" / "report.html").read_text(encoding="utf-8")
     assert "all are ties" in page and "all went one way" not in page
     assert found["identical"]["sft"] == 1.0 and report(roots[0])["identical"]["sft"] < 1.0  # ppo itself did change
+
+
+def test_a_comparison_with_a_name_takes_a_model_of_another_run(
+    roots: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real stage: ppo of a copied run says what ppo says, is measured against the same sft, and its lineage is recorded."""
+    monkeypatch.chdir(roots[0])
+    before = (Path("runs/same/compare/manifest.json")).read_bytes()
+    shutil.copytree("runs/same/ppo", "runs/twin/ppo")  # what it was made of is not there
+    more = [*SHRUNK, "compare.models=[sft,ppo,twin/ppo]", "compare.name=twins", "compare.prompts=6"]
+    run_stage("compare", load(RECIPE, more), "same", given(RECIPE, more))
+    found = json.loads(Path("runs/same/compare-twins/report.json").read_text(encoding="utf-8"))
+    ours, twin = found["models"]["ppo"], found["models"]["twin/ppo"]
+    assert found["provenance"]["models"]["twin/ppo"]["path"] == "runs/twin/ppo"
+    assert twin["kl"] == ours["kl"] != 0 and twin["perplexity"] == ours["perplexity"]
+    assert twin["training_tokens_sampled"] == ours["training_tokens_sampled"] > 0
+    assert found["provenance"]["models of other runs"].startswith("twin/ppo, made 20")
+    assert "compare.name=twins" in found["provenance"]["command"]
+    assert not any("held-out prompts, which" in warning for warning in found["warnings"])
+    manifest = json.loads(Path("runs/same/compare-twins/manifest.json").read_text(encoding="utf-8"))
+    assert "twin/ppo" in {parent["role"] for parent in manifest["parents"]}
+    assert Path("runs/same/compare/manifest.json").read_bytes() == before
