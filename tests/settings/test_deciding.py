@@ -14,7 +14,7 @@ from pipeline.settings.recipe import every_field
 from pipeline.settings.sections import Section
 
 WATCHES = {"save_steps", "logging_steps", "report_to"}  # whatever section they stand in
-OBSERVERS = {"compare.llm.api_key_env"}
+OBSERVERS = {"compare.name", "compare.llm.api_key_env"}
 NO_STAGE = {"inspect", "force"}  # of a command that publishes nothing; whether to go on past a gate
 
 
