@@ -196,9 +196,16 @@ class Problem:
 class DataError(Exception):
     """All that is wrong with a user's data, in one error. Its text is meant for the user as it stands."""
 
-    def __init__(self, problems: Iterable[Problem], uncounted: Mapping[str, int] | None = None):
-        """`uncounted`: by kind, how many more there are than are given here."""
+    def __init__(
+        self,
+        problems: Iterable[Problem],
+        uncounted: Mapping[str, int] | None = None,
+        aside: tuple[int, int] | None = None,
+    ):
+        """`uncounted`: by kind, how many more there are than are given here. `aside`: where the rest can be used without them,
+        how many rows are bad, of how many."""
         self.problems = list(problems)
+        self.aside = aside
         self.uncounted = Counter(uncounted or {})
         super().__init__(self.problems)
 
@@ -210,4 +217,12 @@ class DataError(Exception):
             lines += [f"  {count} × {kind}" for kind, count in rest.most_common(SHOWN)]
             if others := rest.total() - sum(count for _, count in rest.most_common(SHOWN)):
                 lines.append(f"  {others} × something else")
+        if self.aside is not None:
+            lines.append(way_on(*self.aside))
         return "\n".join(lines)
+
+
+def way_on(bad: int, rows: int) -> str:
+    """How to go on without the bad rows."""
+    these = "this 1" if bad == 1 else f"these {bad:,}"
+    return f"set data.skip_bad=true to set {these} of {rows:,} rows aside"

@@ -83,7 +83,14 @@ class Account:
     def error(self) -> DataError:
         """All that is wrong, in the order of the lines."""
         problems = sorted(self.problems, key=lambda problem: (problem.file, problem.line or 0))
-        return DataError(problems, self.kinds - Counter(problem.kind for problem in problems))
+        rest = self.kinds - Counter(problem.kind for problem in problems)
+        return DataError(problems, rest, self.aside)
+
+    @property
+    def aside(self) -> tuple[int, int] | None:
+        """How many rows are bad, of how many, where the others can be used without them."""
+        bad = self.rejected.total()
+        return (bad, self.read) if bad and self.kept and not self.fatal else None
 
 
 def reject_of(row: SourceRow, problems: Sequence[Problem]) -> Reject:

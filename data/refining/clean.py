@@ -99,6 +99,11 @@ def clean(rows: Iterable[Row], steps: Steps | None = None) -> Cleaned[Row]:
     return Cleaned(kept, places, counts)
 
 
+def single(row: Row, steps: Steps) -> tuple[Row | None, str]:
+    """One row mended and without unfit completions, or None and the name under which such rows are removed."""
+    return _sound(row, steps, dict.fromkeys(COUNTS, 0))
+
+
 def equal_after_truncation(
     rankings: Iterable[Ranking], encode: Callable[[PromptText, str], Sequence[int]], max_length: int
 ) -> tuple[list[Ranking], int]:

@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
@@ -21,15 +21,14 @@ from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
 from data.schema import AnyRow, Problem, Ranking
-from pipeline.artifacts.embedded import CACHE
 from pipeline.data_check import figures, page
+from pipeline.data_check.readable import Judged, Readable
 from pipeline.data_check.tally import Tally
 from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
-from pipeline.rows.gather import EVAL, JUDGEMENTS, Portion, options, taken_as
-from pipeline.settings.config import EMBEDDED_MODEL, EMBEDDED_REVIEWS, TINY_MODEL, Config, ConfigError, Data, Part
+from pipeline.rows.gather import EVAL, JUDGEMENTS, NO_JUDGEMENT, PROMPTS_ALONE, Portion, options, taken_as
+from pipeline.settings.config import EMBEDDED_REVIEWS, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
-from pipeline.training.context import base_model
 
 BESIDE = ("demonstrations", "prompts", "eval_prompts")
 """Settings of the data section that name rows beside the source."""
@@ -74,20 +73,18 @@ def check(config: Config, model: str | None = None) -> dict[str, Any]:
     accounts: dict[str, Account] = {}
     tallies: dict[str, Tally] = {}
     try:
+        readable = Readable(config, model)
         for name, part in parts.items():
             tallies[name] = Tally(seed=config.seed)
-            accounts[name] = _scanned(part.source, options(part, data), tallies[name])
-        result = _account(accounts)
+            accounts[name] = _scanned(part.source, options(part, data), tallies[name], readable)
+        result = _account(accounts, data)
         tally = tallies["source"]
         drawn = [
             Portion(name, name, accounts[name].kind, own.sample(), EVAL if name == "eval_prompts" else None)
             for name, own in tallies.items()
         ]
         result |= _exact(tally, accounts["source"].kind)
-        result |= _of_texts(drawn, tally.first(), config, model)
-        if unusable := _unusable(result["lengths"], accounts["source"].source):
-            result["errors"] = [*result["errors"], dataclasses.asdict(unusable)][-KEPT:]
-            result["problems"] = {**result["problems"], unusable.kind: 1}
+        result |= _of_texts(drawn, tally.first(), config, readable)
         result["contradictions"] = {
             "rejected": tally.contradictions,
             "between_annotators": result["agreement"]["opposite"] if result["agreement"] else 0,
@@ -96,22 +93,38 @@ def check(config: Config, model: str | None = None) -> dict[str, Any]:
     finally:
         for tally in tallies.values():
             tally.close()
-    result["sound"] = not result["problems"] and not result["tokenizer"]["problem"]
+    result["sound"] = not result["stops"] and not result["tokenizer"]["problem"]
     require_finite(result, "data-check")
     return result
 
 
-def _scanned(source: str, options: Options, tally: Tally) -> Account:
+def _scanned(source: str, options: Options, tally: Tally, readable: Readable) -> Account:
+    """One pass over a source: every row is read, cleaned and held against what the model can read, as stage data does it."""
+    judged = Judged(readable)
+    gone: set[int] = set()
+
+    def leave(number: int, contradiction: bool) -> None:
+        if number not in gone:
+            gone.add(number)
+            tally.drop(number, contradiction)
+
     def drop(number: int, problem: Problem) -> None:
-        tally.drop(number, contradiction=problem.field == "ranking")
+        judged.dropped(number)
+        leave(number, problem.field == "ranking")
 
     with closing(_Progress()) as progress:
 
         def take(number: int, row: AnyRow) -> None:
-            tally.take(number, row)
+            cleaned = judged.take(number, row)
+            tally.take(number, row if cleaned is None else cleaned)
+            if cleaned is None:
+                leave(number, False)
             progress.tick()
 
-        return scan(source, options, take, drop, lambda reject: progress.tick(), progress.opened)
+        account = scan(source, options, take, drop, lambda reject: progress.tick(), progress.opened)
+    for number in judged.settle(account):
+        leave(number, True)
+    return account
 
 
 class _Progress:
@@ -139,28 +152,38 @@ class _Progress:
         self.bar.close()
 
 
-def _account(accounts: dict[str, Account]) -> dict[str, Any]:
-    """What became of the rows, and all that is wrong with them."""
+def _account(accounts: dict[str, Account], settings: Data) -> dict[str, Any]:
+    """What became of the rows, all that is wrong with them, and whether stage data would stop at it (`stops`)."""
     problems = [problem for account in accounts.values() for problem in account.problems]
     kinds: Counter[str] = sum((account.kinds for account in accounts.values()), Counter())
-    for name, account in accounts.items():
-        expected = name.removeprefix("eval_")
-        if name != "source" and account.kind and account.kind not in taken_as(expected):
-            fix = f"give {expected}, or leave the setting out"
-            problems.append(Problem(account.source, None, f"data.{name}", f"it holds {account.kind}", fix))
-            kinds[problems[-1].kind] += 1
-        if account.read and not account.kept and not account.problems:
-            why = ", ".join(f"{count:,} × {reason}" for reason, count in account.left_out.most_common(3))
-            what, fix = f"none is left of {account.read:,} ({why})", "add rows of which something can be learnt"
-            problems.append(Problem(account.source, None, "rows", what, fix))
-            kinds[problems[-1].kind] += 1
-    problems.sort(key=lambda problem: (problem.file, problem.line or 0))
+    more = [problem for name, account in accounts.items() for problem in _of_the_whole(name, account, settings)]
+    problems = sorted([*problems, *more], key=lambda problem: (problem.file, problem.line or 0))
+    kinds.update(problem.kind for problem in more)
     first = accounts["source"]
+    aside = [account.aside for account in accounts.values() if account.kinds]
+    usable = not more and None not in aside
+    bad, rows = (sum(one[place] for one in aside if one is not None) for place in (0, 1))
     return _told(first) | {
         "errors": [dataclasses.asdict(problem) for problem in problems[:KEPT]],
         "problems": dict(kinds.most_common()),
+        "stops": bool(kinds) and not (usable and settings.skip_bad),
+        "aside": [bad, rows] if kinds and usable else None,
         "beside": {name: _told(account) for name, account in accounts.items() if account is not first},
     }
+
+
+def _of_the_whole(name: str, account: Account, settings: Data) -> Iterator[Problem]:
+    """What is wrong with a source as a whole: rows of another kind than asked for, none left, none that was judged."""
+    expected = name.removeprefix("eval_")
+    if name != "source" and account.kind and account.kind not in taken_as(expected):
+        fix = f"give {expected}, or leave the setting out"
+        yield Problem(account.source, None, f"data.{name}", f"it holds {account.kind}", fix)
+    if account.read and not account.kept and not account.problems:
+        why = ", ".join(f"{count:,} × {reason}" for reason, count in account.left_out.most_common(3))
+        what, fix = f"none is left of {account.read:,} ({why})", "add rows of which something can be learnt"
+        yield Problem(account.source, None, "rows", what, fix)
+    if name == "source" and account.kind == "prompts" and settings.demonstrations is None:
+        yield Problem(account.source, None, "rows", NO_JUDGEMENT, PROMPTS_ALONE)
 
 
 def _told(account: Account) -> dict[str, Any]:
@@ -194,14 +217,15 @@ def _exact(tally: Tally, kind: str) -> dict[str, Any]:
     }
 
 
-def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, model: str | None) -> dict[str, Any]:
+def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, readable: Readable) -> dict[str, Any]:
     """Figures of what was drawn, the source's first; None, or nothing, where there are no rows or no tokenizer."""
     own, data = drawn[0].rows, config.data
     result: dict[str, Any] = dict.fromkeys(("lengths", "longer_wins", "near_duplicates", "overlap", "languages"))
     result |= {"samples": [], "tokenizer": {"name": "", "problem": ""}}
     if not own:
         return result
-    tokenizer, result["tokenizer"] = _tokenizer(config, model)
+    readable.ready()
+    tokenizer, result["tokenizer"] = readable.tokenizer, readable.told
     if tokenizer is not None:
         found, refused = figures.measured(own, tokenizer, data.max_length)
         result["lengths"] = figures.lengths(found, data.max_length, data.min_completion_tokens)
@@ -213,43 +237,3 @@ def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, model: 
     result["overlap"] = figures.overlap(drawn, data, config.seed)
     result["languages"] = figures.languages(own)
     return result
-
-
-def _unusable(lengths: dict[str, Any] | None, source: str) -> Problem | None:
-    """What is wrong where no prompt that was looked at can be answered, as the model will see it."""
-    if lengths is None or lengths["no_room"] < lengths["prompts"]:
-        return None
-    if not lengths["prompts"]:
-        what = f"the chat template refuses each of them: {lengths['refusal']}"
-        return Problem(source, None, "prompts", what, "mend the rows, or set another model")
-    what = f"none of {lengths['prompts']:,} leaves room within max_length {lengths['max_length']:,}"
-    return Problem(source, None, "prompts", what, "shorten them, or raise data.max_length")
-
-
-def _tokenizer(config: Config, model: str | None) -> tuple[Any, dict[str, str]]:
-    """The tokenizer that counts, its name, and what is wrong with it.
-
-    By default that of the embedded model if it was made before: to fetch 98 MB is no part of a check.
-    """
-    # Both import torch, as transformers does for any tokenizer; bad data is told without that wait.
-    import transformers
-
-    from policies.backbone import BackboneError
-    from policies.tokenizers import load_tokenizer
-
-    transformers.logging.set_verbosity_error()
-    name = model or config.model
-    folder = CACHE / EMBEDDED_MODEL.partition("@")[0]
-    if name != EMBEDDED_MODEL:
-        path = base_model(config.model_copy(update={"model": name}))
-    elif (folder / "tokenizer.json").is_file():
-        path = str(folder)
-    else:
-        path = base_model(config.model_copy(update={"model": TINY_MODEL}))
-        name = f"{TINY_MODEL} (about twice the tokens of a real one), as {EMBEDDED_MODEL} is not in {CACHE}"
-    try:
-        given, foreign = config.chat_template_kwargs, name != config.model
-        made = load_tokenizer(path, config.revision, chat_template_kwargs=given, foreign=foreign)
-        return made, {"name": name, "problem": ""}
-    except BackboneError as error:
-        return None, {"name": name, "problem": str(error)}

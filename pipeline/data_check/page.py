@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from data.forms.account import OTHERS
-from data.schema import DataError, Problem
+from data.schema import DataError, Problem, way_on
 from pipeline.pages.common import page_template
 from pipeline.pages.visible import visible, visible_in
 
@@ -28,8 +28,16 @@ def text(result: Mapping[str, Any]) -> str:
         parts.append(_samples(result))
     if result["kept"]:
         parts.append("\n".join([_sample_note(result), *(f"  {name:<18} {said}" for name, said in sentences(result))]))
-    parts.append("sound: nothing was rejected" if result["sound"] else "not sound: see above")
+    parts.append(_last(result))
     return visible("\n\n".join(parts))
+
+
+def _last(result: Mapping[str, Any]) -> str:
+    """The verdict, and how to go on where a few rows are bad."""
+    if result["sound"]:
+        bad = result["aside"][0] if result["aside"] else 0
+        return f"sound: {_count(bad, 'row')} set aside, as asked" if bad else "sound: nothing was rejected"
+    return f"not sound: see above\n{way_on(*result['aside'])}" if result["aside"] else "not sound: see above"
 
 
 def html(result: Mapping[str, Any]) -> str:
@@ -114,7 +122,8 @@ def _verdict(result: Mapping[str, Any]) -> str:
     if result["sound"]:
         return f"Sound: {_account(result)}."
     if result["problems"]:
-        return f"Not sound: {_count(sum(result['problems'].values()), 'problem')}. {_account(result)}."
+        further = f" To go on: {way_on(*result['aside'])}." if result["aside"] else ""
+        return f"Not sound: {_count(sum(result['problems'].values()), 'problem')}. {_account(result)}.{further}"
     return f"Not sound: {result['tokenizer']['problem']}"
 
 

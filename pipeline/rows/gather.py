@@ -16,6 +16,8 @@ KINDS = ("demonstrations", "rankings", "prompts")
 JUDGEMENTS = "judgements"
 """The fourth kind, which few sources give: it has files only where there are any."""
 TRAIN, EVAL = "train", "eval"
+NO_JUDGEMENT = "no judgement found: these are prompts, and nobody says what a good answer is"
+PROMPTS_ALONE = "give rankings or demonstrations as data.source, and prompts as data.prompts"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def own(settings: Data) -> Gathered:
             loaded.append(_loaded(one, settings))
         except DataError as error:
             errors.append(error)
+    if not errors and all(found.kind == "prompts" for found in loaded):
+        errors = [DataError([Problem(settings.parts()[0].source, None, "rows", NO_JUDGEMENT, PROMPTS_ALONE)])]
     if errors:
         raise together(errors)
     return Gathered(
@@ -110,7 +114,13 @@ def together(errors: Sequence[DataError]) -> DataError:
     rest: Counter[str] = Counter()
     for error in errors:
         rest += error.uncounted + Counter(problem.kind for problem in error.problems[each:])
-    return DataError([problem for error in errors for problem in error.problems[:each]], rest)
+    aside = [error.aside for error in errors if error.aside is not None]
+    bad, rows = (sum(one[place] for one in aside) for place in (0, 1))
+    return DataError(
+        [problem for error in errors for problem in error.problems[:each]],
+        rest,
+        (bad, rows) if len(aside) == len(errors) else None,
+    )
 
 
 def with_own_ids(portions: Sequence[Portion]) -> list[Portion]:

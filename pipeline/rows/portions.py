@@ -5,12 +5,13 @@ nothing of the evaluation is seen in training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 from data.refining import clean, contamination, mixing, split
-from data.schema import DataError, Demonstration, Judgement, Problem, Prompt, PromptText, Ranking, prompt_key
+from data.schema import Demonstration, Judgement, Prompt, Ranking, prompt_key
+from pipeline.rows import fitness
 from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Portion
 from pipeline.settings.config import Data
 
@@ -42,90 +43,66 @@ def cleaned(portions: Sequence[Portion], steps: clean.Steps) -> tuple[list[Porti
     return made, counts
 
 
-# Lengths in tokens
-
-Encode = Callable[[PromptText, str | None], list[int]]
+# What the model can read
 
 
-def fitting(
+def without_control_tokens(
     portions: Sequence[Portion], tokenizer: Any, settings: Data
-) -> tuple[list[Portion], Counts, list[dict[str, Any]]]:
-    """Rows whose prompt leaves room for a completion, rankings without completions that are equal once they are cut;
-    what was removed is counted, and rows set aside are given as JSON.
-
-    Raises DataError for prompts that the chat template refuses (unless skip_bad) or that are too long (unless skip_bad
-    or clean.too_long is "drop").
-    """
-    encode = _encoder(tokenizer)
-    found: dict[str, list[Problem]] = {"refused": [], "too_long": []}
-    rejects: list[dict[str, Any]] = []
+) -> tuple[list[Portion], list[fitness.SetAside]]:
+    """Rows whose texts hold no control tokens of a chat template, by `data.special_tokens`."""
+    marks = fitness.Marks(tokenizer, settings)
+    aside: list[fitness.SetAside] = []
     made: list[Portion] = []
     for portion in portions:
         kept = []
         for row in portion.rows:
-            reason, problem = _unfit(row, encode, settings)
+            row, problem = marks.of(row)
             if problem is None:
                 kept.append(row)
-                continue
-            found[reason].append(problem)
-            why = f"{problem.field}: {problem.problem}; {problem.fix}"
-            rejects.append({"row": row.to_json(), "file": problem.file, "line": problem.line, "reason": why})
+            else:
+                aside.append(fitness.SetAside(fitness.CONTROL, problem, row))
         made.append(replace(portion, rows=kept))
-    told = [] if settings.skip_bad else found["refused"]
-    if not settings.skip_bad and settings.clean.too_long == "error":
-        told = told + found["too_long"]
-    if told:
-        raise DataError(told)
-    counts = {reason: len(problems) for reason, problems in found.items()}
-    made, cut = _told_apart(made, encode, settings.max_length)
-    return made, counts | cut, rejects
+    return made, aside
 
 
-def _encoder(tokenizer: Any) -> Encode:
-    """Token ids of a prompt, or of a prompt and a completion. A ranking asks several times in a row for one prompt."""
-    from policies.template import encode_completion, encode_prompt
-
-    last: list[Any] = [None, []]
-
-    def encode(prompt: PromptText, completion: str | None) -> list[int]:
-        if last[0] is not prompt:
-            last[:] = [prompt, encode_prompt(tokenizer, prompt)]
-        ids: list[int] = last[1]
-        return ids if completion is None else ids + encode_completion(tokenizer, prompt, completion)
-
-    return encode
-
-
-def _unfit(row: Any, encode: Encode, settings: Data) -> tuple[str, Problem | None]:
-    room = settings.min_completion_tokens + 1
-    try:
-        length = len(encode(row.prompt, None))
-    except ValueError as error:
-        return "refused", _problem(row, str(error), "or set another model, or data.skip_bad=true")
-    if length == 0:
-        return "refused", _problem(row, "it has no tokens", "take the row out, or set data.skip_bad=true")
-    if length > settings.max_length - room:
-        what = f"it is {length} tokens long and leaves no room within max_length {settings.max_length}"
-        return "too_long", _problem(row, what, "shorten it, raise data.max_length, or set data.clean.too_long=drop")
-    return "", None
+def consistent(portions: Sequence[Portion]) -> tuple[list[Portion], list[fitness.SetAside]]:
+    """Rankings without those that go against one before them in their source, now that all are cleaned."""
+    aside: list[fitness.SetAside] = []
+    made: list[Portion] = []
+    for portion in portions:
+        against = fitness.Contradictions()
+        for number, row in enumerate(portion.rows):
+            against.add(number, row)
+        found = dict(against.problems())
+        aside += [fitness.SetAside(fitness.CONTRARY, problem, portion.rows[n]) for n, problem in found.items()]
+        made.append(replace(portion, rows=[row for number, row in enumerate(portion.rows) if number not in found]))
+    return made, aside
 
 
-def _problem(row: Any, what: str, fix: str) -> Problem:
-    file, _, line = row.source.rpartition(":")
-    return Problem(file or row.source, int(line) if line.isdigit() else None, "prompt", what, fix)
-
-
-def _told_apart(portions: Sequence[Portion], encode: Encode, limit: int) -> tuple[list[Portion], Counts]:
+def fitting(
+    portions: Sequence[Portion], tokenizer: Any, settings: Data
+) -> tuple[list[Portion], Counts, list[fitness.SetAside]]:
+    """Rows whose prompt the chat template takes and leaves room for a completion, rankings without completions that are
+    equal once they are cut; what was removed is counted, what is to be told is set aside."""
+    encode = fitness.encoder(tokenizer)
+    aside: list[fitness.SetAside] = []
     made: list[Portion] = []
     counts = {"equal_after_truncation": 0, "rankings_equal_after_truncation": 0}
     for portion in portions:
+        kept = []
+        for row in portion.rows:
+            reason, problem = fitness.unfit(row, encode, settings)
+            if problem is None:
+                kept.append(row)
+            else:
+                aside.append(fitness.SetAside(reason, problem, row))
         if portion.kind == "rankings":
-            kept, completions = clean.equal_after_truncation(portion.rows, encode, limit)
+            left, completions = fitness.told_apart(kept, encode, settings.max_length)
             counts["equal_after_truncation"] += completions
-            counts["rankings_equal_after_truncation"] += len(portion.rows) - len(kept)
-            portion = replace(portion, rows=kept)
-        made.append(portion)
-    return made, counts
+            counts["rankings_equal_after_truncation"] += len(kept) - len(left)
+            kept = left
+        made.append(replace(portion, rows=kept))
+    return made, counts, aside
 
 
 # Two sides

@@ -83,6 +83,10 @@ class Data(Source):
     prompts: str | None = Field(None, description="prompts for PPO; default: the prompts of source")
     eval_prompts: str | None = Field(None, description="prompts for evaluation; default: a share of the prompts")
     skip_bad: bool = Field(False, description="set bad rows aside in rejects.jsonl instead of stopping")
+    special_tokens: Literal["refuse", "strip", "keep"] = Field(
+        "refuse",
+        description="control tokens of a chat template inside a text: tell the row, take them out, leave them in",
+    )
     clean: Clean = Clean()
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
     gold_fraction: float = Field(

@@ -7,6 +7,7 @@ training rows what the evaluation asks, derive what is not given, mix, and publi
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows import gather, portions
+from pipeline.rows.fitness import CONTRARY, CONTROL, REFUSED, TOO_LONG, SetAside, refuse
 from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training.context import base_model, closing
@@ -27,6 +29,7 @@ Files = Mapping[str, list[Any]]
 """Rows by file: demonstrations.train, demonstrations.eval, rankings.train, …"""
 
 SHOWN = 3
+REASONS = (CONTROL, CONTRARY, REFUSED, TOO_LONG)
 REMOVED = (
     "blank",
     "too_few_ranks",
@@ -89,7 +92,7 @@ def summary(manifest: Manifest, run: Run) -> str:
     figures += ["judgements_train", "judgements_eval", "prompts_train", "prompts_eval", "rejected"]
     for name, figure in manifest.metrics.items():
         told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
-        if figure and (told or name in ("refused", "too_long", "rankings_equal_after_truncation")):
+        if figure and (told or name in (*REASONS, "rankings_equal_after_truncation")):
             figures.append(name)
     unread = [f"{name} ({said})" for one in manifest.data["sources"] for name, said in one.get("unread", {}).items()]
     not_read = f"data: not read: {', '.join(unread)}\n" if unread else ""
@@ -101,10 +104,19 @@ def refined(
 ) -> tuple[list[Portion], dict[str, int], list[dict[str, Any]]]:
     """What was gathered, ready for training; counts of all that was changed or removed; rows set aside."""
     settings, counts = config.data, dict(gathered.counts)
-    made, changed = portions.cleaned(gathered.portions, steps(settings.clean))
+    made, aside = gathered.portions, list[SetAside]()
+    if not settings.embedded():
+        made, aside = portions.without_control_tokens(made, tokenizer, settings)
+    made, changed = portions.cleaned(made, steps(settings.clean))
     counts |= changed
-    made, removed, rejects = portions.fitting(made, tokenizer, settings)
-    counts |= removed
+    made, contrary = (made, list[SetAside]()) if settings.embedded() else portions.consistent(made)
+    made, removed, unfit = portions.fitting(made, tokenizer, settings)
+    aside = [*aside, *contrary, *unfit]
+    refuse(aside, settings, counts.get("read", 0))
+    reasons = Counter(one.reason for one in aside)
+    counts |= removed | {
+        reason: reasons[reason] for reason in REASONS if reasons[reason] or reason in (REFUSED, TOO_LONG)
+    }
     if not settings.embedded():  # the film reviews come split and complete, and share their openings by design
         made, changed = portions.halved(made, settings, config.seed)
         counts |= changed
@@ -112,7 +124,7 @@ def refined(
         counts |= changed
         made, changed = portions.weighed(portions.completed(made, TRAIN), config.seed)
         counts |= changed
-    return made, counts, gathered.rejects + rejects
+    return made, counts, gathered.rejects + [one.to_json() for one in aside]
 
 
 def steps(settings: Clean) -> Steps:

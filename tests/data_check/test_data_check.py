@@ -62,7 +62,7 @@ def test_a_prompt_without_room_and_answers_alike_after_the_cut_are_counted(
 
 
 def test_where_nothing_usable_is_left_it_is_not_sound(checked: Callable[..., dict[str, Any]]) -> None:
-    """Two ties leave no ranking; of two prompts with room for neither nothing can be trained; one that fits is enough."""
+    """Two ties leave no ranking; of two prompts with room for neither nothing can be trained; with one that fits it can."""
     tie = {"question": "q", "answer_0": "a", "answer_1": "b", "score_0": 0, "score_1": 0}
     found = checked([tie, tie])
     assert (found["kept"], found["left_out"], found["sound"]) == (0, {"tie": 2}, False)
@@ -71,9 +71,11 @@ def test_where_nothing_usable_is_left_it_is_not_sound(checked: Callable[..., dic
     ]
     rows = [{"prompt": letter * 15, "chosen": "a", "rejected": "b"} for letter in "xy"]
     found = checked(rows, "max_length=16")
-    assert not found["sound"] and "none of 2 leaves room within max_length 16" in found["errors"][0]["problem"]
-    assert "none of 2 leaves room" in data_check_page.text(found)
-    assert checked([*rows, {"prompt": "z", "chosen": "a", "rejected": "b"}], "max_length=16")["sound"]
+    assert not found["sound"] and "leaves no room within max_length 16" in found["errors"][0]["problem"]
+    assert (found["kept"], found["aside"]) == (0, None) and "leaves no room" in data_check_page.text(found)
+    found = checked([*rows, {"prompt": "z", "chosen": "a", "rejected": "b"}], "max_length=16")
+    assert (found["sound"], found["kept"], found["aside"]) == (False, 1, [2, 3])
+    assert data_check_page.text(found).endswith("set data.skip_bad=true to set these 2 of 3 rows aside")
 
 
 def test_ties_annotators_and_agreement(checked: Callable[..., dict[str, Any]]) -> None:

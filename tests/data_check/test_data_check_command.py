@@ -39,11 +39,15 @@ def test_sound_data_leave_with_0_and_are_written(
 def test_bad_rows_leave_with_2_and_everything_is_written_all_the_same(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """30 rows without an answer: 20 sentences, then one line with the count of the rest. skip_bad has no say."""
+    """30 rows without an answer: 20 sentences, then one line with the count of the rest; skip_bad sets them aside."""
     monkeypatch.chdir(tmp_path)
     lines(tmp_path / "mine.jsonl", [*PAIRS, *[{"prompt": "x", "chosen": "y", "rejected": ""}] * 30])
-    assert call("mine.jsonl", "skip_bad=true", "--model", str(tiny_folder), "--json", "a.json", "--page", "a.html") == 2
+    asked = ("--model", str(tiny_folder), "--json", "a.json", "--page", "a.html")
+    assert call("mine.jsonl", "skip_bad=true", *asked) == 0
+    assert "sound: 30 rows set aside, as asked" in capsys.readouterr().out
+    assert call("mine.jsonl", *asked) == 2
     told = capsys.readouterr().out
+    assert "not sound: see above\nset data.skip_bad=true to set these 30 of 34 rows aside\n" in told
     assert told.count("mine.jsonl:") == 20 + 3 and "10 × rejected: it is blank" in told
     assert "mine.jsonl:5: rejected: it is blank; " in told
     written = json.loads(Path("a.json").read_text())
@@ -102,7 +106,8 @@ NEEDED = {"pku_saferlhf": ["axis=safer"]}
 def test_every_formats_example_is_understood(example: Path, tiny_folder: Path) -> None:
     """Right format, polarity and counts: every row is rejected (none), left out by design, or used."""
     found = data_check.check(data_check.configured(str(example), NEEDED.get(example.stem, [])), str(tiny_folder))
-    assert found["format"] == example.stem and found["sound"] and found["kept"] > 0
+    assert found["format"] == example.stem and found["kept"] > 0
+    assert found["sound"] == (example.stem != "prompt"), "prompts alone say of nothing whether it is good"
     assert found["read"] == found["used"] + sum(found["left_out"].values())
     assert found["polarity"] or found["kind"] != "rankings"
     assert bool(found["k"]) == (found["kind"] == "rankings")

@@ -54,7 +54,7 @@ def hostile(checked: Callable[..., dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_hostile_texts_are_texts_on_the_page(hostile: dict[str, Any]) -> None:
-    assert hostile["kept"] == len(HOSTILE) and len(hostile["errors"]) >= len(HOSTILE)
+    assert hostile["kept"] == len(HOSTILE) - 1 and len(hostile["errors"]) >= len(HOSTILE) + 1  # one leaves no room
     page = data_check_page.html(hostile)
     assert len(page.encode("utf-8", "replace")) < 1_000_000
     seen = Tags(page)
