@@ -3,6 +3,7 @@
 `scan` does it in constant memory, `to_rows` keeps what was sound. What is wrong is gathered and told together.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -262,14 +263,18 @@ def _reader(chosen: Format, account: Account, options: Options) -> reader.Values
     """What makes of a source's row the values that the chosen format gives for it."""
     values_of = reader.reader(chosen, account.format, options.format is not None, account)
 
+    def beside(row: dict[str, Any], values: list[Any]) -> list[Any]:
+        kept = {name: _plain(row[name]) for name in options.keep if name in row}
+        return [replace(one, columns=kept) if isinstance(one, AnyRow) else one for one in values] if kept else values
+
     def through_options(raw: dict[str, Any], at: Place) -> list[Any]:
         rows = _mapped(raw, options, at)
-        values = [value for one in rows for value in values_of(_renamed(one, options), at)]
+        values = [value for one in rows for value in beside(one, values_of(_renamed(one, options), at))]
         if options.columns:
             at.problems[:] = [in_their_words(problem, options.columns) for problem in at.problems]
         return values
 
-    return through_options if options.map or options.columns or options.ignore else values_of
+    return through_options if options.map or options.columns or options.ignore or options.keep else values_of
 
 
 def _mapped(row: dict[str, Any], options: Options, at: Place) -> list[dict[str, Any]]:
@@ -292,13 +297,18 @@ def _function(name: str) -> Callable[[dict[str, Any]], Any]:
 
 
 def _renamed(row: dict[str, Any], options: Options) -> dict[str, Any]:
-    if options.ignore:
-        row = {key: value for key, value in row.items() if key not in options.ignore}
+    if away := {*options.ignore, *options.keep}:
+        row = {key: value for key, value in row.items() if key not in away}
     if not options.columns:
         return row
     theirs = set(options.columns.values())
     ours = {name: row[column] for name, column in options.columns.items() if column in row}
     return ours | {key: value for key, value in row.items() if key not in theirs and key not in ours}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: no number that is not finite, dates as texts."""
+    return json.loads(json.dumps(value, default=str), parse_constant=lambda name: None)
 
 
 def _reversed(value: AnyRow) -> AnyRow:

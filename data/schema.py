@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 PromptText = str | list[dict[str, str]]
@@ -36,6 +36,11 @@ def _tagged(tag: str | None) -> dict[str, Any]:
     return {} if tag is None else {"tag": tag}
 
 
+def _others() -> Any:
+    """A field for what else stands in a source's row, by column; it makes no two rows different."""
+    return field(default=None, hash=False, compare=False, repr=False)
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Demonstration:
     """One example of a good answer, to be imitated. `tag` names the task it belongs to."""
@@ -45,6 +50,7 @@ class Demonstration:
     completion: str
     source: str
     tag: str | None = None
+    columns: dict[str, Any] | None = _others()
 
     def to_json(self) -> dict[str, Any]:
         row = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "source": self.source}
@@ -65,6 +71,7 @@ class Judgement:
     liked: bool
     source: str
     tag: str | None = None
+    columns: dict[str, Any] | None = _others()
 
     def to_json(self) -> dict[str, Any]:
         row = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "liked": self.liked}
@@ -77,19 +84,22 @@ class Judgement:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Prompt:
-    """Something to answer."""
+    """Something to answer. Its `columns` are published with it, for reward functions; those of other rows go to the prompts made
+    of them."""
 
     id: str
     prompt: PromptText
     source: str
     tag: str | None = None
+    columns: dict[str, Any] | None = _others()
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "prompt": self.prompt, "source": self.source} | _tagged(self.tag)
+        row = {"id": self.id, "prompt": self.prompt, "source": self.source} | _tagged(self.tag)
+        return row | ({"columns": self.columns} if self.columns else {})
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Prompt":
-        return cls(row["id"], row["prompt"], row["source"], row.get("tag"))
+        return cls(row["id"], row["prompt"], row["source"], row.get("tag"), row.get("columns"))
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -139,6 +149,7 @@ class Ranking:
     source: str
     annotator: str | None = None
     tag: str | None = None
+    columns: dict[str, Any] | None = _others()
 
     def ranks(self) -> list[int]:
         """Rank of each completion in the order of `completions`: 0 is best, tied completions have equal ranks."""

@@ -1,8 +1,9 @@
 """What is the policy rewarded for? Reward functions by name, their scores checked, weighed and pooled.
 
 A reward function takes B prompts and B completions and returns B numbers, higher is better. It is called by keyword
-(`prompts=`, `completions=`, as TRL calls its `reward_funcs`) where its signature allows, else by position in that
-order. A prompt is a text or messages; a completion is always a text.
+(`prompts=`, `completions=`, as TRL calls its `reward_funcs`) where its signature allows, with those other columns of the
+prompts' rows that it takes, B values each; else by position in that order. A prompt is a text or messages; a completion is
+always a text. None says, as in TRL, that the function cannot judge a completion: then the other functions alone do.
 """
 
 import difflib
@@ -11,7 +12,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,9 @@ from policies.untyped import AnyFunction, Arguments, Foreign
 
 RewardFunction = AnyFunction
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
+Columns = Mapping[str, Sequence[Foreign]]
+"""Other columns of the prompts' rows, B values each."""
+NO_COLUMNS: Columns = {}
 
 
 class RewardError(ValueError):
@@ -70,10 +74,15 @@ def resolve(name: str) -> RewardFunction:
 
 
 def call_checked(
-    function: RewardFunction, name: str, prompts: Sequence[PromptText], completions: Sequence[str]
+    function: RewardFunction,
+    name: str,
+    prompts: Sequence[PromptText],
+    completions: Sequence[str],
+    columns: Columns = NO_COLUMNS,
+    may_fail: bool = False,
 ) -> Tensor:
     """Scores (B,) float32 on the CPU, without gradient, from a function that returns a list, tuple, array or tensor of
-    B numbers.
+    B numbers; NaN where it returned None and `may_fail`.
 
     Raises RewardError naming the function when it returns anything else, the first bad number with its index, prompt
     and completion. What the function raises itself keeps its traceback.
@@ -81,7 +90,7 @@ def call_checked(
     if len(prompts) != len(completions):
         raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions")
     with torch.no_grad():
-        result = _call(function, name, list(prompts), list(completions))
+        result = _call(function, name, list(prompts), list(completions), columns)
     wanted = f"it must return {len(completions)} finite numbers, one a completion"
     if isinstance(result, np.ndarray | Tensor) and result.ndim != 1:
         raise RewardError(f"reward function {name} returned {_what(result)} of shape {tuple(result.shape)}; {wanted}")
@@ -92,6 +101,9 @@ def call_checked(
     values = result.tolist() if isinstance(result, np.ndarray | Tensor) else list(result)
     scores = torch.empty(len(values), dtype=torch.float32)
     for index, value in enumerate(values):
+        if value is None and may_fail:
+            scores[index] = math.nan
+            continue
         number = _number(value)
         if number is None or not math.isfinite(number):
             raise RewardError(
@@ -102,18 +114,25 @@ def call_checked(
     return scores
 
 
-def _call(function: RewardFunction, name: str, prompts: list[PromptText], completions: list[str]) -> Foreign:
+def _call(
+    function: RewardFunction, name: str, prompts: list[PromptText], completions: list[str], columns: Columns
+) -> Foreign:
     try:
         signature = inspect.signature(function)
     except ValueError:  # some functions written in C tell nothing of their parameters
         return function(prompts, completions)
-    if _fits(signature, prompts=prompts, completions=completions):
-        return function(prompts=prompts, completions=completions)
+    every = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    taken = {key: list(of) for key, of in columns.items() if every or key in signature.parameters}
+    if _fits(signature, prompts=prompts, completions=completions, **taken):
+        return function(prompts=prompts, completions=completions, **taken)
     # by position a function of (completions, reference) would take prompts for completions and nobody would notice
     if _fits(signature, prompts, completions) and not {"prompts", "completions"} & set(signature.parameters):
         return function(prompts, completions)
+    beside = (
+        f"and the rows' columns {', '.join(columns)}" if columns else "alone; data.keep names other columns of the rows"
+    )
     raise RewardError(
-        f"reward function {name}{signature} cannot be called with prompts and completions alone; "
+        f"reward function {name}{signature} cannot be called with prompts and completions {beside}; "
         "let it take (prompts, completions) or (completions, **kwargs)"
     )
 
@@ -148,31 +167,90 @@ def _shown(value: Foreign, most: int = 80) -> str:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What a function said since it was last asked: numbers, their sum and sum of squares, and how often it said None."""
+
+    numbers: int = 0
+    failures: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, scores: Tensor) -> "Counted":
+        said = scores[~scores.isnan()].double()
+        return cls(len(said), len(scores) - len(said), said.sum().item(), said.square().sum().item())
+
+    def __add__(self, other: "Counted") -> "Counted":
+        return Counted(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def figures_of(counted: Mapping[str, Counted]) -> dict[str, float]:
+    """Each function's mean, standard deviation and share of failures, by the names that TRL has for the first two."""
+    found = {}
+    for name, own in counted.items():
+        mean = own.total / max(own.numbers, 1)
+        if own.numbers:
+            found[f"rewards/{name}/mean"] = mean
+            found[f"rewards/{name}/std"] = max(own.squares / own.numbers - mean**2, 0.0) ** 0.5
+        found[f"rewards/{name}/failures"] = own.failures / max(own.numbers + own.failures, 1)
+    return found
+
+
+@dataclass(frozen=True)
 class WeightedScore:
     """Σ_name weight·score of named reward functions: (prompts, completions) -> (B,) float32. Made by `combine`.
 
     To log the parts beside the sum without calling anything twice: parts = score.parts(…), then score.total(parts).
+    `columns_of` gives the other columns of prompts' rows; `counted` what each function said since `taken` was last called.
     """
 
     functions: Mapping[str, RewardFunction]
     weights: tuple[float, ...]
+    columns_of: Callable[[Sequence[PromptText]], Columns] = lambda prompts: NO_COLUMNS
+    counted: dict[str, Counted] = field(default_factory=dict)
 
     def __call__(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> Tensor:
-        """Weighted sum (B,) float32. Raises RewardError as `call_checked`."""
-        return self.total(self.parts(prompts, completions))
+        """Weighted sum (B,) float32. Raises RewardError as `call_checked`, and where no function gives a number."""
+        parts = self.parts(prompts, completions)
+        nothing = torch.stack(list(parts.values())).isnan().all(dim=0)
+        if nothing.any():
+            index = int(nothing.nonzero()[0])
+            raise RewardError(
+                f"{', '.join(self.functions)}: no reward function gave a number for prompt {_shown(prompts[index])} and "
+                f"completion {_shown(completions[index])}; let one of them judge everything, 0.0 for a failure"
+            )
+        return self.total(parts)
 
     def parts(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> dict[str, Tensor]:
-        """Each function's own scores (B,) float32 by name, not yet weighed. Raises RewardError as `call_checked`."""
-        return {name: call_checked(function, name, prompts, completions) for name, function in self.functions.items()}
+        """Each function's own scores (B,) float32 by name, not yet weighed, NaN where it failed beside others. Raises RewardError
+        as `call_checked`."""
+        columns, several = self.columns_of(prompts), len(self.functions) > 1
+        found = {}
+        for name, function in self.functions.items():
+            found[name] = call_checked(function, name, prompts, completions, columns, may_fail=several)
+            self.counted[name] = self.counted.get(name, Counted()) + Counted.of(found[name])
+        return found
 
     def total(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum (B,) float32 of what `parts` gave."""
-        weighted = [weight * parts[name] for name, weight in zip(self.functions, self.weights, strict=True)]
+        """Weighted sum (B,) float32 of what `parts` gave; a failure adds nothing."""
+        weighted = [
+            weight * parts[name].nan_to_num(nan=0.0) for name, weight in zip(self.functions, self.weights, strict=True)
+        ]
         return torch.stack(weighted).sum(dim=0)
 
+    def taken(self) -> dict[str, Counted]:
+        """What was counted; from here on it is counted anew."""
+        found = dict(self.counted)
+        self.counted.clear()
+        return found
 
-def combine(functions: Mapping[str, RewardFunction], weights: Sequence[float]) -> WeightedScore:
-    """A score callable that sums the functions' scores, weights in the order of `functions`.
+
+def combine(
+    functions: Mapping[str, RewardFunction],
+    weights: Sequence[float],
+    columns_of: Callable[[Sequence[PromptText]], Columns] = lambda prompts: NO_COLUMNS,
+) -> WeightedScore:
+    """A score callable that sums the functions' scores, weights in the order of `functions`; `columns_of` see WeightedScore.
 
     Raises RewardError without functions, without one weight each, or for a weight that is not finite.
     """
@@ -183,7 +261,7 @@ def combine(functions: Mapping[str, RewardFunction], weights: Sequence[float]) -
     for name, weight in zip(functions, weights, strict=True):
         if not math.isfinite(weight):
             raise RewardError(f"reward_weights: {weight} for {name}; give a finite number")
-    return WeightedScore(dict(functions), tuple(float(weight) for weight in weights))
+    return WeightedScore(dict(functions), tuple(float(weight) for weight in weights), columns_of)
 
 
 def brevity_penalty(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:

@@ -86,7 +86,8 @@ def lost(name: str, value: Any) -> Lost | None:
     if numeral or not _speaks(value):
         return None
     what = f"nothing reads it, and it says something ({sample(value)})"
-    return Lost(what, f"{_named(ours, name)}, or set {go} to leave it unread", True)
+    keep = f"keep it for a reward function with data.keep={quoted([name])}"
+    return Lost(what, f"{_named(ours, name)}, {keep}, or set {go} to leave it unread", True)
 
 
 def _named(ours: str, name: str) -> str:

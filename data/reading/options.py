@@ -10,7 +10,7 @@ class Options:
     """How one source is read.
 
     `format` is a name in `formats.FORMATS`, detected when None. `columns` maps our field names to the source's, `ignore` takes
-    columns away before anything looks at the row. `map` is a `module:function` that turns a row into another, into a list of rows, or into None (left out, and counted). `axis`
+    columns away before anything looks at the row, `keep` puts them beside it, for reward functions. `map` is a `module:function` that turns a row into another, into a list of rows, or into None (left out, and counted). `axis`
     chooses among several judgements of one row, `tie_gap` is the rating difference below which completions are tied,
     `reverse` turns the format's order of preference round. `max_rows` ends reading after so many rows, and lets a Hub
     data set be streamed instead of fetched whole.
@@ -19,6 +19,7 @@ class Options:
     format: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
     map: str | None = None
     axis: str | None = None
     tie_gap: float = 0.0

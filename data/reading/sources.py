@@ -11,6 +11,7 @@ import gzip
 import importlib
 import io
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -228,6 +229,7 @@ def _saved(folder: Path, source: str) -> Iterator[Any]:
 def _hub(match: re.Match[str], source: str, streaming: bool) -> Iterator[Any]:
     import datasets
 
+    print(f"reading {source} from the Hub, or its cache", file=sys.stderr, flush=True)
     try:
         loaded = datasets.load_dataset(
             match["name"], match["config"], revision=match["revision"], split=match["split"], streaming=streaming

@@ -88,7 +88,7 @@ def own(settings: Data) -> Gathered:
             errors.append(error)
     if not errors and all(found.kind == "prompts" for found in loaded):
         errors = [DataError([Problem(settings.parts()[0].source, None, "rows", NO_JUDGEMENT, PROMPTS_ALONE)])]
-    if errors:
+    if errors or (errors := _absent(settings, loaded)):
         raise together(errors)
     return Gathered(
         with_own_ids([_portion(one, found, settings) for one, found in zip(wanted, loaded, strict=True)]),
@@ -98,10 +98,22 @@ def own(settings: Data) -> Gathered:
     )
 
 
+def _absent(settings: Data, loaded: Sequence[Loaded]) -> list[DataError]:
+    """What data.keep names and no row has."""
+    there = {name for found in loaded for row in found.rows for name in row.columns or ()}
+    wanted = dict.fromkeys((part.source, name) for part in settings.parts() for name in part.keep)
+    fix = "write a column's name as the rows have it, or leave it out"
+    return [
+        DataError([Problem(source, None, "data.keep", f'no row has a column "{name}"', fix)])
+        for source, name in wanted
+        if name not in there
+    ]
+
+
 def options(part: Part, data: Data) -> Options:
     """How one source is read."""
-    said = part.model_dump(exclude={"source", "tag", "weight", "ignore"})
-    return Options(**said, ignore=tuple(part.ignore), skip_bad=data.skip_bad)
+    said = part.model_dump(exclude={"source", "tag", "weight", "ignore", "keep"})
+    return Options(**said, ignore=tuple(part.ignore), keep=tuple(part.keep), skip_bad=data.skip_bad)
 
 
 def together(errors: Sequence[DataError]) -> DataError:
@@ -141,13 +153,14 @@ def with_own_ids(portions: Sequence[Portion]) -> list[Portion]:
 
 def _wanted(settings: Data) -> list[_Wanted]:
     """The evaluation's prompts first: of equal rows the first stays, and it must not be the one for training."""
+    keep = list(dict.fromkeys(name for part in settings.parts() for name in part.keep))
     wanted = [_Wanted("mixture" if settings.mixture else "source", part, None) for part in settings.parts()]
     if settings.demonstrations is not None:
         wanted.append(_Wanted("demonstrations", Part(source=settings.demonstrations), "demonstrations"))
     if settings.prompts is not None:
-        wanted.append(_Wanted("prompts", Part(source=settings.prompts), "prompts"))
+        wanted.append(_Wanted("prompts", Part(source=settings.prompts, keep=keep), "prompts"))
     if settings.eval_prompts is not None:
-        wanted.insert(0, _Wanted("eval_prompts", Part(source=settings.eval_prompts), "prompts"))
+        wanted.insert(0, _Wanted("eval_prompts", Part(source=settings.eval_prompts, keep=keep), "prompts"))
     return wanted
 
 

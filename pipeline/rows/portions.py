@@ -203,7 +203,7 @@ def _liked(judgements: Sequence[Judgement], shown: Collection[tuple[str, str]]) 
 def _best(ranking: Ranking) -> Demonstration:
     best = ranking.ranking[0][0]
     text = next(one.text for one in ranking.completions if one.id == best)
-    return Demonstration(ranking.id, ranking.prompt, text, ranking.source, ranking.tag)
+    return Demonstration(ranking.id, ranking.prompt, text, ranking.source, ranking.tag, ranking.columns)
 
 
 def _asked(portions: Sequence[Portion]) -> list[Portion]:
@@ -215,7 +215,7 @@ def _asked(portions: Sequence[Portion]) -> list[Portion]:
             key = prompt_key(row.prompt)
             if key not in seen and row.prompt != "":
                 seen.add(key)
-                rows.append(Prompt(row.id, row.prompt, row.source, row.tag))
+                rows.append(Prompt(row.id, row.prompt, row.source, row.tag, row.columns))
         made.append(replace(portion, kind="prompts", rows=rows))
     return made
 

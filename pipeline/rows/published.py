@@ -1,10 +1,11 @@
 """Which rows did stage data publish? Its files, read as what they hold."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data.schema import Demonstration, Judgement, Prompt, Ranking
+from data.schema import Demonstration, Judgement, Prompt, PromptText, Ranking
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.run import Run
 
@@ -31,6 +32,27 @@ def judgements(run: Run, side: str) -> list[Judgement]:
 
 def prompts(run: Run, side: str) -> list[Prompt]:
     return [Prompt.from_json(row) for row in rows(run, f"prompts.{side}")]
+
+
+def columns_of(run: Run) -> Callable[[Sequence[PromptText]], dict[str, list[Any]]]:
+    """What gives prompts the other columns of their rows, by name, one value a prompt; None where a row has no such column, as for
+    a prompt that is none of the run's. Each prompt stands once in a run, in the first of its rows."""
+    known: dict[str, dict[str, Any]] = {}
+    for side in ("train", "eval"):
+        for row in rows(run, f"prompts.{side}"):
+            if "columns" in row:
+                known.setdefault(_exact(row["prompt"]), row["columns"])
+    names = list(dict.fromkeys(name for columns in known.values() for name in columns))
+
+    def columns(prompts: Sequence[PromptText]) -> dict[str, list[Any]]:
+        found = [known.get(_exact(prompt), {}) for prompt in prompts] if names else []
+        return {name: [one.get(name) for one in found] for name in names}
+
+    return columns
+
+
+def _exact(prompt: PromptText) -> str:
+    return json.dumps(prompt, ensure_ascii=False)
 
 
 def source_of(place: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.rows.published import columns_of
 from pipeline.settings.config import Config
 from pipeline.training.holding import as_published, to_train
 from policies.adapters import lora_config
@@ -58,13 +59,13 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
     else:
         roles = _full(config, run, base, device, tokenizer, found)
     functions = {name: _score(name, config, run, device, riding.get(name), tokenizer) for name in section.reward_funcs}
-    return roles, combine(functions, section.reward_weights or [1.0] * len(functions))
+    return roles, combine(functions, section.reward_weights or [1.0] * len(functions), columns_of(run))
 
 
 def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:
     """The score that ppo maximises, by models of its own (for the comparison)."""
     functions = {name: _score(name, config, run, device, None, None) for name in config.ppo.reward_funcs}
-    return combine(functions, config.ppo.reward_weights or [1.0] * len(functions))
+    return combine(functions, config.ppo.reward_weights or [1.0] * len(functions), columns_of(run))
 
 
 def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:

@@ -3,7 +3,6 @@
 import json
 import re
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 from promises import ROOT
@@ -69,19 +68,3 @@ def test_every_message_is_one_of_ours() -> None:
     )
     quoted = [piece for row in rows for piece in re.findall("“(.+?)”", row)]
     assert all(re.search("“.+?”", row) for row in rows) and [piece for piece in quoted if piece not in code] == []
-
-
-def test_the_form_of_ones_own_works(tmp_path: Path) -> None:
-    mapping, own = blocks("python")
-    made: dict[str, object] = {}
-    exec(mapping, made)
-    row = {"question": "Tea?", "a": "No.", "b": "Yes.", "votes_a": 1, "votes_b": 3}
-    assert made["from_votes"](row) == {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No."}  # type: ignore[operator]
-    path = tmp_path / "stars.jsonl"
-    path.write_text(json.dumps({"question": "Tea?", "first": "No.", "second": "Yes.", "stars": [2, 5]}) + "\n")
-    with patch.dict(FORMATS):
-        exec(own, {})
-        loaded = to_rows(str(path))
-    detection._matching.cache_clear()
-    assert loaded.format == "stars" and loaded.account.polarity == "more stars are better"
-    assert [loaded.rows[0].completions[0].text, loaded.rows[0].ranking] == ["No.", (("c1",), ("c0",))]
