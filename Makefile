@@ -12,6 +12,7 @@ FORMAT ?=
 MODEL  ?=
 MODELS ?=
 YES    ?=
+TO     ?=
 
 BIN    := .venv/bin
 CALL    = $(BIN)/python -m pipeline
@@ -107,6 +108,11 @@ runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that 
 
 prune: .venv/ready ## remove the former results that runs keep (RUN=x: of one), after asking (YES=1: without)
 	@$(CALL) prune $(ONE) $(if $(YES),--yes)
+
+push: .venv/ready ## put a model on the Hub: MODEL=ppo TO=name/repo (PRIVATE=1, DRY=1 shows files and card, REPORT=0, LICENSE=)
+	@test -n $(call quoted,$(TO)) || { echo 'error: TO is empty; write make push RUN=$(RUN) MODEL=$(or $(MODEL),ppo) TO=name/repo DRY=1' >&2; exit 2; }
+	@$(CALL) push --run $(call quoted,$(RUN)) --model $(call quoted,$(or $(MODEL),ppo)) --to $(call quoted,$(TO)) $(if $(filter-out 0,$(PRIVATE)),--private) \
+	  $(if $(filter-out 0,$(DRY)),--dry) $(if $(filter 0,$(REPORT)),--no-report) $(if $(filter-out 0,$(FORCE)),--force) $(if $(LICENSE),--license $(call quoted,$(LICENSE)))
 
 ##@ Develop
 

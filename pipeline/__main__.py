@@ -100,6 +100,32 @@ def data_check(
     guarded(work)
 
 
+PUSH = "Put a model of a run on the Hub, with a card and its report, and without what is private to the run."
+
+
+@app.command("push", help=PUSH, short_help=PUSH)
+def to_the_hub(
+    to: Annotated[str, typer.Option(help="the repository, as name/repo", show_default=False)],
+    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    model: Annotated[
+        str, typer.Option(help="sft, reward, ppo, a baseline, or a further seed such as ppo_seed_1")
+    ] = "ppo",
+    private: Annotated[bool, typer.Option("--private", help="make the repository private")] = False,
+    dry: Annotated[bool, typer.Option("--dry", help="show files and card, send nothing")] = False,
+    report: Annotated[bool, typer.Option(help="with the report, which shows held-out prompts and answers")] = True,
+    license: Annotated[
+        str | None, typer.Option(help="of the model; default: the base model's, where the Hub knows it")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="though its gate failed")] = False,
+) -> None:
+    def work() -> None:
+        from pipeline.sharing.push import push
+
+        push(Run(run), model, to, private=private, dry=dry, report=report, license=license, force=force)
+
+    guarded(work)
+
+
 INSIDE = "One completion from the inside, token by token; writes a page."
 
 

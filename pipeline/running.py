@@ -34,6 +34,7 @@ def user_errors() -> tuple[type[Exception], ...]:
         ("data.schema", "DataError"),
         ("pipeline.artifacts.embedded", "FetchError"),
         ("pipeline.judges.judge", "JudgeError"),
+        ("pipeline.sharing.push", "PushError"),
         ("policies.errors", "BackboneError"),
         ("reward.functions", "RewardError"),
         ("reward.rendering", "ScoringError"),

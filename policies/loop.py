@@ -22,6 +22,9 @@ class Watch(Protocol):
     def begin(self, step: int) -> None:
         """From which iteration on: 0, or the one after the state that it is resumed from."""
 
+    def scored(self) -> None:
+        """The completions of an iteration have their scores."""
+
     def log(self, figures: dict[str, float]) -> None:
         """The figures of one iteration."""
 
@@ -36,6 +39,8 @@ class Silent:
     """Watches and says nothing."""
 
     def begin(self, step: int) -> None: ...
+
+    def scored(self) -> None: ...
 
     def log(self, figures: dict[str, float]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What is told on the terminal while something runs? Lines about what falls back or was changed, each once."""
+"""What is told on the terminal while something runs? Lines about what falls back, was changed, or takes long, each once."""
 
 import os
 import sys

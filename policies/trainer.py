@@ -99,6 +99,7 @@ def iteration(loop: Loop, step: int, kl_coef: float) -> dict[str, float]:
         loop.roles, loop.engine, loop.tokenizer, prompts_of(loop, step), step, loop.settings, loop.seed, times
     )
     episodes = scored(loop.roles, loop.tokenizer, episodes, loop.score, loop.settings, times)
+    loop.watch.scored()
     batches = measured(loop, episodes, step, sums, times)
     batches = with_advantages(loop, batches, kl_coef, times)
     check_finite(batches, step)

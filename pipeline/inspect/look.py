@@ -43,6 +43,7 @@ from policies.episodes import Asked, Episode, Score, roll_out, scored
 from policies.roles import Roles
 from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
+from policies.told import tell
 from policies.trainer import EVAL_STEP
 from reward.model import reading_of
 
@@ -60,14 +61,19 @@ def run(
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
     """
+    tell("inspect: checking the files of the stages it opens")
     tokenizer, config, kl_coef = _opened(config, run, model)
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt)
     source = _source(config, run, model)
     _check_length(source, tokenizer, name, asked, completion, config)
+    tell(f"inspect: loading {model}, the model it started from, and the score")
     played, score = _roles(config, run, model, source, tokenizer, device)
     seed = config.seed if seed is None else seed
+    tell(
+        "inspect: a completion, its figures token by token, attention and hidden states; a minute or two for a large model"
+    )
     episode = speak(played, tokenizer, score, name, asked, completion, section, seed, how)
     _check_page(len(episode.completion.tokens))
     rows = tokens(played, tokenizer, episode, section, kl_coef, critic=model == ALIGNED)

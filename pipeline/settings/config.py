@@ -16,7 +16,17 @@ from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
 from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
-from pipeline.settings.sections import OBSERVES, ConfigError, Decoding, Section, Stepwise, Supervised, Training
+from pipeline.settings.sections import (
+    OBSERVES,
+    ConfigError,
+    Decoding,
+    Section,
+    Stepwise,
+    Supervised,
+    Tracker,
+    Training,
+    check_installed,
+)
 from pipeline.settings.sections import is_section as is_section
 
 Scalar = bool | int | float | str | None
@@ -128,9 +138,6 @@ class PPO(Training):
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
     min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, tokens")
-    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
-        [], description="trackers, through Accelerate", json_schema_extra=OBSERVES
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> "PPO":
@@ -273,6 +280,9 @@ class Config(Section):
     )
     seed: int = 0
     force: bool = Field(False, description="go on from a parent whose gate failed")
+    report_to: list[Tracker] = Field(
+        [], description="trackers of every training stage, beside metrics.jsonl", json_schema_extra=OBSERVES
+    )
     data: Data = Data()
     sft: SFT = SFT()
     reward: Reward = Reward()
@@ -293,6 +303,17 @@ class Config(Section):
         if package is not None and find_spec(package) is None:
             raise ValueError(f"{wanted} needs the package {package}, which is not installed; {remedy}")
         return wanted
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers_installed(cls, wanted: list[str]) -> list[str]:
+        check_installed(wanted)
+        return wanted
+
+    def report_to_of(self, stage: str) -> list[Tracker]:
+        """The trackers of a training stage; stage gold has the settings of reward."""
+        section: Training = self.reward if stage == "gold" else getattr(self, stage)
+        return self.report_to if section.report_to is None else section.report_to
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":

@@ -1,5 +1,7 @@
 """What do sections of a recipe have in common? Strict fields, how to decode, what every training stage can be told; no torch import."""
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -27,6 +29,17 @@ OBSERVES: dict[str, Any] = {"observes": True}
 
 def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+
+
+def check_installed(trackers: Sequence[str] | None) -> None:
+    """Raise ValueError where a tracker's package is missing; found without importing it."""
+    if missing := [name for name in trackers or () if find_spec(name) is None]:
+        raise ValueError(
+            f"{', '.join(missing)}: not installed; run: .venv/bin/pip install {' '.join(missing)}, or leave it out"
+        )
 
 
 CUTS = ("top_k", "top_p", "min_p")  # what keeps unlikely tokens from being drawn
@@ -122,6 +135,15 @@ class Training(Section):
         False, description="recompute activations in the backward pass: less memory, one more forward"
     )
     save_steps: int = Field(50, ge=1, description="optimizer steps between resume states", json_schema_extra=OBSERVES)
+    report_to: list[Tracker] | None = Field(
+        None, description="trackers of this stage; default: report_to of the run", json_schema_extra=OBSERVES
+    )
+
+    @field_validator("report_to")
+    @classmethod
+    def _trackers_installed(cls, wanted: list[str] | None) -> list[str] | None:
+        check_installed(wanted)
+        return wanted
 
 
 class Stepwise(Training):

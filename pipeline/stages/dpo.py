@@ -27,6 +27,7 @@ from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
+from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.adapters import lora_config
@@ -56,6 +57,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("dpo", config, run)
     folder = working_folder(run, "dpo", config)
     accelerator.wait_for_everyone()
+    report = Report(folder, "dpo", open_trackers("dpo", config, run))
     ranked, groups, held_out = _groups(tokenizer, config, run)
     pairs = [2 * len(g.prompt) + sum(sorted(map(len, g.completions))[-2:]) for g in groups]
     longest = max(len(g.prompt) + max(map(len, g.completions)) for g in groups)
@@ -66,7 +68,7 @@ def run(config: Config, run: Run) -> Manifest:
     chosen = drawn_pairs(groups, order, config.seed)
     rows = [_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]
     trainer = _trainer(rows, tokenizer, config, run, folder, accelerator)
-    seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "dpo"), folder)
+    seconds, _ = train(trainer, report, folder)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return run.require("dpo", force=True)

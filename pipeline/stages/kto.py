@@ -30,6 +30,7 @@ from pipeline.training import preflight
 from pipeline.training.baselines import load_sft, open_parents, publish_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
+from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
 from policies.adapters import lora_config
@@ -56,6 +57,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("kto", config, run)
     folder = working_folder(run, "kto", config)
     accelerator.wait_for_everyone()
+    report = Report(folder, "kto", open_trackers("kto", config, run))
     source, examples, held_out = _examples(tokenizer, config, run)
     _check_lengths([*examples, *held_out], config, run)
     lengths = [len(e.prompt) + max(map(len, e.completions)) for e in examples]
@@ -65,7 +67,7 @@ def run(config: Config, run: Run) -> Manifest:
     weights = weights_of(section, liked, len(order) - liked)
     rows = rows_of(examples, order, section.batch_size, config.seed)
     trainer = _trainer(rows, weights, tokenizer, config, run, folder, accelerator)
-    seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "kto"), folder)
+    seconds, _ = train(trainer, report, folder)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return run.require("kto", force=True)

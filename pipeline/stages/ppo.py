@@ -13,13 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
+
 from pipeline.artifacts.files import keep_rows, read_rows
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
-from pipeline.pages.progress import bar
+from pipeline.pages.progress import bar, shown
 from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
@@ -28,8 +30,9 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, prompt_rows
-from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
+from pipeline.training.model_folder import Published, save_policy, write_card
 from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
+from pipeline.training.trackers import Trackers, open_trackers
 from policies.backbone import load_causal
 from policies.engines import make_engine
 from policies.episodes import Episode, PromptRow
@@ -39,10 +42,12 @@ from policies.roles import POLICY, VALUE, Roles
 from policies.template import Turn, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import train
+from reward.functions import Counted, WeightedScore, figures_of
 
 FIRST = ("objective/kl", "objective/scores", "completions/mean_length", "policy/entropy_avg", "val/ratio")
 """Figures of the first iteration that are published beside the last ones."""
 
+SHOWN = ("objective/scores", "objective/kl", "completions/mean_length")  # beside the bar
 SAME = between(-0.001, 0.001)  # KL at step 0, nats: policy and sft model are still the same weights
 ENTROPY = at_least(0.3)  # of what it was at step 0
 UPDATED = at_least(1)
@@ -52,7 +57,7 @@ def run(config: Config, run: Run) -> Manifest:
     from pipeline.training.roles import build
 
     section = config.ppo
-    accelerator = make_accelerator(log_with=list(section.report_to) or None, project_dir=str(run.root / run.name))
+    accelerator = make_accelerator()
     tokenizer = _open_parents(config, run)
     shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
@@ -64,10 +69,9 @@ def run(config: Config, run: Run) -> Manifest:
         print(line, flush=True)
     folder = working_folder(run, "ppo", config)
     accelerator.wait_for_everyone()
-    if section.report_to:
-        accelerator.init_trackers(run.folder("ppo").name, config=config.model_dump(mode="json")["ppo"])
+    trackers = open_trackers("ppo", config, run)
     roles, score = build(config, run, tokenizer, accelerator.device)
-    watch = Watching(accelerator, section, folder)
+    watch = Watching(accelerator, section, folder, trackers, score)
     started = time.monotonic()
     result = train(
         accelerator,
@@ -83,7 +87,7 @@ def run(config: Config, run: Run) -> Manifest:
         demonstrations=[(prompt, completion) for _, prompt, completion in _mixed(tokenizer, config, run)],
         engine=make_engine(section.engine, roles, run.folder("sft"), section),
     )
-    watch.end()
+    watch.end(result)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return run.require("ppo", force=True)
@@ -96,7 +100,7 @@ def run(config: Config, run: Run) -> Manifest:
     metrics = _metrics(result) | saved.figures | seen(score.functions.values())
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
-    write_card(made, config, "ppo", "Policy aligned with PPO", metrics, policy_usage(run.folder("ppo")))
+    write_card(made, config, "ppo", "Policy aligned with PPO", metrics, run.folder("ppo"))
     manifest = publish(
         run,
         "ppo",
@@ -150,37 +154,46 @@ def summary(manifest: Manifest, run: Run) -> str:
 class Watching:
     """Writes what the loop tells into the stage's folder, on the first process, and shows how far it is."""
 
-    def __init__(self, accelerator: Any, section: PPO, folder: Path):
-        self.accelerator, self.section = accelerator, section
+    def __init__(self, accelerator: Any, section: PPO, folder: Path, trackers: Trackers, score: WeightedScore):
+        self.accelerator, self.section, self.trackers = accelerator, section, trackers
         self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
+        self.score, self.of_functions = score, dict[str, float]()
         self.bar: Any = None
 
     def begin(self, step: int) -> None:
         """A resumed run repeats what the interrupted one did after its last state; those rows go."""
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
+        self.trackers.begin(step)
         if self.accelerator.is_main_process:
             for path in (self.log_file, self.evaluations.path):
                 keep_rows(path, lambda row: 0 < step >= row["step"])
 
+    def scored(self) -> None:
+        """Figures of each reward function over this iteration's completions, of all processes."""
+        every: list[dict[str, Counted]] = gather_object([self.score.taken()])
+        self.of_functions = figures_of({name: sum((one[name] for one in every), Counted()) for name in every[0]})
+
     def log(self, figures: dict[str, float]) -> None:
+        figures = figures | self.of_functions
         if self.accelerator.is_main_process:
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(figures, allow_nan=False) + "\n")
-        if self.section.report_to:
-            self.accelerator.log(figures, step=int(figures["step"]))
-        self.bar.set_postfix(score=f"{figures['objective/scores']:.2f}", kl=f"{figures['objective/kl']:.2f}")
+        self.trackers.log({name: value for name, value in figures.items() if name != "step"}, int(figures["step"]))
+        self.bar.set_postfix(shown(figures, SHOWN))
 
     def show(self, step: int, episodes: list[Episode]) -> None:
+        self.score.taken()  # figures of the functions are those of training
         if self.accelerator.is_main_process:
             self.evaluations.add(step, episodes)
 
     def progress(self, done: int) -> None:
         self.bar.update(done - self.bar.n)
 
-    def end(self) -> None:
+    def end(self, result: Result) -> None:
         self.bar.close()
-        if self.section.report_to:
-            self.accelerator.end_training()
+        if result.halted is not None:
+            self.trackers.alert(result.halted, int(result.last.get("step", 0)))
+        self.trackers.end()
 
 
 class Evaluations:

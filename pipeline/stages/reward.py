@@ -35,6 +35,7 @@ from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import on_parent, quantised, save_merged, write_card
 from pipeline.training.seen import check_cut, seen
+from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import (
     RankingArguments,
     Report,
@@ -78,6 +79,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
+    report = Report(folder, stage, open_trackers(stage, config, run))
     base, given = section.model or run.folder("sft"), config.chat_template_kwargs if section.model else {}
     tokenizer = load_tokenizer(base, scores=True, chat_template_kwargs=given, foreign=True)
     side, what = STAGES[stage]
@@ -100,7 +102,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         groups = [{**group, "token_type_ids": None} for group in groups]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
-    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
+    seconds, skipped = train(trainer, report, folder)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return run.require(stage, force=True)
@@ -135,7 +137,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     }
     scorer.counts.update(texts=sum(len(g["ranks"]) for g in groups), cut=sum(g["cut"] for g in groups))
     metrics |= seen([scorer])
-    write_card(made, config, stage, what, metrics, _usage(run.folder(stage)))
+    write_card(made, config, stage, what, metrics, run.folder(stage))
     manifest = publish(
         run,
         stage,
@@ -297,13 +299,6 @@ def _scorer(model: Any, tokenizer: Any, limit: int, config: Config, device: torc
         batch_size=config.reward.per_device_train_batch_size * 8,
         device=device,
         padding=not packs(model),
-    )
-
-
-def _usage(folder: Path) -> str:
-    return (
-        "from transformers import AutoModelForSequenceClassification\n"
-        f'model = AutoModelForSequenceClassification.from_pretrained("{folder}")  # score: see scoring.json'
     )
 
 

@@ -26,6 +26,8 @@ from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows, sample_scored
 from pipeline.training.seen import check_seen, models_that_score
+from pipeline.training.trackers import open_trackers
+from pipeline.training.trainers import Report
 from policies.episodes import prompt_order
 from policies.template import Lesson, encode_prompt
 
@@ -38,6 +40,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("rft", config, run)
     folder = working_folder(run, "rft", config)
     accelerator.wait_for_everyone()
+    report = Report(folder, "rft", open_trackers("rft", config, run))
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
     lengths = _check_lengths(tokenizer, asked, config, run)
     rows = preflight.Rows.of(lengths, section, sampled=SAMPLED, length=max(lengths))
@@ -51,7 +54,7 @@ def run(config: Config, run: Run) -> Manifest:
     found = _sampled(config, accelerator, folder, model, tokenizer, shown, score)
     best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
-    model, order, seconds, _ = fine_tune("rft", section, model, tokenizer, lessons, folder, accelerator, config.seed)
+    model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         return run.require("rft", force=True)

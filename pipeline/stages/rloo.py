@@ -23,12 +23,14 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.seen import check_seen, models_that_score
+from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, check_recomputes, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
 from policies.adapters import lora_config
 from policies.episodes import Score, after_eos_rule, prompt_order
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
+from reward.functions import figures_of
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -37,6 +39,7 @@ def run(config: Config, run: Run) -> Manifest:
     tokenizer = open_parents("rloo", config, run)
     folder = working_folder(run, "rloo", config)
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
+    trackers = open_trackers("rloo", config, run)
     rows = prompt_rows(tokenizer, [*prompts(run, "train"), *asked])
     check_fits("rloo", run.folder("sft"), rows, "ppo.response_length", config.ppo.response_length)
     lengths = [length + config.ppo.response_length for _, length in rows]
@@ -44,9 +47,11 @@ def run(config: Config, run: Run) -> Manifest:
     preflight.of_trainer("rloo", config, run, run.folder("sft"), held, scored=True, reference=True)
     check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
+    report = Report(folder, "rloo", trackers, lambda: figures_of(score.taken()))
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     check_recomputes(model, section)
     before = answer_held_out(model, tokenizer, asked, score, config)
+    score.taken()  # the figures of each function are those of training
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
     given_rows = [{"prompt": json.dumps(shown[i].prompt, ensure_ascii=False)} for i in order]
@@ -67,7 +72,7 @@ def run(config: Config, run: Run) -> Manifest:
         processing_class=tokenizer,
         peft_config=lora_config(model, section.lora, "CAUSAL_LM") if section.tuning == "lora" else None,
     )
-    seconds, _ = train(trainer, Report(folder / "metrics.jsonl", "rloo"), folder)
+    seconds, _ = train(trainer, report, folder)
     # trl counts every completion's prompt and tokens, and keeps the count in its checkpoints
     passed = trainer.state.num_input_tokens_seen
     given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations

@@ -26,7 +26,9 @@ from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits
 from pipeline.training.merging import KEPT, checks, kept_when_held
-from pipeline.training.model_folder import Published, policy_usage, save_policy, write_card
+from pipeline.training.model_folder import Published, save_policy, write_card
+from pipeline.training.trackers import open_trackers
+from pipeline.training.trainers import Report
 from policies.backbone import load_causal
 from policies.drawing import noise
 from policies.precision import pick_dtype
@@ -46,6 +48,7 @@ def run(config: Config, run: Run) -> Manifest:
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
     accelerator.wait_for_everyone()
+    report = Report(folder, "sft", open_trackers("sft", config, run))
     lessons, held_out, counts = _lessons(tokenizer, path, config, run)
     rows = preflight.Rows.of([len(lesson.ids) for lesson in lessons], section)
     preflight.of_trainer("sft", config, run, path, rows, revision=config.revision)
@@ -54,7 +57,7 @@ def run(config: Config, run: Run) -> Manifest:
     model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     model, order, seconds, skipped = fine_tune(
-        "sft", section, model, tokenizer, lessons, folder, accelerator, config.seed
+        section, model, tokenizer, lessons, folder, accelerator, config.seed, report
     )
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
@@ -73,7 +76,7 @@ def run(config: Config, run: Run) -> Manifest:
         **_kept(saved, path, tokenizer, config, dtype),
         "eos_rate": _eos_rate(saved.model, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
     }
-    write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, policy_usage(run.folder("sft")))
+    write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, run.folder("sft"))
     manifest = publish(
         run,
         "sft",

@@ -21,7 +21,7 @@ from pipeline.statistics import mean_interval
 from pipeline.training.drift import check_kl, check_length
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
-from pipeline.training.model_folder import policy_usage, save_policy, write_card
+from pipeline.training.model_folder import save_policy, write_card
 from pipeline.training.seen import check_cut, seen
 from policies.backbone import adapter, decoder, load_causal
 from policies.drawing import noise
@@ -174,7 +174,7 @@ def publish_policy(
     saved = save_policy(made, model, tokenizer, turns, lambda: load_causal(run.folder("sft"), tokenizer, published_sft))
     metrics = metrics | saved.figures
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
-    write_card(made, config, stage, what, metrics, policy_usage(run.folder(stage)))
+    write_card(made, config, stage, what, metrics, run.folder(stage))
     return publish(
         run,
         stage,

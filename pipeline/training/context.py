@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pipeline.artifacts.embedded import embedded_model, tiny_model
 from pipeline.artifacts.manifest import Manifest
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 from pipeline.training.launcher import own_settings
+from policies.told import tell
 
 
 def quiet() -> None:
@@ -21,10 +23,13 @@ def quiet() -> None:
     # before what imports it: at once where it misses a kernel of its own, and then for every product in 8 bit, it says a line
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
+    import huggingface_hub
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        huggingface_hub.utils.enable_progress_bars()  # those of downloads, which the line above silences too
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
@@ -36,7 +41,19 @@ def base_model(config: Config) -> str:
         return str(embedded_model())
     if config.model == TINY_MODEL:
         return str(tiny_model(Path(data.__file__).with_name("smoke.jsonl").read_text(encoding="utf-8").splitlines()))
+    if not Path(config.model).exists():
+        told_fetching(config.model, config.revision)
     return config.model
+
+
+def told_fetching(model: str, revision: str | None) -> None:
+    """Say that a Hub model is being fetched, where it is not in the cache yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", model) and not isinstance(
+        try_to_load_from_cache(model, "config.json", revision=revision), str
+    ):
+        tell(f"fetching {model} from the Hub, once; a large model takes minutes")
 
 
 def make_accelerator(**arguments: Any) -> Any:

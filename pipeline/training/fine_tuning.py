@@ -22,7 +22,6 @@ class LessonArguments(OneDevice, SFTConfig):
 
 
 def fine_tune(
-    stage: str,
     section: Supervised,
     model: Any,
     tokenizer: Any,
@@ -30,6 +29,7 @@ def fine_tune(
     folder: Path,
     accelerator: Any,
     seed: int,
+    report: Report,
 ) -> tuple[Any, list[int], float, int]:
     """Learn `lessons` with trl.SFTTrainer, or go on from the state in `folder`: (the trained model with its adapter, the lessons
     of all steps in order, the seconds it took, the optimizer steps that were done before)."""
@@ -45,7 +45,7 @@ def fine_tune(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-    seconds, skipped = train(trainer, Report(folder / "metrics.jsonl", stage), folder)
+    seconds, skipped = train(trainer, report, folder)
     return trainer.accelerator.unwrap_model(trainer.model).eval(), order, seconds, skipped
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel
 
 from pipeline.artifacts.files import write_json
 from pipeline.settings.config import Config
+from pipeline.training.card import base_of, card, datasets_of, policy
 from pipeline.training.merging import Stored, distributions, divergence, merge, with_adapter
 from policies.backbone import load_causal
 from policies.template import Turn
@@ -58,6 +58,8 @@ def _save_adapter(folder: Path, model: Any, adapter_name: str) -> None:
         inner.rmdir()
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty model card
     settings = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    if Path(base := settings["base_model_name_or_path"] or "").is_dir():  # so that peft finds it from any folder
+        settings["base_model_name_or_path"] = str(Path(base).resolve())
     if isinstance(settings["target_modules"], list):  # a set in peft: its order, and so the file's hash, would vary
         settings["target_modules"] = sorted(settings["target_modules"])
     write_json(folder / "adapter" / "adapter_config.json", settings)
@@ -105,18 +107,10 @@ def save_policy(
     return Published(loaded, stored.dtype, stored, figures)
 
 
-def policy_usage(folder: Path) -> str:
-    """The lines of Python that load a published policy."""
-    return f'from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained("{folder}")'
-
-
-def write_card(folder: Path, config: Config, stage: str, what: str, metrics: dict[str, float], usage: str) -> None:
-    """Write README.md, a Hugging Face model card with the stage's figures."""
-    base = config.model if "/" in config.model and not Path(config.model).exists() else None
-    data = ModelCardData(library_name="transformers", base_model=base, tags=["rlhf", stage])
-    table = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
-    content = (
-        f"---\n{data.to_yaml()}\n---\n\n# {what}\n\nBase model: {config.model}. Seed {config.seed}. Settings, parents and hashes: `manifest.json`.\n\n"
-        f"```python\n{usage}\n```\n\n| figure | value |\n|---|---|\n{table}\n"
-    )
-    ModelCard(content, ignore_metadata_errors=True).save(folder / "README.md")
+def write_card(folder: Path, config: Config, stage: str, what: str, metrics: dict[str, float], place: Path) -> None:
+    """Write README.md, a Hugging Face model card with the stage's figures, of a model that will stand in `place`."""
+    base = config.reward.model or config.model if not policy(stage) else config.model
+    about = [f"Base model: {base}. Seed {config.seed}. Settings, parents and hashes: `manifest.json`."]
+    sources = datasets_of(config.data.sources())
+    text = card(stage, what, str(place), base_of(base), metrics, datasets=sources, about=about)
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +12,9 @@ import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.artifacts.files import keep_rows
-from pipeline.pages.progress import bar
+from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
+from pipeline.training.trackers import Trackers
 from policies.errors import BackboneError
 
 T = TypeVar("T")
@@ -135,15 +136,23 @@ def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]
     return time.monotonic() - started, report.resumed_at
 
 
-class Report(TrainerCallback):
-    """Progress bar and metrics.jsonl of a Trainer stage; a step whose loss is not finite stops the stage."""
+SHOWN = (
+    *("loss", "reward", "kl", "accuracy", "mean_token_accuracy", "rewards/accuracies", "rewards/margins"),
+    *("completions/mean_length", "entropy", "grad_norm", "learning_rate"),
+)
+"""What a bar shows of a step's figures: the first three that the stage has."""
 
-    def __init__(self, path: Path, what: str):
-        self.path, self.what = path, what
+
+class Report(TrainerCallback):
+    """Progress bar, metrics.jsonl and trackers of a Trainer stage; a step whose loss is not finite stops the stage. `more` gives figures beside the trainer's, of all since it was last asked."""
+
+    def __init__(self, folder: Path, what: str, trackers: Trackers, more: Callable[[], dict[str, float]] = dict):
+        self.path, self.what, self.trackers, self.more = folder / "metrics.jsonl", what, trackers, more
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.resumed_at = state.global_step
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
+        self.trackers.begin(state.global_step)
         if state.is_world_process_zero:
             self.path.touch()  # a run of fewer steps than logging_steps logs nothing
             # Rows past the resumed step were written by the interrupted run.
@@ -156,13 +165,18 @@ class Report(TrainerCallback):
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}
         bad = [k for k, v in logs.items() if not math.isfinite(v)]
         if bad:
-            raise FloatingPointError(
-                f"{self.what} step {state.global_step}: {', '.join(bad)} not finite; lower learning_rate, or use dtype: float32"
-            )
+            why = f"{self.what} step {state.global_step}: {', '.join(bad)} not finite; lower learning_rate, or use dtype: float32"
+            self.trackers.alert(why, state.global_step)
+            self.trackers.end()
+            raise FloatingPointError(why)
+        if "loss" in logs:
+            logs |= self.more()
         if state.is_world_process_zero and "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+            self.bar.set_postfix(shown(logs, SHOWN))
+            self.trackers.log(logs, state.global_step)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}, allow_nan=False) + "\n")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.close()
+        self.trackers.end()

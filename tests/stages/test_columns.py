@@ -1,6 +1,7 @@
 """Do reward functions get the other columns of a prompt's row, from the file to the function, and are they figures of their own?"""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from own_rows import Stage
 
+from data.loading import _plain
 from data.schema import DataError
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import columns_of, prompts
@@ -25,16 +27,25 @@ def sums(count: int, **more: Any) -> list[dict[str, Any]]:
 
 def test_columns_that_are_kept_come_with_their_prompts(stage: Stage) -> None:
     demonstrations = written("d.jsonl", [{"prompt": f"Say {n * n}:", "completion": str(n)} for n in range(40)])
-    asked = written("p.jsonl", sums(40, level=float("nan")))
+    asked = written("p.jsonl", sums(40, level=2.5))
     _, files = stage(source=demonstrations, prompts=asked, keep=["answer", "level"])
     row = files["prompts.train"][0]
-    assert row["columns"]["answer"].startswith("it is ") and row["columns"]["level"] is None
+    assert row["columns"]["answer"].startswith("it is ") and row["columns"]["level"] == 2.5
     both = [*prompts(Run("r"), "eval"), *prompts(Run("r"), "train")]
     found = columns_of(Run("r"))([*(one.prompt for one in both), "a prompt of nobody"])
     assert list(found) == ["answer", "level"] and found["answer"][-1] is None
     assert all(
         answer == f"it is {int(one.prompt.split()[0]) * 8}" for one, answer in zip(both, found["answer"], strict=False)
     )  # type: ignore[union-attr]
+
+
+def test_what_json_cannot_hold_is_a_text_or_nothing() -> None:
+    """As a Parquet file may give it."""
+    assert _plain({"a": float("nan"), "b": date(2026, 1, 2), "c": [1, "x"]}) == {
+        "a": None,
+        "b": "2026-01-02",
+        "c": [1, "x"],
+    }
 
 
 def test_those_of_rankings_go_to_the_prompts_made_of_them(stage: Stage) -> None:

@@ -10,6 +10,8 @@ from pipeline.settings.config import SFT
 from pipeline.training.context import make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.model_folder import save_merged
+from pipeline.training.trackers import Trackers
+from pipeline.training.trainers import Report
 from policies.backbone import BackboneError, load_causal
 from policies.template import Lesson
 from policies.tokenizers import load_tokenizer
@@ -32,7 +34,10 @@ def tuned(name: str, folder: Path, tuning: str) -> tuple[Any, Any, Path]:
         learning_rate=1e-2,
     )
     (folder / "work").mkdir()
-    made, *_ = fine_tune("sft", section, model, tokenizer, LESSONS, folder / "work", make_accelerator(), 0)
+    made, *_ = fine_tune(
+        *(section, model, tokenizer, LESSONS, folder / "work", make_accelerator(), 0),
+        Report(folder / "work", "sft", Trackers("sft seed 0")),
+    )
     return made, tokenizer, base
 
 
