@@ -21,12 +21,12 @@ from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
 from data.schema import AnyRow, Problem, Ranking
-from pipeline.data_check import figures, page
+from pipeline.data_check import doubts, figures, page
 from pipeline.data_check.readable import Judged, Readable
 from pipeline.data_check.tally import Tally
 from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
-from pipeline.rows.gather import EVAL, JUDGEMENTS, NO_JUDGEMENT, PROMPTS_ALONE, Portion, options, taken_as
+from pipeline.rows.gather import EVAL, JUDGEMENTS, NO_JUDGEMENT, PROMPTS_ALONE, Portion, in_chat, options, taken_as
 from pipeline.settings.config import EMBEDDED_REVIEWS, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
 
@@ -62,7 +62,8 @@ def configured(source: str, settings: Sequence[str]) -> Config:
 
 
 def check(config: Config, model: str | None = None) -> dict[str, Any]:
-    """Everything that is known of `config.data`, as JSON has it; `sound` says whether nothing is wrong.
+    """Everything that is known of `config.data`, as JSON has it; `sound` says whether nothing is wrong, `doubts` what would
+    teach something else.
 
     Figures of all rows are exact. Those that need texts at hand are of `sample`, all rows up to 10,000, else as many
     drawn with equal chances. Raises nothing for bad data.
@@ -76,7 +77,7 @@ def check(config: Config, model: str | None = None) -> dict[str, Any]:
         readable = Readable(config, model)
         for name, part in parts.items():
             tallies[name] = Tally(seed=config.seed)
-            accounts[name] = _scanned(part.source, options(part, data), tallies[name], readable)
+            accounts[name] = _scanned(part.source, options(part, data), tallies[name], readable, data)
         result = _account(accounts, data)
         tally = tallies["source"]
         drawn = [
@@ -94,11 +95,12 @@ def check(config: Config, model: str | None = None) -> dict[str, Any]:
         for tally in tallies.values():
             tally.close()
     result["sound"] = not result["stops"] and not result["tokenizer"]["problem"]
+    result["doubts"] = doubts.doubts(result, result["glued"])
     require_finite(result, "data-check")
     return result
 
 
-def _scanned(source: str, options: Options, tally: Tally, readable: Readable) -> Account:
+def _scanned(source: str, options: Options, tally: Tally, readable: Readable, data: Data) -> Account:
     """One pass over a source: every row is read, cleaned and held against what the model can read, as stage data does it."""
     judged = Judged(readable)
     gone: set[int] = set()
@@ -115,6 +117,7 @@ def _scanned(source: str, options: Options, tally: Tally, readable: Readable) ->
     with closing(_Progress()) as progress:
 
         def take(number: int, row: AnyRow) -> None:
+            row = in_chat([row], data)[0]
             cleaned = judged.take(number, row)
             tally.take(number, row if cleaned is None else cleaned)
             if cleaned is None:
@@ -220,7 +223,9 @@ def _exact(tally: Tally, kind: str) -> dict[str, Any]:
 def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, readable: Readable) -> dict[str, Any]:
     """Figures of what was drawn, the source's first; None, or nothing, where there are no rows or no tokenizer."""
     own, data = drawn[0].rows, config.data
-    result: dict[str, Any] = dict.fromkeys(("lengths", "longer_wins", "near_duplicates", "overlap", "languages"))
+    result: dict[str, Any] = dict.fromkeys(
+        ("lengths", "longer_wins", "near_duplicates", "overlap", "languages", "glued")
+    )
     result |= {"samples": [], "tokenizer": {"name": "", "problem": ""}}
     if not own:
         return result
@@ -233,6 +238,7 @@ def _of_texts(drawn: list[Portion], first: list[AnyRow], config: Config, readabl
         if any(isinstance(row, Ranking) for row in own):
             result["longer_wins"] = figures.longer_wins(own, found)
         result["samples"] = figures.samples(first, tokenizer)
+        result["glued"] = doubts.glued_share(own, tokenizer)
     result["near_duplicates"] = figures.near_duplicates(own)
     result["overlap"] = figures.overlap(drawn, data, config.seed)
     result["languages"] = figures.languages(own)

@@ -214,7 +214,7 @@ def _seen(row: AnyRow, tokenizer: Any) -> list[dict[str, Any]]:
     try:
         prompt = encode_prompt(tokenizer, row.prompt)
     except ValueError as error:
-        return [{"what": "refused", "tokens": 0, "text": str(error)}]
+        return [{"what": "refused", "tokens": 0, "text": str(error), "answer_at": None}]
     if isinstance(row, Prompt):
         named = [("prompt", list[int]())]
     elif isinstance(row, Demonstration):
@@ -223,11 +223,26 @@ def _seen(row: AnyRow, tokenizer: Any) -> list[dict[str, Any]]:
         named = [("liked" if row.liked else "disliked", encode_completion(tokenizer, row.prompt, row.completion))]
     else:
         ranked = sorted(zip(row.ranks(), row.completions, strict=True), key=lambda pair: pair[0])
-        named = [(f"rank {rank}", encode_completion(tokenizer, row.prompt, one.text)) for rank, one in ranked]
-    return [
-        {"what": what, "tokens": len(prompt) + len(ids), "text": cut(tokenizer.decode(prompt + ids))}
-        for what, ids in named
-    ]
+        named = [(_place(rank, row), encode_completion(tokenizer, row.prompt, one.text)) for rank, one in ranked]
+    return [_shown(what, prompt, ids, tokenizer) for what, ids in named]
+
+
+def _place(rank: int, row: Ranking) -> str:
+    """What a completion is in its ranking, in words."""
+    tiers = len(row.ranking)
+    if tiers == 2:
+        return "chosen" if rank == 0 else "rejected"
+    return "best" if rank == 0 else "worst" if rank == tiers - 1 else f"place {rank + 1} of {tiers}"
+
+
+def _shown(what: str, prompt: Sequence[int], ids: Sequence[int], tokenizer: Any) -> dict[str, Any]:
+    """The text as the model sees it; `answer_at` is where the answer begins in it, None where letters span the two."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
+    told: dict[str, Any] = {"what": what, "tokens": len(prompt) + len(ids)}
+    if not ids or not whole.startswith(before):
+        return told | {"text": cut(whole), "answer_at": None}
+    asked = cut(before)
+    return told | {"text": asked + cut(whole[len(before) :]), "answer_at": len(asked)}
 
 
 def cut(text: str) -> str:

@@ -28,6 +28,8 @@ def text(result: Mapping[str, Any]) -> str:
         parts.append(_samples(result))
     if result["kept"]:
         parts.append("\n".join([_sample_note(result), *(f"  {name:<18} {said}" for name, said in sentences(result))]))
+    if result["doubts"]:
+        parts.append("would teach something else:\n" + _indented("\n".join(result["doubts"])))
     parts.append(_last(result))
     return visible("\n\n".join(parts))
 
@@ -36,6 +38,9 @@ def _last(result: Mapping[str, Any]) -> str:
     """The verdict, and how to go on where a few rows are bad."""
     if result["sound"]:
         bad = result["aside"][0] if result["aside"] else 0
+        if result["doubts"]:
+            aside = f", {_count(bad, 'row')} set aside, as asked" if bad else ""
+            return f"sound in form{aside}, but see what it would teach"
         return f"sound: {_count(bad, 'row')} set aside, as asked" if bad else "sound: nothing was rejected"
     return f"not sound: see above\n{way_on(*result['aside'])}" if result["aside"] else "not sound: see above"
 
@@ -119,6 +124,8 @@ def _account(own: Mapping[str, Any]) -> str:
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
+    if result["sound"] and result["doubts"]:
+        return f"Sound in form, but it would teach something else: {_account(result)}."
     if result["sound"]:
         return f"Sound: {_account(result)}."
     if result["problems"]:
@@ -138,9 +145,16 @@ def _samples(result: Mapping[str, Any]) -> str:
     for sample in result["samples"]:
         lines.append(f"  {sample['source']}")
         for one in sample["texts"]:
-            told = one["text"] if one["what"] == "refused" else json.dumps(one["text"], ensure_ascii=False)
+            told = one["text"] if one["what"] == "refused" else _spelt(one)
             lines.append(f"    {one['what']} ({_count(one['tokens'], 'token')}): {told}")
     return "\n".join(lines)
+
+
+def _spelt(one: Mapping[str, Any]) -> str:
+    """A sample's prompt and answer as quoted texts, an arrow between the two."""
+    at = one["answer_at"]
+    parts = [one["text"]] if at is None else [one["text"][:at], one["text"][at:]]
+    return " → ".join(json.dumps(part, ensure_ascii=False) for part in parts)
 
 
 def _sample_note(result: Mapping[str, Any]) -> str:

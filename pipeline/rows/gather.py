@@ -68,7 +68,7 @@ def film_reviews(config: Config) -> Gathered:
         seed=config.seed,
     )
     portions = [
-        Portion(EMBEDDED_REVIEWS, EMBEDDED_REVIEWS, kind, getattr(built, f"{kind}_{side}"), side)
+        Portion(EMBEDDED_REVIEWS, EMBEDDED_REVIEWS, kind, in_chat(getattr(built, f"{kind}_{side}"), config.data), side)
         for kind in KINDS
         for side in (TRAIN, EVAL)
     ]
@@ -177,8 +177,18 @@ def taken_as(kind: str) -> tuple[str, ...]:
     return ("demonstrations", JUDGEMENTS) if kind == "demonstrations" else (kind,)
 
 
+def in_chat(rows: list[Any], settings: Data) -> list[Any]:
+    """With data.chat, prompts that are plain texts as a user's message, so that the chat template frames them as it does talk."""
+    if not settings.chat:
+        return rows
+    return [
+        replace(row, prompt=[{"role": "user", "content": row.prompt}]) if isinstance(row.prompt, str) else row
+        for row in rows
+    ]
+
+
 def _portion(one: _Wanted, found: Loaded, settings: Data) -> Portion:
-    rows = found.rows
+    rows = in_chat(found.rows, settings)
     if settings.mixture:
         rows = [row if row.tag is not None else replace(row, tag=one.part.task) for row in rows]
     name = one.part.name if one.setting in ("source", "mixture") else f"data.{one.setting}"

@@ -78,6 +78,9 @@ class Data(Source):
     """Stage data: raw files to validated, split, fingerprinted rows."""
 
     source: str = Field(EMBEDDED_REVIEWS, description="film_reviews, a file, pattern, folder, Hub id, module:function")
+    chat: bool = Field(
+        False, description="send prompts that are plain texts through the chat template, as a user's message"
+    )
     mixture: list[Part] = Field([], description="several sources in place of source: [{source: …, weight: 2}, …]")
     max_rows: int | None = Field(None, ge=1, description="read no more rows of source; a Hub data set is then streamed")
     demonstrations: str | None = Field(None, description="demonstrations; default: the best completions of source")

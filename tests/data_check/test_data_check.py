@@ -36,9 +36,10 @@ def test_the_figures_are_those_of_pencil_and_paper(checked: Callable[..., dict[s
     assert found["contradictions"] == {"rejected": 0, "between_annotators": 0}
     assert found["sample"] == {"rows": 4, "of": 4, "seed": 0}
     assert found["samples"][0]["texts"][0] == {
-        "what": "rank 0",
+        "what": "chosen",
         "tokens": 37,
         "text": "What is two and two?Four, of course.<|end|>",
+        "answer_at": 20,
     }
 
 

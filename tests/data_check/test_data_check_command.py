@@ -44,7 +44,7 @@ def test_bad_rows_leave_with_2_and_everything_is_written_all_the_same(
     lines(tmp_path / "mine.jsonl", [*PAIRS, *[{"prompt": "x", "chosen": "y", "rejected": ""}] * 30])
     asked = ("--model", str(tiny_folder), "--json", "a.json", "--page", "a.html")
     assert call("mine.jsonl", "skip_bad=true", *asked) == 0
-    assert "sound: 30 rows set aside, as asked" in capsys.readouterr().out
+    assert "sound in form, 30 rows set aside, as asked" in capsys.readouterr().out
     assert call("mine.jsonl", *asked) == 2
     told = capsys.readouterr().out
     assert "not sound: see above\nset data.skip_bad=true to set these 30 of 34 rows aside\n" in told

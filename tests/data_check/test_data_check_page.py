@@ -93,6 +93,6 @@ def test_a_demonstration_and_a_prompt_are_shown_too(tiny_tokenizer: Any) -> None
         [Demonstration("d", "Hi", " there", "f:1"), Prompt("p", "Hi", "f:2")], tiny_tokenizer
     )
     assert [one["texts"] for one in shown] == [
-        [{"what": "demonstration", "tokens": 9, "text": "Hi there<|end|>"}],
-        [{"what": "prompt", "tokens": 2, "text": "Hi"}],
+        [{"what": "demonstration", "tokens": 9, "text": "Hi there<|end|>", "answer_at": 2}],
+        [{"what": "prompt", "tokens": 2, "text": "Hi", "answer_at": None}],
     ]
