@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
-from data.reading.flaws import UTF8_BOM, SourceRow, not_utf8, stop
+from data.reading.encodings import not_utf8
+from data.reading.flaws import UTF8_BOM, SourceRow, stop
 from data.reading.written import parsed, unfolded
 from data.schema import DataError, Problem
 

@@ -64,8 +64,3 @@ def called(value: object) -> str:
     """What a JSON value is called in a sentence."""
     names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "a text"}
     return names.get(type(value), "an object" if isinstance(value, dict) else f"a {type(value).__name__}")
-
-
-def not_utf8(file: str, line: int, error: UnicodeDecodeError) -> Problem:
-    byte = error.object[error.start]
-    return Problem(file, line, "line", f"byte 0x{byte:02x} is not UTF-8", "save the file as UTF-8")

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import IO, Any, NamedTuple
 
-from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, not_utf8, stop, too_deep
+from data.reading.encodings import not_utf8
+from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, stop, too_deep
 from data.reading.quick import quick_row
 from data.schema import DataError, Problem
 

@@ -16,10 +16,11 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from data.reading import llama_factory
 from data.reading.csv_rows import csv_rows
+from data.reading.encodings import UTF8, recoded
 from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, stop
 from data.reading.json_rows import json_array, json_lines
 from data.schema import DataError, Problem
@@ -34,10 +35,10 @@ FILE_ENDINGS = (*DATA_ENDINGS, ".tsv", ".txt", ".arrow", ".zip", ".xlsx")
 BUFFER = 1 << 18
 """Bytes that are read of a file at a time."""
 NOT_TEXT = {
-    b"\xff\xfe\0\0": ("it is UTF-32, not UTF-8", "save it as UTF-8"),
-    b"\0\0\xfe\xff": ("it is UTF-32, not UTF-8", "save it as UTF-8"),
-    b"\xff\xfe": ("it is UTF-16, not UTF-8", "save it as UTF-8"),
-    b"\xfe\xff": ("it is UTF-16, not UTF-8", "save it as UTF-8"),
+    b"\xff\xfe\0\0": ("it is UTF-32, not UTF-8", "set data.encoding=utf-32, or save it as UTF-8"),
+    b"\0\0\xfe\xff": ("it is UTF-32, not UTF-8", "set data.encoding=utf-32, or save it as UTF-8"),
+    b"\xff\xfe": ("it is UTF-16, not UTF-8", "set data.encoding=utf-16, or save it as UTF-8"),
+    b"\xfe\xff": ("it is UTF-16, not UTF-8", "set data.encoding=utf-16, or save it as UTF-8"),
     b"\x1f\x8b": ("it was compressed twice", "unpack it once (gunzip)"),
     b"PK\x03\x04": ("it is a zip archive or an Excel file", "unpack it, or export it as CSV"),
     b"BZh": ("it is compressed with bzip2", "unpack it, or use gzip"),
@@ -58,35 +59,46 @@ Watch = Callable[[IO[bytes], int], None]
 """Is told of every local file that is opened, and of its size in bytes, so that progress can be shown."""
 
 
+class Local(NamedTuple):
+    """How local files are read: who watches, and in which encoding texts are."""
+
+    watch: Watch | None
+    encoding: str
+
+
 def read(
-    source: str, problems: list[Problem], max_rows: int | None = None, watch: Watch | None = None
+    source: str,
+    problems: list[Problem],
+    max_rows: int | None = None,
+    watch: Watch | None = None,
+    encoding: str = "utf-8",
 ) -> Iterator[SourceRow]:
     """Yield the rows of `source`, the first `max_rows` if given; append a Problem for each row that cannot be read, which
     is yielded as None.
 
     `source` is a path, a pattern such as data/*.jsonl, a folder (saved by `datasets`, or of data files),
     `org/name[:config][@revision][#split]` on the Hub, or `module:function`, which is called without arguments and
-    yields dictionaries. A saved data set takes `#split` too, a folder with LLaMA-Factory's dataset_info.json `#name` of
+    yields dictionaries. Texts of local files are in `encoding`. A saved data set takes `#split` too, a folder with LLaMA-Factory's dataset_info.json `#name` of
     an entry in it. An existing path comes before the other meanings.
     Raises DataError where reading cannot go on (no such file, not text, cut off); problems found before are not in it.
     """
-    return islice(_read(source, problems, max_rows is not None, watch), max_rows)
+    return islice(_read(source, problems, max_rows is not None, Local(watch, encoding)), max_rows)
 
 
-def _read(source: str, problems: list[Problem], streaming: bool, watch: Watch | None) -> Iterator[SourceRow]:
+def _read(source: str, problems: list[Problem], streaming: bool, local: Local) -> Iterator[SourceRow]:
     path = Path(source).expanduser()
     folder = Path(source.partition("#")[0]).expanduser()
     if entry := listed(source):
-        for row in _read(entry.source, problems, streaming, watch):
+        for row in _read(entry.source, problems, streaming, local):
             yield row if row.row is None else row._replace(row=entry.row(row.row))
     elif path.is_file():
-        yield from _read_file(path, source, problems, watch)
+        yield from _read_file(path, source, problems, local)
     elif _is_saved(folder):
         yield from _checked(_saved(folder, source), source, problems)
     elif path.is_dir():
-        yield from _read_files(path.rglob("*"), source, problems, watch)
+        yield from _read_files(path.rglob("*"), source, problems, local)
     elif glob.has_magic(source.partition("#")[0]):
-        yield from _read_files(map(Path, glob.iglob(str(path), recursive=True)), source, problems, watch)
+        yield from _read_files(map(Path, glob.iglob(str(path), recursive=True)), source, problems, local)
     elif match := ADAPTER.fullmatch(source):
         yield from _checked(_adapter(source), source, problems)
     elif not _names_a_file(source) and (match := HUB.fullmatch(source)):
@@ -106,16 +118,14 @@ def _is_saved(folder: Path) -> bool:
     return folder.is_dir() and any((folder / name).is_file() for name in SAVED)
 
 
-def _read_files(
-    paths: Iterable[Path], source: str, problems: list[Problem], watch: Watch | None
-) -> Iterator[SourceRow]:
+def _read_files(paths: Iterable[Path], source: str, problems: list[Problem], local: Local) -> Iterator[SourceRow]:
     """Rows of several files in the order of their names. A file that cannot be read to its end stops all of them."""
     files = sorted(path for path in paths if path.is_file() and path.suffix.lower() in DATA_ENDINGS)
     if not files:
         fix = f"name files that end in {', '.join(DATA_ENDINGS)}, or a folder written by datasets' save_to_disk"
         stop(source, None, "file", "there is no data file in it", fix)
     for path in files:
-        yield from _read_file(path, str(path), problems, watch)
+        yield from _read_file(path, str(path), problems, local)
 
 
 def _names_a_file(source: str) -> bool:
@@ -131,11 +141,11 @@ def _similar_file(path: Path) -> str:
 # Files
 
 
-def _read_file(path: Path, file: str, problems: list[Problem], watch: Watch | None) -> Iterator[SourceRow]:
+def _read_file(path: Path, file: str, problems: list[Problem], local: Local) -> Iterator[SourceRow]:
     try:
         with path.open("rb", buffering=BUFFER) as raw:
-            if watch is not None:
-                watch(raw, path.stat().st_size)
+            if local.watch is not None:
+                local.watch(raw, path.stat().st_size)
             magic = raw.read(4)
             raw.seek(0)
             if magic == b"PAR1":
@@ -144,6 +154,8 @@ def _read_file(path: Path, file: str, problems: list[Problem], watch: Watch | No
             stream: IO[bytes] = raw
             if magic.startswith(b"\x1f\x8b"):
                 stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), BUFFER)  # type: ignore[arg-type]
+            if local.encoding.lower() not in UTF8:
+                stream = recoded(stream, local.encoding, file)
             reader = _container(stream, file)
             rows = reader(stream, file, problems)
             first = next(rows, None)
@@ -169,7 +181,13 @@ def _container(stream: IO[bytes], file: str) -> Reader:
     if head[257:262] == b"ustar":
         stop(file, None, "file", "it is a tar archive", "unpack it and name the file inside")
     if b"\0" in head:
-        stop(file, None, "file", "it holds NUL bytes: UTF-16 or no text at all", "save it as UTF-8 text")
+        stop(
+            file,
+            None,
+            "file",
+            "it holds NUL bytes: UTF-16 or no text at all",
+            "set data.encoding=utf-16-le, or save it as UTF-8 text",
+        )
     begin = head.removeprefix(UTF8_BOM).lstrip()
     while not begin and (more := stream.read(4096)):
         begin = more.lstrip()

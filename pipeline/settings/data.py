@@ -27,6 +27,7 @@ class Source(Section):
     columns: dict[str, str] = Field({}, description="our field names to the source's, {prompt: question}")
     ignore: list[str] = Field([], description="columns that nobody reads and that may go, such as [notes]")
     keep: list[str] = Field([], description="columns kept beside the prompts, for reward functions, such as [answer]")
+    encoding: str = Field("utf-8", description="encoding of text files, by Python's names, such as gb18030 or cp1252")
     map: str | None = Field(None, description="module:function that makes of a row another, several, or None")
     axis: str | None = Field(None, description="which of several judgements in a row counts, such as helpfulness")
     tie_gap: float = Field(0.0, ge=0, description="ratings nearer than this to the best of a tier are tied")
