@@ -1,8 +1,10 @@
 """How does a result take its place? Made in a partial folder, then renamed whole, the manifest written last."""
 
+import hashlib
 import json
 import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,9 @@ from pipeline.artifacts.manifest import CONTRACT, Manifest, git_commit, librarie
 from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, check_replaceable, clear
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
+
+BELOW_RUNS = re.compile(rb'"/[^"]*/(runs/[^"]*)"')
+"""A whole path into runs/, in JSON; what is behind the machine's part of it is the same everywhere."""
 
 
 def working_folder(run: Run, stage: str, config: Config) -> Path:
@@ -117,13 +122,17 @@ def publish(
 
 
 def _files(made: Path) -> list[dict[str, Any]]:
-    """Path, size and hash of every file, but for a manifest that an attempt left which was killed while publishing."""
+    """Path, size and hash of every file, but for a manifest that an attempt left which was killed while publishing. An adapter's
+    settings name its base by the whole path, so they have a second hash, "identity", that is the same on every machine."""
     own = (made / MANIFEST, made / f"{MANIFEST}.tmp")
-    return [
-        {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(made.rglob("*"))
-        if path.is_file() and path not in own
-    ]
+    found = []
+    for path in sorted(path for path in made.rglob("*") if path.is_file() and path not in own):
+        item = {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
+        if path.name == "adapter_config.json":
+            here = BELOW_RUNS.sub(rb'"\1"', path.read_bytes())
+            item["identity"] = hashlib.sha256(here).hexdigest()
+        found.append(item)
+    return found
 
 
 def _flush(made: Path) -> None:

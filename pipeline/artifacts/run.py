@@ -110,7 +110,7 @@ class Run:
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}: {self.remedy(stage)}")
-        return digest([[item["path"], item["sha256"]] for item in found.files])
+        return digest([[item["path"], item.get("identity", item["sha256"])] for item in found.files])
 
     def held(self, stage: str) -> AbstractContextManager[None]:
         """Within the block this run makes the stage, and no other process may. Raises ArtifactError that names who does."""

@@ -171,7 +171,8 @@ class Watching:
     def scored(self) -> None:
         """Figures of each reward function over this iteration's completions, of all processes."""
         every: list[dict[str, Counted]] = gather_object([self.score.taken()])
-        self.of_functions = figures_of({name: sum((one[name] for one in every), Counted()) for name in every[0]})
+        names = dict.fromkeys(name for one in every for name in one)
+        self.of_functions = figures_of({n: sum((one.get(n, Counted()) for one in every), Counted()) for n in names})
 
     def log(self, figures: dict[str, float]) -> None:
         figures = figures | self.of_functions

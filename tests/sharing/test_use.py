@@ -25,9 +25,10 @@ COMMANDS = [line for language, block in BLOCKS if not language for line in block
 
 
 def test_every_block_of_python_runs(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(PYTHON) == 5
-    for block in PYTHON:
-        exec(compile(block, "docs/use.md", "exec"), {})
+    readme = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(PYTHON) == 5 and len(readme) == 1
+    for block in [*PYTHON, *readme]:
+        exec(compile(block, "a page", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) >= 3
 
 
