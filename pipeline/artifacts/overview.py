@@ -21,7 +21,7 @@ from pipeline.artifacts.reproduce import ROOT
 from pipeline.artifacts.run import Run
 from pipeline.graph import STAGES
 from pipeline.settings.config import Config, ConfigError
-from pipeline.settings.deciding import Difference, differences, shown
+from pipeline.settings.deciding import ABSENT, Difference, differences, shown
 from pipeline.settings.recipe import load
 
 MOST = 12  # settings that differ between runs, or of one stage from its recipe, before the rest is counted
@@ -145,7 +145,7 @@ def _kept(run: Run) -> Iterator[list[str]]:
             found, told = _manifest(path), ""
             if isinstance(live, Manifest) and isinstance(found, Manifest):
                 others = differences(live.config["settings"], found.config["settings"])
-                told = _settings(others) or "of other parents or files"
+                told = _settings(others) or _parents(live, found)
             yield _row(f".kept/{path.name}", path, told)
     for path in _unknown(run):
         yield [f".kept/{path.name}", "not a former result that can be read", "", size_words(_size(path)), ""]
@@ -218,8 +218,15 @@ def _recipes(run: Run) -> str:
 
 
 def _settings(found: Sequence[Difference]) -> str:
-    told = [f"{one.name}={shown(one.now)}" for one in found[:MOST]]
-    return " ".join([*told, f"and {len(found) - MOST} more"] if len(found) > MOST else told)
+    told = [f"{one.name}={shown(one.now)}" for one in found if one.now is not ABSENT]
+    return " ".join([*told[:MOST], f"and {len(told) - MOST} more"] if len(told) > MOST else told)
+
+
+def _parents(live: Manifest, kept: Manifest) -> str:
+    """Of what a kept result was made, where its settings are those of the one that is there."""
+    now = {parent["role"]: parent["sha256"] for parent in live.parents}
+    others = [parent["role"] for parent in kept.parents if now.get(parent["role"]) != parent["sha256"]]
+    return f"made of another {', '.join(others)}" if others else "made of other files"
 
 
 def _between(found: Sequence[Run]) -> list[list[str]]:

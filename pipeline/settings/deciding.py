@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.settings.recipe import every_field
 
+ABSENT = object()
 LONGEST = 60  # characters of a value, in a sentence
 
 
@@ -44,11 +45,15 @@ class Difference:
     """A setting that is one thing here and another there; `words` is "ppo.kl_coef 0.1 → 0.05"."""
 
     name: str
-    before: Any
+    before: Any  # ABSENT: another version made it, which had no such setting
     now: Any
 
     @property
     def words(self) -> str:
+        if self.before is ABSENT:
+            return f"{self.name} is a new setting ({shown(self.now)})"
+        if self.now is ABSENT:
+            return f"{self.name} is no setting any more (it was {shown(self.before)})"
         return f"{self.name} {shown(self.before)} → {shown(self.now)}"
 
 
@@ -57,9 +62,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     old, new = dict(_leaves(before)), dict(_leaves(now))
     names = [*new, *(name for name in old if name not in new)]
     return [
-        Difference(name, old.get(name), new.get(name))
+        Difference(name, old.get(name, ABSENT), new.get(name, ABSENT))
         for name in names
-        if old.get(name) != new.get(name) and name not in observers()
+        if old.get(name, ABSENT) != new.get(name, ABSENT) and name not in observers()
     ]
 
 

@@ -23,7 +23,13 @@ def coefficient(value: float) -> Config:
 
 def walk(run: Run, config: Config) -> None:
     for stage in ("data", "sft", "reward", "ppo", "compare"):
-        make(run, stage, config, text=f"{stage} {config.ppo.kl_coef}\n", gate=BAD if stage == "ppo" else GOOD)
+        make(
+            run,
+            stage,
+            config,
+            text=f"{stage} {config.ppo.kl_coef * (stage in ('ppo', 'compare'))}\n",
+            gate=BAD if stage == "ppo" else GOOD,
+        )
 
 
 def listed(**more: Any) -> list[str]:
@@ -58,7 +64,7 @@ def test_stages_gates_times_and_what_is_kept(run: Run) -> None:
     (ppo,) = [one for one in lines if ".kept/ppo-" in one]
     assert ppo.endswith("ppo.kl_coef=0.1") and "gate fail" in ppo and " kB " in ppo
     (comparison,) = [one for one in lines if ".kept/compare-" in one]
-    assert comparison.endswith("of other parents or files")
+    assert comparison.endswith("made of another ppo")
     assert not any(one.startswith("settings that differ") for one in lines)
 
 

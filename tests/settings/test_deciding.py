@@ -61,6 +61,9 @@ def test_what_differs_is_named_with_both_values() -> None:
     before, after = Config(), Config(ppo=PPO(kl_coef=0.1, save_steps=77))
     (one,) = differences(section_values(before, "ppo"), section_values(after, "ppo"))
     assert one.words == "ppo.kl_coef 0.05 → 0.1"
+    assert [one.words for one in differences({"a": {"gone": 1}}, {"a": {"new": None}})] == [
+        "a.new is a new setting (null)", "a.gone is no setting any more (it was 1)",
+    ]  # fmt: skip
     names = [one.name for one in differences({"a": {"b": 1, "gone": 2}, "c": [1]}, {"a": {"b": 1, "new": 3}, "c": [2]})]
     assert names == ["a.new", "c", "a.gone"]
 
