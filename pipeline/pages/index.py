@@ -3,6 +3,7 @@
 Written anew whenever a stage or an inspection is; every page of the run links back to it.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,9 @@ def write(run: Run) -> Path:
         look=f"{reproduce.commands(run.name, {'inspect': (given, 1)})} PROMPT=…",
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "index.html", page)
+    own = folder / f".index-{os.getpid()}.html"  # two processes may work in one run, each on its own stage
+    write_text(own, page)
+    own.replace(folder / "index.html")
     return folder / "index.html"
 
 
@@ -101,14 +104,21 @@ def _stage_of(folder: str) -> str:
 
 def _given(run: Run) -> dict[str, Any]:
     """What the command line of the stage that was made last was given, so that the commands shown are of this run's recipe."""
-    paths = sorted((run.root / run.name).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+    paths = sorted((run.root / run.name).glob(f"*/{MANIFEST}"), key=_when)
     for path in reversed(paths):
         try:
             if (given := manifest.read(path).command) is not None:
                 return given
-        except ValueError:
+        except (OSError, ValueError):  # moved meanwhile, or not one of ours
             continue
     return {"recipe": "recipes/film_reviews.yaml", "overrides": []}
+
+
+def _when(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # moved meanwhile
+        return 0.0
 
 
 def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:

@@ -308,3 +308,12 @@ def test_what_other_processes_of_a_launch_see_is_what_the_main_one_does(run: Run
     assert due("data", Config(seed=3), other)
     with pytest.raises(ArtifactError, match="no finished data"):
         due("sft", Config(), dataclasses.replace(other, name="empty"))
+
+
+def test_the_last_three_are_those_that_were_replaced_last_not_made_last(run: Run) -> None:
+    for seed in range(3):
+        make(run, config=Config(seed=seed), text=f"{seed}")
+    assert not due("data", Config(seed=0), run)
+    for seed in (3, 4):
+        make(run, config=Config(seed=seed), text=f"{seed}")
+    assert [(path / "rows.jsonl").read_text() for path in kept.contents(run).kept["data"]] == ["3", "0", "2"]
