@@ -1,6 +1,6 @@
 # RLHF in stages. `make help` lists what there is; every stage is also `python -m pipeline STAGE RECIPE [key=value ...]`.
 
-RECIPE ?= recipes/film_reviews.yaml
+RECIPE ?= $(if $(DATA),recipes/own_data.yaml,recipes/film_reviews.yaml)
 RUN    ?= $(if $(DATA)$(filter-out recipes/film_reviews.yaml,$(RECIPE)),$(basename $(notdir $(RECIPE))),demo)
 SET    ?=
 NPROC  ?= 1
@@ -15,18 +15,31 @@ YES    ?=
 TO     ?=
 
 BIN    := .venv/bin
-CALL    = $(BIN)/python -m pipeline
+CALL    = PIPELINE_CALLER=make $(BIN)/python -m pipeline
 COMMA  := ,
 SPACE  := $() $()
+OPEN   := (
 quoted  = '$(subst ','\'',$(1))'
-ARGS    = $(RECIPE) $(if $(DATA),data.source=$(call quoted,$(DATA))) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC)
+FROM    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
+ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC)
 ONE     = $(if $(filter command,$(origin RUN)),--run $(call quoted,$(RUN)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+TARGETS := $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: $(TARGETS)
+
+# A word that is no target, or a variable that nothing here reads, is refused before anything starts: pipeline/words.py says what was meant.
+OURS   := BIN CALL COMMA SPACE OPEN FROM ARGS ONE NAMED MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
+KNOWN  := $(filter-out $(OURS),$(shell grep -oE '[$$][$(OPEN)$$]?[A-Z_]{3,}|^[A-Z]+ *[?]=' $(firstword $(MAKEFILE_LIST)) | tr -cd 'A-Z_\n' | sort -u))
+GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+ifneq ($(filter-out $(TARGETS) .venv/ready,$(MAKECMDGOALS))$(filter-out $(KNOWN) MAKE% -%,$(GIVEN)),)
+$(shell $(PYTHON) -m pipeline.words $(foreach goal,$(MAKECMDGOALS),$(call quoted,$(goal))) \
+  -- $(TARGETS) -- $(KNOWN) -- $(foreach name,$(GIVEN),$(call quoted,$(name)=$($(name)))) >&2)
+$(error nothing was started)
+endif
 
 ##@ Set up
 
@@ -48,9 +61,11 @@ smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@rm -rf runs/smoke
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
 
-clean: ## remove runs and caches, not the environment
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache *.egg-info
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+clean: ## remove all runs and the caches of tools, not the environment and not what was downloaded; asks (YES=1: does not)
+	@$(PYTHON) -m pipeline.artifacts.cleaning $(if $(YES),--yes)
+
+clean-runs: ## remove one run, RUN=name; asks (YES=1: does not)
+	@$(PYTHON) -m pipeline.artifacts.cleaning $(if $(YES),--yes) $(or $(ONE),--no-run)
 
 ##@ Stages
 
@@ -94,13 +109,13 @@ best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt
 
 ##@ Look
 
-data-check: .venv/ready ## what is in DATA, before anything trains (FORMAT=, MODEL=); writes runs/data-check.html
-	@test -n $(call quoted,$(DATA)) || { echo 'error: DATA is empty; write make data-check DATA=my_preferences.jsonl' >&2; exit 2; }
-	@$(CALL) data-check $(call quoted,$(DATA)) $(if $(FORMAT),format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's settings (FORMAT=, MODEL=); writes runs/data-check.html
+	@$(CALL) data-check $(call quoted,$(or $(DATA),$(RECIPE))) $(if $(DATA),--recipe $(call quoted,$(RECIPE))) \
+	  $(if $(FORMAT),data.format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  --json runs/data-check.json --page runs/data-check.html
 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
-	@$(CALL) inspect $(RECIPE) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION")
 
 runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept

@@ -1,6 +1,9 @@
 """The command line: python -m pipeline STAGE RECIPE [key=value …], and nothing else. Imports a stage only when it runs."""
 
+import os
 import sys
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +11,11 @@ import typer
 
 from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
+from pipeline.commands import CALLER, Call
 from pipeline.graph import STAGES, Stage, command_name
-from pipeline.running import guarded, make, make_all
+from pipeline.running import FURTHER_SEED, guarded, make, make_all, make_share
 from pipeline.settings import listing
+from pipeline.settings.config import ConfigError
 from pipeline.settings.recipe import load
 
 app = typer.Typer(
@@ -32,20 +37,23 @@ Processes = Annotated[
     int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="training seeds: the recipe's, and those that follow it")]
-Further = Annotated[int, typer.Option("--further-seed", min=0, hidden=True, envvar="PIPELINE_FURTHER_SEED")]
+
+
+def called(
+    asked: str, recipe: Path, overrides: list[str] | None, run: str | None, nproc: int = 1, seeds: int = 1
+) -> Call:
+    return Call.of(recipe, run or recipe.stem, overrides or [], nproc=nproc, seeds=seeds, asked=asked)
 
 
 def command(record: Stage) -> None:
     """Put a stage on the command line."""
     stage = record.name
 
-    def start(
-        recipe: Path, overrides: list[str] | None, run: str | None, nproc: int, seeds: int = 1, further: int = 0
-    ) -> None:
-        guarded(lambda: make(stage, recipe, overrides or [], run or recipe.stem, nproc, seeds, further))
+    def start(call: Call) -> None:
+        guarded(lambda: make_share(stage, call) if FURTHER_SEED in os.environ else make(stage, call))
 
     def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
-        start(recipe, overrides, run, nproc)
+        start(called(stage, recipe, overrides, run, nproc))
 
     def seeded(
         recipe: Recipe,
@@ -53,9 +61,8 @@ def command(record: Stage) -> None:
         run: Name = None,
         nproc: Processes = 1,
         seeds: Seeds = 1,
-        further: Further = 0,
     ) -> None:
-        start(recipe, overrides, run, nproc, seeds, further)
+        start(called(stage, recipe, overrides, run, nproc, seeds))
 
     # a short help that is given is not cut
     app.command(command_name(stage), help=record.help, short_help=record.help)(seeded if record.seeded else entry)
@@ -72,7 +79,7 @@ ALL = "All stages, one after another; those up to date are passed over."
 def everything(
     recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, seeds: Seeds = 1
 ) -> None:
-    guarded(lambda: make_all(recipe, overrides or [], run or recipe.stem, nproc, seeds))
+    guarded(lambda: make_all(called("all", recipe, overrides, run, nproc, seeds)))
 
 
 CHECK = "What is in a source of data and what is wrong with it; nothing trains."
@@ -81,7 +88,10 @@ CHECK = "What is in a source of data and what is wrong with it; nothing trains."
 @app.command("data-check", help=CHECK, short_help=CHECK)
 def data_check(
     source: Annotated[
-        str, typer.Argument(help="a file, pattern, folder, Hub id or module:function", show_default=False)
+        str,
+        typer.Argument(
+            help="a file, pattern, folder, Hub id or module:function; or a recipe, for its own", show_default=False
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -90,11 +100,14 @@ def data_check(
     model: Annotated[str | None, typer.Option(help="whose tokenizer counts; default: the embedded model's")] = None,
     to: Annotated[Path | None, typer.Option("--json", help="write all figures to this file")] = None,
     page: Annotated[Path | None, typer.Option(help="write a page to this file")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="judge as a run of this recipe would, by its max_length and the like")
+    ] = None,
 ) -> None:
     def work() -> None:
         from pipeline.data_check import check as data_check
 
-        if not data_check.run(source, overrides or [], model, to, page):
+        if not data_check.run(source, overrides or [], model, to, page, recipe):
             sys.exit(2)
 
     guarded(work)
@@ -121,7 +134,7 @@ def to_the_hub(
     def work() -> None:
         from pipeline.sharing.push import push
 
-        push(Run(run), model, to, private=private, dry=dry, report=report, license=license, force=force)
+        push(Run(run).as_made(), model, to, private=private, dry=dry, report=report, license=license, force=force)
 
     guarded(work)
 
@@ -140,13 +153,21 @@ def look_inside(
     run: Name = None,
 ) -> None:
     def work() -> None:
-        config = load(recipe, overrides or [])
+        given = [
+            ("MODEL", model if model != "ppo" else ""),
+            ("PROMPT", prompt if prompt.strip() else "A funny"),
+            ("COMPLETION", completion or ""),
+        ]
+        call = replace(called("inspect", recipe, overrides, run), options=tuple(one for one in given if one[1]))
+        config = load(recipe, call.overrides)
+        if not prompt.strip():
+            raise ConfigError(f"the prompt is empty; give a text, or the id of a held-out prompt; run: {call.again()}")
         from pipeline.training.context import quiet
 
         quiet()  # first: libraries talk while they are imported
         from pipeline.inspect import look as inspect
 
-        print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed)}")
+        print(f"inspect: {inspect.run(config, Run(call.run, call=call), prompt, completion, model, seed)}")
 
     guarded(work)
 
@@ -168,11 +189,39 @@ def prune(
     guarded(lambda: overview.prune_asked(run, yes))
 
 
-@app.command("settings", help="Every setting with its default and meaning.")
+SETTINGS = "Every setting with its default and meaning, or those of one section."
+
+
+@app.command("settings", help=SETTINGS, short_help=SETTINGS)
 def settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="as the page docs/settings.md")] = False,
+    section: Annotated[str, typer.Argument(help="such as ppo or compare.generation", show_default=False)] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="all, as the page docs/settings.md")] = False,
 ) -> None:
-    print(listing.markdown() if markdown else "\n".join(listing.lines()), end="" if markdown else "\n")
+    def work() -> None:
+        print(listing.markdown() if markdown else "\n".join(listing.lines(section)), end="" if markdown else "\n")
+
+    guarded(work)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rlhf-pipeline {metadata.version('rlhf-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="say which version this is", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def rlhf() -> None:
+    """The console script of that name; what it starts, and the commands in its messages, go by it."""
+    os.environ.setdefault(CALLER, "rlhf")
+    app(prog_name="rlhf")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, parents, read_by
 from pipeline.artifacts.kept import taken_back
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.reproduce import given
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
+from pipeline.commands import Call
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
+
+FURTHER_SEED, ASKED = "PIPELINE_FURTHER_SEED", "PIPELINE_ASKED"  # the environment of one process among several
 
 
 def user_errors() -> tuple[type[Exception], ...]:
@@ -72,6 +75,9 @@ def due(stage: str, config: Config, run: Run) -> bool:
         return False
     if not STAGES[stage].one_process:
         config.check_stage(stage, run.world_size)
+    if stage == "gold" and not config.data.gold_fraction:
+        remedy = run.remedy("data", "sft", "reward", "gold", adding=["data.gold_fraction=0.5"])
+        raise ConfigError(f"data.gold_fraction: it is 0, so no rankings are set aside for a gold model; {remedy}")
     for parent in read_by(run, stage, config):
         run.identity(parent)
     return True
@@ -83,11 +89,10 @@ def _tell_up_to_date(stage: str, run: Run, done: Manifest) -> None:
         _write_index(run)  # it may have been taken back
 
 
-def due_seed(config: Config, name: str, nproc: int, stage: str, further: int) -> bool:
+def due_seed(config: Config, call: Call, stage: str, further: int) -> bool:
     """Whether the stage is to be made with the seed `further` after the recipe's."""
-    return due(
-        stage, *with_seed(stage, config, Run(name, world_size=1 if STAGES[stage].one_process else nproc), further)
-    )
+    world = 1 if STAGES[stage].one_process else call.nproc
+    return due(stage, *with_seed(stage, config, Run(call.run, world_size=world, call=call), further))
 
 
 def missing_baselines(config: Config, name: str) -> list[str]:
@@ -96,15 +101,10 @@ def missing_baselines(config: Config, name: str) -> list[str]:
 
 
 def run_stage(
-    stage: str,
-    config: Config,
-    name: str,
-    command: dict[str, Any] | None = None,
-    further: int = 0,
-    told: bool = False,
+    stage: str, config: Config, name: str, call: Call | None = None, further: int = 0, told: bool = False
 ) -> None:
-    """Make one stage, unless it is up to date. `command` is what its manifest keeps of the command line; `further` seeds
-    after the recipe's, it is made beside its own folder. `told`: what it replaces was said by who called it."""
+    """Make one stage, unless it is up to date. `call` is the command line that asked for it, if one did; `further` seeds after
+    the recipe's, it is made beside its own folder. `told`: what it replaces was said by who called it."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     expected = int(os.environ.get("PIPELINE_NPROC", str(world)))
     if world != expected:
@@ -113,12 +113,12 @@ def run_stage(
         )
     if world > 1 and STAGES[stage].one_process:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
-    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, command=command)
+    run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, call=call)
     config, run = with_seed(stage, config, run, further)
     if not due(stage, config, run):
         return
     if run.main_process and not told and (world == 1 or "PIPELINE_NPROC" not in os.environ):
-        _tell_what_is_replaced([(stage, config, run)], command)
+        _tell_what_is_replaced([(stage, config, run)], call)
     with run.held(stage):
         done = finished(run, stage, config)  # another process may have made it meanwhile
         if done is None:
@@ -131,8 +131,8 @@ def run_stage(
             _tell_up_to_date(stage, run, done)
 
 
-def _tell_what_is_replaced(steps: Sequence[Step], command: dict[str, Any] | None) -> None:
-    if (sentence := announcement(steps, command)) is not None:
+def _tell_what_is_replaced(steps: Sequence[Step], call: Call | None) -> None:
+    if (sentence := announcement(steps, None if call is None else call.given())) is not None:
         print(sentence, flush=True)
 
 
@@ -149,48 +149,54 @@ def _write_index(run: Run) -> None:
     importlib.import_module("pipeline.pages.index").write(run)
 
 
-def make(
-    stage: str,
-    recipe: Path,
-    overrides: list[str],
-    run: str,
-    nproc: int = 1,
-    seeds: int = 1,
-    further: int = 0,
-    told: bool = False,
-) -> None:
-    """Make a stage of run `run` as the command line asks: with the baselines that a comparison lacks before it, with `seeds`
-    training seeds or the seed `further` after the recipe's, in `nproc` processes; what it replaces is said first, unless it was `told`. Exits with the code of what failed."""
-    config = load(recipe, overrides)
-    if nproc > 1 and stage == "rloo":
-        raise ConfigError(f"rloo is the work of one process, and {nproc} were asked for; leave out NPROC")
-    first = missing_baselines(config, run) if stage == "compare" else []
+def make(stage: str, call: Call) -> None:
+    """Make a stage as the command line asks: with the baselines that a comparison lacks before it, with several training seeds,
+    in several processes. Exits with the code of what failed."""
+    config = load(call.recipe, call.overrides)
+    if call.nproc > 1 and stage == "rloo":
+        alone = replace(call, nproc=1).again()
+        raise ConfigError(f"rloo is the work of one process, and {call.nproc} were asked for; run: {alone}")
+    first = missing_baselines(config, call.run) if stage == "compare" else []
     if first:
         print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
-    if first or seeds > 1:
-        chain([*first, stage], recipe, overrides, config, run, nproc, seeds)
-    elif nproc > 1 and not STAGES[stage].one_process:
-        if due_seed(config, run, nproc, stage, further):
-            if not told:
-                step = (stage, *with_seed(stage, config, Run(run), further))
-                _tell_what_is_replaced([step], given(recipe, overrides))
-            launch(stage, recipe, overrides, run, nproc, further)
+    if first or call.seeds > 1:
+        chain([*first, stage], call, config)
     else:
-        run_stage(stage, config, run, given(recipe, overrides), further, told)
+        make_one(stage, call, 0)
+
+
+def make_one(stage: str, call: Call, further: int, told: bool = False) -> None:
+    """Make one stage with the seed `further` after the recipe's, in as many processes as `call` has; what it replaces is said first,
+    unless it was `told`."""
+    config = load(call.recipe, call.overrides)
+    if call.nproc == 1 or STAGES[stage].one_process:
+        run_stage(stage, config, call.run, call, further, told)
+    elif due_seed(config, call, stage, further):
+        if not told:
+            _tell_what_is_replaced([(stage, *with_seed(stage, config, Run(call.run), further))], call)
+        launch(stage, call, further)
+
+
+def make_share(stage: str, call: Call) -> None:
+    """What one process among those of `launch` does: by the environment it is told how many they are, which seed is its own, and
+    what was asked for in the first place."""
+    asked, _, seeds = os.environ.get(ASKED, f"{stage} 1").rpartition(" ")
+    call = replace(call, nproc=int(os.environ.get("PIPELINE_NPROC", "1")), asked=asked, seeds=int(seeds))
+    run_stage(stage, load(call.recipe, call.overrides), call.run, call, int(os.environ[FURTHER_SEED]))
 
 
 def make_guarded(*arguments: Any) -> None:
-    """`make`, a user's mistakes as sentences."""
-    guarded(lambda: make(*arguments))
+    """`make_one`, a user's mistakes as sentences."""
+    guarded(lambda: make_one(*arguments))
 
 
-def make_all(recipe: Path, overrides: list[str], run: str, nproc: int, seeds: int) -> None:
+def make_all(call: Call) -> None:
     """Make every stage of the walk that is due, and stage gold where rankings are set aside for it."""
-    config = load(recipe, overrides)
+    config = load(call.recipe, call.overrides)
     stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
     if config.data.gold_fraction and config.compare.gold is None:
         stages.insert(stages.index("compare"), "gold")
-    chain(stages, recipe, overrides, config, run, nproc, seeds)
+    chain(stages, call, config)
 
 
 def _environment(nproc: int) -> dict[str, str]:
@@ -204,14 +210,14 @@ def _environment(nproc: int) -> dict[str, str]:
     }
 
 
-def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int, further: int = 0) -> None:
-    """Run one stage in `nproc` processes; exits with the stage's code.
+def launch(stage: str, call: Call, further: int = 0) -> None:
+    """Run one stage in as many processes as `call` has; exits with the stage's code.
 
     accelerate launch starts them on GPUs; on CPU it would start one process where no MPI is installed, so torchrun does.
     """
     import torch
 
-    call = ["-m", "pipeline", stage, str(recipe), *overrides]
+    ours = ["-m", "pipeline", stage, call.recipe, *call.overrides]
     if torch.cuda.is_available():
         launcher = [
             "-m",
@@ -219,33 +225,31 @@ def launch(stage: str, recipe: Path, overrides: list[str], run: str, nproc: int,
             "--num_machines",
             "1",
             "--num_processes",
-            str(nproc),
+            str(call.nproc),
             "--multi_gpu",
         ]
     else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(nproc)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(call.nproc)]
     # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
-    ours = {"PIPELINE_RUN": run, "PIPELINE_FURTHER_SEED": str(further)}
-    started = subprocess.Popen([sys.executable, *launcher, *call], env=_environment(nproc) | ours)
+    told = {"PIPELINE_RUN": call.run, FURTHER_SEED: str(further), ASKED: f"{call.asked} {call.seeds}"}
+    started = subprocess.Popen([sys.executable, *launcher, *ours], env=_environment(call.nproc) | told)
     with _ending_too(started, started.wait):
         returned = started.wait()
     sys.exit(_code(returned))
 
 
-def chain(
-    stages: Sequence[str], recipe: Path, overrides: list[str], config: Config, run: str, nproc: int, seeds: int
-) -> None:
+def chain(stages: Sequence[str], call: Call, config: Config) -> None:
     """Make the stages that are due, each in a process of its own, those that are seeded once a seed; what they replace is said before
     the first of them starts. Exits with the code of the first that fails."""
-    todo = [(stage, further) for stage in stages for further in range(seeds if STAGES[stage].seeded else 1)]
+    todo = [(stage, further) for stage in stages for further in range(call.seeds if STAGES[stage].seeded else 1)]
     told = False
     for number, (stage, further) in enumerate(todo):
-        if due_seed(config, run, nproc, stage, further):
+        if due_seed(config, call, stage, further):
             if not told:
-                steps = [(stage, *with_seed(stage, config, Run(run), further)) for stage, further in todo[number:]]
-                _tell_what_is_replaced(steps, given(recipe, overrides))
+                steps = [(stage, *with_seed(stage, config, Run(call.run), further)) for stage, further in todo[number:]]
+                _tell_what_is_replaced(steps, call)
             told = True
-            if returned := in_a_process(make_guarded, stage, recipe, overrides, run, nproc, 1, further, told):
+            if returned := in_a_process(make_guarded, stage, call, further, told):
                 sys.exit(_code(returned))
 
 

@@ -192,7 +192,7 @@ def _start_vllm(roles: Roles, folder: str | Path, settings: EngineSettings) -> t
         if error.name != "vllm":
             raise
         raise BackboneError(
-            "ppo.engine: vllm needs the package vllm, which is not installed; run: pip install -e '.[vllm]'"
+            "ppo.engine: vllm needs the package vllm, which is not installed; install this project's extra vllm, or set ppo.engine=transformers"
         ) from None
     llm = LLM(
         model=str(folder),

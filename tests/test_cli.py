@@ -19,11 +19,13 @@ from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
+from pipeline.commands import Call
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
 from pipeline.settings.config import Config, ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC")
+CALL = Call("r.yaml", "name", ("seed=1",), nproc=2)
 
 
 def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -85,12 +87,12 @@ def test_a_stage_explains_itself(tmp_path: Path) -> None:
         (["ppo", "nowhere.yaml"], ["nowhere.yaml: no such recipe"]),
         (["data", "try.yaml", "ppo.kl_coeff=1"], ["ppo.kl_coeff=1: ", "did you mean ppo.kl_coef?"]),
         (["all", "try.yaml", "seed=x"], ["seed=x: seed: ", "integer"]),
-        (["sft", "try.yaml"], ['no finished data in runs/try: run "make data RUN=try"']),
-        (["reward", "try.yaml", "--run", "other"], ['no finished data in runs/other: run "make data RUN=other"']),
+        (["sft", "try.yaml"], ["no finished data in runs/try; run: python -m pipeline data try.yaml --run try\n"]),
+        (["reward", "try.yaml", "seed=1", "--run", "other"], ["no finished data in runs/other; run: python -m pipeline data try.yaml seed=1 --run other\n"]),
         (["ppo", "try.yaml"], ["no finished data in runs/try"]),
         (["compare", "try.yaml"], ["no finished data in runs/try"]),
         (["best-of-n", "try.yaml"], ["no finished data in runs/try"]),
-        (["rloo", "try.yaml", "--nproc", "2"], ["rloo is the work of one process, and 2 were asked for; leave out NPROC"]),
+        (["rloo", "try.yaml", "--nproc", "2"], ["rloo is the work of one process, and 2 were asked for; run: python -m pipeline rloo try.yaml --run try\n"]),
         (["compare", "try.yaml", "compare.models=[sft, pqo]"], ['"pqo" is no model of this project; did you mean ppo?']),
     ],
 )  # fmt: skip
@@ -307,17 +309,17 @@ def test_all_stages_run_one_after_another_until_one_fails(monkeypatch: pytest.Mo
     monkeypatch.setattr(running, "in_a_process", started)
     monkeypatch.setattr(running, "due_seed", lambda *_: True)
     with pytest.raises(SystemExit) as left:
-        running.chain(["data", "sft", "reward", "ppo"], Path("r.yaml"), ["seed=1"], Config(), "name", 2, 1)
+        running.chain(["data", "sft", "reward", "ppo"], CALL, Config())
     assert left.value.code == 137  # 128 + 9, as a shell has it
     assert [call[0] for call in started.calls] == ["data", "sft", "reward"]
-    assert started.calls[0] == ("data", Path("r.yaml"), ["seed=1"], "name", 2, 1, 0, True)
+    assert started.calls[0] == ("data", CALL, 0, True)
 
 
 def test_a_stage_that_is_up_to_date_gets_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started = Processes()
     monkeypatch.setattr(running, "in_a_process", started)
-    monkeypatch.setattr(running, "due_seed", lambda config, run, nproc, stage, further: stage != "sft")
-    running.chain(["data", "sft", "best_of_n"], Path("r.yaml"), [], Config(), "name", 1, 1)
+    monkeypatch.setattr(running, "due_seed", lambda config, call, stage, further: stage != "sft")
+    running.chain(["data", "sft", "best_of_n"], CALL, Config())
     assert [call[0] for call in started.calls] == ["data", "best_of_n"]
 
 
@@ -331,7 +333,7 @@ def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypa
     models = "compare.models=[base,few_shot,sft,ppo,best_of_2,dpo,rloo]"
     cli.app(["compare", recipe, models, "--run", "r"], standalone_mode=False)
     assert [call[0] for call in started.calls] == ["dpo", "best_of_n", "compare"]
-    assert started.calls[0] == ("dpo", Path(recipe), [models], "r", 1, 1, 0, True)
+    assert started.calls[0] == ("dpo", Call(recipe, "r", (models,), asked="compare"), 0, True)
 
 
 def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
@@ -342,10 +344,10 @@ def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
 
 APART = """
 import os, sys
-from pathlib import Path
 from pipeline import running
+from pipeline.commands import Call
 if __name__ == "__main__":
-    sft = (running.make_guarded, "sft", Path("nothing.yaml"), [], "r")
+    sft = (running.make_guarded, "sft", Call("nothing.yaml", "r"), 0)
     codes = [running.in_a_process(*sft), running.in_a_process(print, "said")]
     sys.exit(f"{codes} {os.environ.get('OMP_NUM_THREADS')}")
 """
@@ -379,7 +381,7 @@ def test_processes_share_the_cores_and_know_their_number(monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     with pytest.raises(SystemExit) as left:
-        running.launch("sft", Path("r.yaml"), ["seed=1"], "name", 2)
+        running.launch("sft", CALL)
     assert left.value.code == 0
     command, env = started[0]
     assert command[-4:] == ["pipeline", "sft", "r.yaml", "seed=1"] and "--nproc" not in command

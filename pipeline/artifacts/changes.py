@@ -43,7 +43,7 @@ class _Again:
 
 def announcement(steps: Sequence[Step], command: dict[str, Any] | None = None) -> str | None:
     """The sentence about the finished results that the steps of a command, in their order, replace; None where they replace
-    none. `command` is what its command line was given (reproduce.given)."""
+    none. `command` is what its command line was given (commands.Call.given)."""
     made: set[str] = set()  # also what is made for the first time
     again = _Again()
     for stage, config, run in steps:

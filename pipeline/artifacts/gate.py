@@ -113,6 +113,6 @@ def check_interval(
     return Check(name, result, figure, f"interval {low:.3f} to {high:.3f}: {', '.join(said)}", why)
 
 
-def check_gain(name: str, gain: float, low: float, high: float) -> Check:
+def check_gain(name: str, gain: float, low: float, high: float, why: str = "") -> Check:
     """A gain with its 95% interval: fails where it is surely below 0, warns where it may be."""
-    return check_interval(name, gain, low, high, upper_must=at_least(0), lower_should=above(0))
+    return check_interval(name, gain, low, high, upper_must=at_least(0), lower_should=above(0), why=why)

@@ -41,7 +41,9 @@ class Manifest:
     finished: str
     forced: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-    command: dict[str, Any] | None = None  # what the command line was given (reproduce.given); None: not made by one
+    command: dict[str, Any] | None = (
+        None  # what the command line was given (commands.Call.given); None: not made by one
+    )
 
 
 def read(path: Path) -> Manifest:

@@ -3,7 +3,6 @@
 Nothing here stops at a folder that cannot be read: it is told on its own line, and the rest is listed.
 """
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,8 +16,8 @@ from pipeline.artifacts.freshness import section_values
 from pipeline.artifacts.kept import contents, remove
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST, at_work, check_run_name
-from pipeline.artifacts.reproduce import ROOT
 from pipeline.artifacts.run import Run
+from pipeline.commands import ROOT, Call, pruning
 from pipeline.graph import STAGES
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.deciding import ABSENT, Difference, differences, shown
@@ -48,7 +47,7 @@ def listing(root: Path = Path("runs"), only: str | None = None) -> Iterator[str]
     """All runs as lines: stages, gates, times, sizes, the settings that are not the recipe's, what is kept; then in what they differ."""
     found = runs(root, only)
     if not found:
-        yield f"no runs in {root} yet; make demo makes one"
+        yield f"no runs in {root} yet; run: {Call.of('recipes/film_reviews.yaml', 'demo').line('all')}"
         return
     for run in found:
         yield f"{run.root / run.name}  {size_words(_size(run.root / run.name))}{_recipes(run)}"
@@ -85,8 +84,7 @@ def prune_asked(only: str | None, yes: bool, root: Path = Path("runs")) -> None:
     several = f"{len(paths)} former results, {size_words(sum(map(_size, paths)))}"
     if not yes:
         if not sys.stdin.isatty():
-            told = "" if only is None else f" RUN={shlex.quote(only)}"
-            raise ArtifactError(f"{several} would be removed for good; say so: make prune{told} YES=1")
+            raise ArtifactError(f"{several} would be removed for good, and nobody can be asked; {pruning(only)}")
         if input(f"remove {several}, for good? [y/N] ").strip().lower() not in ("y", "yes"):
             print("prune: nothing was removed")
             return

@@ -110,7 +110,7 @@ def publish(
         finished=now(),
         forced=config.force,
         notes=notes or {},
-        command=run.command,
+        command=None if run.call is None else run.call.given(),
     )
     _flush(made)
     write_json(made / MANIFEST, asdict(manifest))

@@ -96,7 +96,7 @@ def common_prompts(config: Config, run: Run, held_out: Sequence[Prompt]) -> list
         wrong = f"it has fewer than the {each} samples of a prompt that are needed"
     if wrong is not None:
         raise ArtifactError(
-            f'{run.folder("best_of_n")}: {wrong}; run "make best-of-n RUN={run.name}" with the same settings'
+            f"{run.folder('best_of_n')}: {wrong}; make it with the same settings; {run.remedy('best_of_n')}"
         )
     return common
 

@@ -1,6 +1,6 @@
 """What was understood of somebody's data, before anything trains?
 
-    python -m pipeline data-check mine.jsonl [format=… columns={…} reverse=true axis=… max_length=… demonstrations=…]
+    python -m pipeline data-check mine.jsonl [--recipe recipes/own_data.yaml] [format=… columns={…} reverse=true axis=… max_length=…]
 
 Reads the source once, as stage data would, and tells what is wrong with it and what is in it: no training and no model
 but its tokenizer. `check` gives the figures, `run` prints and writes them.
@@ -21,6 +21,7 @@ from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
 from data.schema import AnyRow, Problem, Ranking
+from pipeline.commands import checking
 from pipeline.data_check import doubts, figures, page
 from pipeline.data_check.readable import Judged, Readable
 from pipeline.data_check.tally import Tally
@@ -34,9 +35,16 @@ BESIDE = ("demonstrations", "prompts", "eval_prompts")
 """Settings of the data section that name rows beside the source."""
 
 
-def run(source: str, settings: Sequence[str], model: str | None, to: Path | None, html: Path | None) -> bool:
+def run(
+    source: str,
+    settings: Sequence[str],
+    model: str | None,
+    to: Path | None,
+    html: Path | None,
+    recipe: Path | None = None,
+) -> bool:
     """Check `source`, print what was found, write it as JSON to `to` and as a page to `html`; whether all is sound."""
-    result = check(configured(source, settings), model)
+    result = check(configured(source, settings, recipe), model)
     text = page.text(result)
     # A terminal that knows few characters still gets all of it.
     print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
@@ -49,16 +57,37 @@ def run(source: str, settings: Sequence[str], model: str | None, to: Path | None
     return result["sound"]
 
 
-def configured(source: str, settings: Sequence[str]) -> Config:
-    """The settings of a run whose recipe says nothing but these; names of the data section need no `data.` before them.
-    Raises ConfigError."""
+def configured(source: str, settings: Sequence[str], recipe: Path | None = None) -> Config:
+    """The settings of a run of `recipe` on `source`, or without one of a recipe that says nothing but these; a `source` that is a
+    recipe names its own. Names of the data section need no `data.` before them. Raises ConfigError."""
     if source == EMBEDDED_REVIEWS:
-        raise ConfigError(f"{source} is the embedded data set, and checked; name data of your own")
+        raise ConfigError(_embedded(None))
     named = [one if one.split("=")[0].split(".")[0] not in Data.model_fields else f"data.{one}" for one in settings]
+    if recipe is None and source.endswith((".yaml", ".yml")):
+        config = load(source, named)
+        if config.data.embedded():
+            raise ConfigError(_embedded(source))
+        if config.data.mixture:
+            first = config.data.mixture[0].source
+            raise ConfigError(
+                f"{source}: data.mixture has {len(config.data.mixture)} sources, and data-check looks at one at a time; "
+                f"run: {checking(first, source)}"
+            )
+        return config
+    given = [f"data.source={json.dumps(source, ensure_ascii=False)}", *named]
+    if recipe is not None:
+        return load(recipe, ["data.mixture=[]", *given])
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Path(folder, "data-check.yaml")
-        recipe.write_text("{}")
-        return load(recipe, [f"data.source={json.dumps(source, ensure_ascii=False)}", *named])
+        empty = Path(folder, "data-check.yaml")
+        empty.write_text("{}")
+        return load(empty, given)
+
+
+def _embedded(recipe: str | None) -> str:
+    which = f"data.source of {recipe}: {EMBEDDED_REVIEWS}" if recipe else EMBEDDED_REVIEWS
+    return (
+        f"{which} is the embedded data set, and checked; name data of your own; run: {checking('my_preferences.jsonl')}"
+    )
 
 
 def check(config: Config, model: str | None = None) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
     kl_coef = config.ppo.kl_coef
     if model == ALIGNED:
         made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
-        config = settings_of(made, config)
+        config = settings_of(made, config, run)
         kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
     elif "/" not in model and run.manifest(model) is not None:
         run.require(model, tokenizer=fingerprint(tokenizer), force=True)
@@ -124,14 +124,14 @@ def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
     return tokenizer, config, kl_coef
 
 
-def settings_of(made: Manifest, config: Config) -> Config:
+def settings_of(made: Manifest, config: Config, run: Run) -> Config:
     """The recipe, with the seed, the dtype and those settings of ppo that count here as the ppo stage was made with."""
     settings = made.config["settings"]
     try:
         section = PPO(**{name: settings["ppo"][name] for name in SETTINGS_THAT_COUNT})
     except (KeyError, ValidationError) as error:
         raise ArtifactError(
-            f'ppo of run {made.run} was made by another version ({error}); run "make ppo RUN={made.run}" again'
+            f"ppo of run {made.run} was made by another version ({error}); {run.remedy('ppo', anew=True)}"
         ) from None
     own = {name: settings.get(name) for name in ("seed", "dtype", "quantization", "attn_implementation")}
     return config.model_copy(update={"ppo": section, **own})
@@ -140,7 +140,7 @@ def settings_of(made: Manifest, config: Config) -> Config:
 def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
     """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations."""
     if not prompt.strip():
-        raise ArtifactError('the prompt is empty; give a text or the id of a held-out prompt: make inspect PROMPT="…"')
+        raise ArtifactError("the prompt is empty; give a text, or the id of a held-out prompt")
     held_out = prompts(run, "eval")
     for known in held_out:
         if known.id == prompt:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import statistics
+from pipeline.commands import install
 from pipeline.pages.progress import bar
 from policies.precision import Held
 from policies.template import PromptText
@@ -131,8 +132,7 @@ def vader(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[flo
         if error.name not in ("vaderSentiment", "vaderSentiment.vaderSentiment"):
             raise
         raise JudgeError(
-            "judge vader needs the package vaderSentiment: pip install vaderSentiment==3.3.2, "
-            "or install this project with its extra demo"
+            f"judge vader needs the package vaderSentiment; leave it out of compare.judges, or {install('vaderSentiment==3.3.2')}"
         ) from error
     score = SentimentIntensityAnalyzer().polarity_scores
     texts = [

@@ -109,7 +109,7 @@ def _own_gold(config: Config, run: Run, how: torch.dtype | Held, device: torch.d
         if other is not None and _data_of(other) != _data_of(manifest):
             raise JudgeError(
                 f"stage {stage} was made from other data than stage gold, so it may have seen the rankings set aside; "
-                f'run "make {stage} gold RUN={run.name}" and what comes after them'
+                f"{run.remedy(stage, 'gold', 'compare')}"
             )
     rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
     judge = gold(folder, how, device, config.chat_template_kwargs)

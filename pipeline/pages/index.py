@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import manifest, reproduce
+from pipeline import commands
+from pipeline.artifacts import manifest
 from pipeline.artifacts.files import write_text
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST
@@ -77,7 +78,7 @@ def write(run: Run) -> Path:
         entries=entries,
         answers=[(one.folder, one.said) for one in entries if one.folder.startswith("compare") and one.said],
         inspections=[path.name for path in inside][::-1],
-        look=f"{reproduce.commands(run.name, {'inspect': (given, 1)})} PROMPT=…",
+        look=commands.commands(run.name, {"inspect": (given | {"options": [("PROMPT", "A funny")]}, 1)}),
     )
     folder.mkdir(parents=True, exist_ok=True)
     own = folder / f".index-{os.getpid()}.html"  # two processes may work in one run, each on its own stage
@@ -124,7 +125,7 @@ def _when(path: Path) -> float:
 def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:
     stage = _stage_of(folder)
     told = STAGES[stage].help
-    entry = Entry(folder, told, reproduce.commands(run.name, {stage: (given, 1)}))
+    entry = Entry(folder, told, commands.commands(run.name, {stage: (given, 1)}))
     place = run.root / run.name / folder
     try:
         found = manifest.read(place / MANIFEST)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.commands import install
 from pipeline.graph import COMPARED
 from pipeline.settings import baselines
 from pipeline.settings.baselines import best_of, known_models
@@ -31,12 +32,12 @@ from pipeline.settings.sections import is_section as is_section
 
 Scalar = bool | int | float | str | None
 TemplateValue = Scalar | list[Scalar]
-_QUANTISED = ("bitsandbytes", "run: pip install -e '.[quantized]', or set quantization=null")
-NEEDS = {
+_QUANTISED = ("bitsandbytes", "quantization=null", ("-e", ".[quantized]"))
+NEEDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     **dict.fromkeys(("nf4", "fp4", "int8"), _QUANTISED),
-    "flash_attention_2": ("flash_attn", "run: pip install flash-attn, or set attn_implementation=sdpa"),
+    "flash_attention_2": ("flash_attn", "attn_implementation=sdpa", ("flash-attn",)),
 }
-"""Values of settings that need a package: (its name, the remedy)."""
+"""Values of settings that need a package: (its name, what to set instead, what pip installs)."""
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
 TINY_MODEL = "tiny-random"
@@ -299,9 +300,12 @@ class Config(Section):
     @classmethod
     def _installed(cls, wanted: str | None) -> str | None:
         """Where a value needs a package of its own; found without importing it."""
-        package, remedy = NEEDS.get(wanted or "", (None, ""))
-        if package is not None and find_spec(package) is None:
-            raise ValueError(f"{wanted} needs the package {package}, which is not installed; {remedy}")
+        if wanted in NEEDS:
+            package, instead, packages = NEEDS[wanted]
+            if find_spec(package) is None:
+                raise ValueError(
+                    f"{wanted} needs the package {package}, which is not installed; set {instead}, or {install(*packages)}"
+                )
         return wanted
 
     @field_validator("report_to")
@@ -334,11 +338,6 @@ class Config(Section):
         if stage == "ppo":
             self.ppo.share(world_size)
             return
-        if stage == "gold" and not self.data.gold_fraction:
-            raise ConfigError(
-                "data.gold_fraction: it is 0, so no rankings are set aside for a gold model; set it, such as "
-                "data.gold_fraction=0.5, and make data and reward again with it"
-            )
         section: Stepwise = self.reward if stage == "gold" else getattr(self, stage)
         section.accumulation(world_size)
         if isinstance(section, baselines.Held):

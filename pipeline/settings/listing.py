@@ -3,14 +3,16 @@
 python -m pipeline settings --markdown > docs/settings.md
 """
 
+import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from pipeline.settings.config import Config, is_section
+from pipeline.commands import listing as settings_listing
+from pipeline.settings.config import Config, ConfigError, is_section
 from pipeline.settings.deciding import observes
 from pipeline.settings.recipe import fields
 
@@ -28,10 +30,28 @@ marked *(observes)* decides nothing of a result: to change it makes nothing agai
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 
-def lines() -> Iterator[str]:
-    """Every setting as `name = default    # meaning`."""
-    for name, info in fields().items():
+def lines(section: str = "") -> Iterator[str]:
+    """Every setting as `name = default    # meaning`; or those of one section, or one setting, with those within a section that
+    may be null. Raises ConfigError where there is none of that name."""
+    every = dict(_everything()) if section else fields()
+    found = {name: info for name, info in every.items() if not section or f"{name}.".startswith(f"{section}.")}
+    if not found:
+        raise ConfigError(f"settings: {section}: no such section or setting; {_like(section, every)}")
+    for name, info in found.items():
         yield f"{name} = {default_of(info)}" + (f"    # {info.description}" if info.description else "")
+
+
+def _everything() -> Iterator[tuple[str, Any]]:
+    for name, info in fields().items():
+        yield name, info
+        for kind in get_args(info.annotation) if get_origin(info.annotation) is UnionType else ():
+            if is_section(kind):
+                yield from _inside(kind, name).items()
+
+
+def _like(section: str, every: Iterable[str]) -> str:
+    near = difflib.get_close_matches(section, {part for name in every for part in (name, name.rpartition(".")[0])}, n=1)
+    return f"did you mean {near[0]}?" if near else settings_listing()
 
 
 def markdown() -> str:

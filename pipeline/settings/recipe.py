@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline.commands import listing
 from pipeline.settings.config import Config, ConfigError, is_section
 from pipeline.settings.sections import CUTS
 
@@ -76,6 +77,12 @@ def _in_a_mapping(key: str) -> bool:
     return bool(name) and known is not None and get_origin(known.annotation) is dict
 
 
+def _kind(section: str) -> Any:
+    """What a setting of the run itself is, None where there is none of that name."""
+    info = Config.model_fields.get(section)
+    return info.annotation if info is not None else None
+
+
 def _nearest(name: str) -> str:
     known = every_field()
     section, leaf = name.split(".")[0], name.split(".")[-1]
@@ -95,7 +102,11 @@ def _nearest(name: str) -> str:
     if not close:
         leaves = {k.split(".")[-1]: k for k in known}
         close = [leaves[m] for m in difflib.get_close_matches(name.split(".")[-1], list(leaves), n=1)]
-    return f"did you mean {close[0]}?" if close else "python -m pipeline settings lists all"
+    return (
+        f"did you mean {close[0]}?"
+        if close
+        else listing(section if section != name and is_section(_kind(section)) else "")
+    )
 
 
 def _read(file: Path, errors: list[str]) -> tuple[dict[Any, Any], dict[tuple[str, ...], str]]:

@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.commands import install
+
 
 class ConfigError(Exception):
     """A user's mistakes in a recipe or an override, all of them, one a line."""
@@ -37,9 +39,7 @@ Tracker = Literal["tensorboard", "trackio", "wandb"]
 def check_installed(trackers: Sequence[str] | None) -> None:
     """Raise ValueError where a tracker's package is missing; found without importing it."""
     if missing := [name for name in trackers or () if find_spec(name) is None]:
-        raise ValueError(
-            f"{', '.join(missing)}: not installed; run: .venv/bin/pip install {' '.join(missing)}, or leave it out"
-        )
+        raise ValueError(f"{', '.join(missing)}: not installed; leave it out, or {install(*missing)}")
 
 
 CUTS = ("top_k", "top_p", "min_p")  # what keeps unlikely tokens from being drawn

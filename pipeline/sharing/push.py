@@ -106,7 +106,7 @@ def contents(
         files["report.html"] = _without_paths(page.read_text(encoding="utf-8")).encode()
         told.append(f"{page} shows held-out prompts and answers and goes too; REPORT=0 (--no-report) leaves it out")
     elif page is None:
-        told.append(f'no report of this model: run "make compare RUN={run.name}" first to have one there')
+        told.append(f"no report of this model; to have one there, first {run.remedy('compare')}")
     if base.license is None:
         told.append("the licence of the base model is not known; LICENSE=… (--license) names it in the card")
     files["README.md"] = _card(run, stage, made, base, to, verdict, "report.html" in files, own is not None).encode()

@@ -106,7 +106,7 @@ def gate(figures: Mapping[str, float]) -> Gate:
 def summary(manifest: Manifest, run: Run) -> str:
     figures = [name for name in manifest.metrics if name.endswith("/score")]
     most = f"best_of_{int(manifest.metrics['n'])}"
-    return closing(manifest, run.folder("best_of_n"), figures, f'make compare RUN={run.name} MODELS="sft ppo {most}"')
+    return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", most)))
 
 
 def estimates(asked: Sequence[Prompt], found: ByPrompt, n: int, seed: int) -> dict[str, float]:

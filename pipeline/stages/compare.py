@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from data.schema import Prompt
-from pipeline.artifacts import other_runs, reproduce, seeds
+from pipeline import commands
+from pipeline.artifacts import other_runs, seeds
 from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.freshness import parents, read_by
 from pipeline.artifacts.gate import NONE, Gate, at_least, check
@@ -126,7 +127,7 @@ def gate(figures: Report) -> Gate:
 
 def summary(manifest: Manifest, run: Run) -> str:
     return (
-        closing(manifest, run.folder("compare"), ("prompts",), f"open {run.folder('compare') / 'report.html'}")
+        closing(manifest, run, ("prompts",), f"open {run.folder('compare') / 'report.html'}")
         + f"\n{manifest.notes['answer']} {manifest.notes['verdict']}"
     )
 
@@ -258,14 +259,15 @@ def _command(
     manifests: Mapping[str, Manifest], further: Sequence[seeds.Sibling], config: Config, run: Run
 ) -> dict[str, str]:
     """How the comparison and the stages that it reads were made; nothing where no command line was there."""
-    if run.command is None:
+    if run.call is None:
         return {}
+    given = run.call.given()
     gold = run.manifest("gold") if "gold" in read_by(run, "compare", config) else None
     made: dict[str, tuple[dict[str, Any], int]] = {}
     for stage, manifest in (dict(manifests) | ({} if gold is None else {"gold": gold})).items():
         count = max((one.seed - manifest.seed + 1 for one in further if one.stage == stage), default=1)
-        made[stage] = ((manifest.command or run.command) | {"seeds": count}, manifest.world_size)
-    return {"command": reproduce.commands(run.name, made | {"compare": (run.command, 1)})}
+        made[stage] = ((manifest.command or given) | {"seeds": count}, manifest.world_size)
+    return {"command": commands.commands(run.name, made | {"compare": (given, 1)})}
 
 
 def _decoding(config: Config, over_training: bool) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def summary(manifest: Manifest, run: Run) -> str:
             figures.append(name)
     unread = [f"{name} ({said})" for one in manifest.data["sources"] for name, said in one.get("unread", {}).items()]
     not_read = f"data: not read: {', '.join(unread)}\n" if unread else ""
-    return not_read + closing(manifest, run.folder("data"), figures, f"make sft RUN={run.name}")
+    return not_read + closing(manifest, run, figures, run.following("sft"))
 
 
 def refined(
@@ -197,15 +197,21 @@ def gate(figures: Mapping[str, Any]) -> Gate:
     """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any."""
     prompts_why = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
     checks = [
-        check("training prompts", figures["prompts"], must=SOME, should=PROMPTS),
+        check("training prompts", figures["prompts"], must=SOME, should=PROMPTS, why="add rows"),
         check("held-out prompts", figures["held_out_prompts"], must=SOME, should=HELD_OUT_PROMPTS, why=prompts_why),
         check(
             "held-out rankings",
             figures["held_out_rankings"],
             must=SOME if figures["rankings"] else None,
             should=HELD_OUT_RANKINGS,
+            why=prompts_why,
         ),
-        check("prompts seen on both sides", figures["on_both_sides"], must=NONE),
+        check(
+            "prompts seen on both sides",
+            figures["on_both_sides"],
+            must=NONE,
+            why="take the prompts of data.eval_prompts out of the training rows",
+        ),
     ]
     if (rarest := figures.get("rarest_label")) is not None:
         why = "what learns from judgements needs liked and disliked ones, on both sides; give more of the rarer"

@@ -108,7 +108,7 @@ def gate(figures: Mapping[str, float]) -> Gate:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("pairwise_accuracy", "margin", "train_pairs")
-    return closing(manifest, run.folder("dpo"), figures, f'make compare RUN={run.name} MODELS="sft ppo dpo"')
+    return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", "dpo")))
 
 
 def _groups(tokenizer: Any, config: Config, run: Run) -> tuple[list[Group], list[Group], list[Group]]:

@@ -19,8 +19,8 @@ ROWS = "rankings.gold.jsonl"
 def run(config: Config, run: Run) -> Manifest:
     if not (run.folder("data") / ROWS).is_file():
         raise ArtifactError(
-            f"{run.folder('data')}: no rankings are set aside in it, as it was made with data.gold_fraction=0; run "
-            f'"make data sft reward RUN={run.name}" with data.gold_fraction as it is now'
+            f"{run.folder('data')}: no rankings are set aside in it, as it was made with data.gold_fraction=0; "
+            f"{run.remedy('data', 'sft', 'reward', 'gold')}"
         )
     return reward_model.run(config, run, "gold")
 

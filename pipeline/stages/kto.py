@@ -105,7 +105,7 @@ def gate(figures: Mapping[str, float]) -> Gate:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("gap", "train_liked", "train_disliked")
-    return closing(manifest, run.folder("kto"), figures, f'make compare RUN={run.name} MODELS="sft ppo kto"')
+    return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", "kto")))
 
 
 def _examples(tokenizer: Any, config: Config, run: Run) -> tuple[str, list[Example], list[Example]]:

@@ -27,7 +27,7 @@ from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
 from pipeline.training import merging, preflight
 from pipeline.training.context import closing, make_accelerator
-from pipeline.training.drift import check_kl, check_length
+from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import Published, save_policy, write_card
@@ -132,23 +132,26 @@ def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, fl
     )
     checks = [
         check("halted by a limit", float(halted is not None), must=NONE, why=halted or ""),
-        check("KL at step 0", figures["first/objective/kl"], must=SAME),
+        check(
+            "KL at step 0",
+            figures["first/objective/kl"],
+            must=SAME,
+            why="policy and reference are not run alike, which is a fault of ours: please report it",
+        ),
         check_kl("KL", figures["objective/kl"], max_kl),
         check_length("length against the start", length),
-        check("entropy against the start", entropy, should=ENTROPY),
+        check("entropy against the start", entropy, should=ENTROPY, why="raise ppo.kl_coef"),
         *check_cut(figures),
     ]
     if gain is not None:
-        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"]))
+        checks.append(check_gain("gain in held-out score", gain["mean"], gain["low"], gain["high"], why=MORE))
     return Gate([*checks, *merging.checks(figures)])
 
 
 def summary(manifest: Manifest, run: Run) -> str:
     halted = f" HALTED: {manifest.notes['halted']};" if manifest.notes.get("halted") else ""
     figures = ("eval/scores", "objective/kl", "completions/mean_length", "completions/eos_rate")
-    return closing(manifest, run.folder("ppo"), figures, f"make compare RUN={run.name}").replace(
-        "; gate", f";{halted} gate", 1
-    )
+    return closing(manifest, run, figures, run.following("compare")).replace("; gate", f";{halted} gate", 1)
 
 
 class Watching:

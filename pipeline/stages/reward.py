@@ -61,6 +61,8 @@ from reward.trainer import RankingCollator, RankingTrainer
 CHANCE = above(0.5)  # what the interval of the accuracy should exclude
 LEARNED = at_least(0.55)  # what that interval must reach: below, the model knows as good as nothing
 SPREAD = above(1e-6)  # of the scores of sft samples: below, dividing by it blows up noise
+LENGTHS = "the model may know nothing but lengths: look at its report.html"
+NOTHING_LEARNED = "all scores are equal: more rankings, more steps, or another learning_rate"
 
 # Which rankings a stage learns from, and what its model card is called.
 STAGES = {
@@ -167,8 +169,8 @@ def gate(figures: Mapping[str, Any]) -> Gate:
                 lower_should=CHANCE,
                 why="more rankings, more steps, or a larger learning_rate",
             ),
-            check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"]),
-            check("spread of scores on sft samples", figures["score_std"], must=SPREAD),
+            check_gain("gain over a length-only null model", gain["gain"], gain["low"], gain["high"], why=LENGTHS),
+            check("spread of scores on sft samples", figures["score_std"], must=SPREAD, why=NOTHING_LEARNED),
             *checks(figures),
             *check_cut(figures),
         ]
@@ -185,7 +187,7 @@ def summary(manifest: Manifest, run: Run) -> str:
         "tokens_per_second",
     )
     following = "ppo" if manifest.stage == "reward" else "compare"
-    return closing(manifest, run.folder(manifest.stage), names, f"make {following} RUN={run.name}")
+    return closing(manifest, run, names, run.following(following))
 
 
 def _open_parents(config: Config, run: Run) -> Any:

@@ -89,7 +89,7 @@ def run(config: Config, run: Run) -> Manifest:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("sampled/scores", "best/scores", "eval/scores_before", "eval/scores", "eval/kl")
-    return closing(manifest, run.folder("rft"), figures, f'make compare RUN={run.name} MODELS="sft ppo rft"')
+    return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", "rft")))
 
 
 def _check_lengths(tokenizer: Any, asked: list[Prompt], config: Config, run: Run) -> list[int]:

@@ -97,7 +97,7 @@ def run(config: Config, run: Run) -> Manifest:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ("eval/scores_before", "eval/scores", "eval/kl", "eval/mean_length", "eval/eos_rate")
-    return closing(manifest, run.folder("rloo"), figures, f'make compare RUN={run.name} MODELS="sft ppo rloo"')
+    return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", "rloo")))
 
 
 def rewarded(tokenizer: Any, score: Score, stops: list[int], config: Config) -> Callable[..., list[float | None]]:

@@ -97,8 +97,11 @@ def gate(figures: Mapping[str, float]) -> Gate:
     of the update that the recipe's dtype keeps, where nothing is quantised; and what `checks` reads."""
     why = "completions run into sft.max_new_tokens; train longer or raise it"
     rounded = "the stages that go on from here load the model in the recipe's dtype, which rounds it: set dtype=float32"
+    longer = "train longer, lower sft.learning_rate, or look at the demonstrations"
     found = [
-        check("held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before")),
+        check(
+            "held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before"), why=longer
+        ),
         check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
         *checks(figures),
     ]
@@ -110,7 +113,13 @@ def gate(figures: Mapping[str, float]) -> Gate:
 def summary(manifest: Manifest, run: Run) -> str:
     lost = [name for name in ("cut_rows", "dropped_rows") if manifest.metrics[name]]
     figures = ("loss_before", "loss_after", "eos_rate", "tokens_per_second", *lost)
-    return closing(manifest, run.folder("sft"), figures, f"make reward RUN={run.name}")
+    return closing(manifest, run, figures, run.following(_next(run)))
+
+
+def _next(run: Run) -> str:
+    """Stage reward, if there are rankings for it."""
+    data = run.manifest("data")
+    return "ppo" if data is not None and not data.metrics.get("rankings_train", 1.0) else "reward"
 
 
 def _lessons(tokenizer: Any, model: str, config: Config, run: Run) -> tuple[list[Lesson], list[Turn], dict[str, float]]:

@@ -18,7 +18,7 @@ from pipeline.artifacts.publish import publish
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 from pipeline.statistics import mean_interval
-from pipeline.training.drift import check_kl, check_length
+from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
 from pipeline.training.model_folder import save_policy, write_card
@@ -145,7 +145,7 @@ def gate(figures: Gains) -> Gate:
     score = figures.score
     return Gate(
         [
-            check_gain("gain in held-out score", score["mean"], score["low"], score["high"]),
+            check_gain("gain in held-out score", score["mean"], score["low"], score["high"], why=MORE),
             check_kl("KL to sft", figures.metrics["eval/kl"]),
             check_length("length against sft", figures.length_ratio),
             *check_cut(figures.metrics),

@@ -13,6 +13,7 @@ from typing import Any
 import data
 from pipeline.artifacts.embedded import embedded_model, tiny_model
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.run import Run
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 from pipeline.training.launcher import own_settings
 from policies.told import tell
@@ -82,8 +83,9 @@ def _keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def closing(manifest: Manifest, folder: Path, figures: Iterable[str], following: str) -> str:
-    """The line that closes a stage: what was made, its key figures, its gate, the next command."""
+def closing(manifest: Manifest, run: Run, figures: Iterable[str], following: str) -> str:
+    """The line that closes a stage: what was made, its key figures, its gate, and the next command, or what is to be mended
+    before there is a next."""
     failed = [
         f"{c['name']} {c['result']}: {_short(c['figure'])} ({c['threshold']})"
         for c in manifest.gate["checks"]
@@ -93,7 +95,10 @@ def closing(manifest: Manifest, folder: Path, figures: Iterable[str], following:
     shown = ", ".join(
         f"{name.replace('_', ' ')} {_short(manifest.metrics[name])}" for name in figures if name in manifest.metrics
     )
-    return f"{manifest.stage}: {folder}: {shown}; {gate}; next: {following}"
+    if manifest.gate["result"] == "fail" and not manifest.forced:
+        causes = [c["why"] or c["name"] for c in manifest.gate["checks"] if c["result"] == "fail"]
+        following = f"mend {manifest.stage} ({'; '.join(dict.fromkeys(causes))}), then {run.remedy(manifest.stage)}"
+    return f"{manifest.stage}: {run.folder(manifest.stage)}: {shown}; {gate}; next: {following}"
 
 
 def _short(figure: float | None) -> str:

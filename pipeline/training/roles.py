@@ -87,7 +87,7 @@ def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> t
     strange += sorted(critic.keys() ^ own.keys())
     if strange:
         raise ArtifactError(
-            f'{folder}: its weights are not those of its settings: {", ".join(strange[:3])}; run "make ppo RUN={run.name}" again'
+            f"{folder}: its weights are not those of its settings: {', '.join(strange[:3])}; {run.remedy('ppo', anew=True)}"
         )
     with torch.no_grad():
         for name, parameter in own.items():

@@ -57,7 +57,7 @@ def test_a_gate_is_as_good_as_the_worst_of_its_checks() -> None:
 
 def test_an_absent_stage_names_the_command_that_makes_it(run: Run) -> None:
     for call in (lambda: run.require("sft"), lambda: run.identity("sft")):
-        assert refused(call) == 'no finished sft in runs/demo: run "make sft RUN=demo"'
+        assert refused(call) == "no finished sft in runs/demo; make its stage sft"
 
 
 @pytest.mark.parametrize(("low", "high", "says"), [(0.1, 0.3, "pass"), (-0.1, 0.3, "warn"), (-0.3, -0.1, "fail")])
@@ -69,14 +69,14 @@ def test_a_changed_byte_is_refused(run: Run) -> None:
     make(run)
     path = Path("runs/demo/data/inner/weights.bin")
     path.write_bytes(b"\x01" + path.read_bytes()[1:])  # the same size
-    refused(lambda: run.require("data"), str(path), "changed", "remove runs/demo/data", "make data RUN=demo")
+    refused(lambda: run.require("data"), str(path), "changed", "; remove runs/demo/data and make its stage data")
     refused(lambda: run.require("data", force=True), "changed")  # force is for gates
 
 
 def test_a_missing_file_is_refused(run: Run) -> None:
     make(run)
     Path("runs/demo/data/rows.jsonl").unlink()
-    refused(lambda: run.require("data"), "runs/demo/data/rows.jsonl", "missing", "make data RUN=demo")
+    refused(lambda: run.require("data"), "runs/demo/data/rows.jsonl", "missing", "make its stage data")
     assert finished(run, "data", Config()) is None
 
 
@@ -84,7 +84,7 @@ def test_another_tokenizer_is_refused(run: Run) -> None:
     make(run)
     refused(
         lambda: run.require("data", tokenizer="e" * 64),
-        "runs/demo/data", "ffffffffffff", "eeeeeeeeeeee", "remove runs/demo/data", "make data RUN=demo",
+        "runs/demo/data", "ffffffffffff", "eeeeeeeeeeee", "; remove runs/demo/data and make its stage data",
     )  # fmt: skip
     assert run.require("data").tokenizer == "f" * 64  # who renders no text need not ask
 
@@ -119,15 +119,10 @@ def test_a_damaged_manifest_is_refused_and_its_remedy_works(run: Run, damage: An
     text = damage(json.loads(path.read_text()))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     for call in (lambda: run.require("data"), lambda: finished(run, "data", Config()), lambda: run.identity("data")):
-        refused(call, str(path), *parts, "remove runs/demo/data", 'run "make data RUN=demo"')
+        refused(call, str(path), *parts, "; remove runs/demo/data and make its stage data")
     for inside in sorted(path.parent.rglob("*"), reverse=True):
         inside.rmdir() if inside.is_dir() else inside.unlink()
     path.parent.rmdir()
     assert finished(run, "data", Config()) is None
     make(run)
     run.require("data")
-
-
-def test_a_stage_of_two_words_is_told_as_make_has_it(run: Run) -> None:
-    refused(lambda: run.require("best_of_n"), 'run "make best-of-n RUN=demo"')
-    refused(lambda: run.identity("best_of_n"), 'run "make best-of-n RUN=demo"')

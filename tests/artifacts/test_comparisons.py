@@ -58,7 +58,7 @@ def test_comparisons_with_names_stand_beside_each_other(runs: Run) -> None:
     make(there, "compare", named(runs, "greedy", prompts=9, **greedy)[0], text="greedy, nine\n")
     assert sorted(path.name[:15] for path in Path("runs/demo/.kept").iterdir()) == ["compare-greedy-"]
     assert not due("compare", config, there) and Path("runs/demo/compare-greedy/rows.jsonl").read_text() == "greedy\n"
-    assert 'run "make compare RUN=demo NAME=greedy"' in there.remedy("compare")
+    assert there.remedy("compare") == 'make its stage compare with compare.name="greedy"'
 
 
 def test_the_name_says_where_and_not_what(runs: Run) -> None:
@@ -131,7 +131,11 @@ def test_one_that_failed_its_gate_or_changed_is_refused(runs: Run) -> None:
     forced = compared("sft", "other/ppo", "other/sft").model_copy(update={"force": True})
     assert set(open_models(runs, forced)) == {"other/ppo", "other/sft"}
     Path("runs/other/sft/rows.jsonl").write_text("changed\n")
-    refused(lambda: open_models(runs, forced), "runs/other/sft/rows.jsonl: changed", 'run "make sft RUN=other"')
+    refused(
+        lambda: open_models(runs, forced),
+        "runs/other/sft/rows.jsonl: changed",
+        "; remove runs/other/sft and make its stage sft",
+    )
 
 
 def test_what_it_was_made_of_need_not_be_there(runs: Run) -> None:

@@ -8,6 +8,7 @@ from small_stage import BAD, make, prepare, published
 
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
+from pipeline.commands import Call
 from pipeline.pages import index
 from pipeline.settings.config import Config
 
@@ -53,7 +54,7 @@ def test_the_answer_further_seeds_and_inspections(run: Run) -> None:
 
 
 def test_commands_are_of_the_recipe_that_the_run_was_made_with(run: Run) -> None:
-    make(Run("demo", command={"recipe": "mine.yaml", "overrides": ["seed=1"]}))
+    make(Run("demo", call=Call("mine.yaml", "demo", ("seed=1",))))
     said = seen(run).text
     assert "make sft RECIPE=mine.yaml RUN=demo SET=seed=1" in said and "make inspect RECIPE=mine.yaml" in said
 

@@ -268,7 +268,7 @@ def test_one_that_is_removed_while_it_is_taken_back_is_told(run: Run, monkeypatc
         return place(*arguments)
 
     monkeypatch.setattr(kept, "put_in_place", later)
-    refused(lambda: due("data", Config(seed=1), run), str(folder), "removed meanwhile", "make data RUN=demo")
+    refused(lambda: due("data", Config(seed=1), run), str(folder), "removed meanwhile", "make its stage data")
     assert text("data") == "2\n"
 
 

@@ -14,6 +14,7 @@ from pipeline.artifacts.ownership import held
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
+from pipeline.commands import Call
 from pipeline.settings.config import PPO, Compare, Config
 
 
@@ -42,10 +43,10 @@ def line(lines: list[str], name: str) -> str:
 
 
 def test_no_runs(run: Run) -> None:
-    assert listed() == ["no runs in runs yet; make demo makes one"]
+    assert listed() == ["no runs in runs yet; run: python -m pipeline all recipes/film_reviews.yaml --run demo"]
     Path("runs/cache/deep").mkdir(parents=True)  # of somebody else
     Path("runs/gpu-check.json").write_text("{}")
-    assert listed() == ["no runs in runs yet; make demo makes one"]
+    assert listed() == ["no runs in runs yet; run: python -m pipeline all recipes/film_reviews.yaml --run demo"]
     refused(lambda: listed(only="demo"), "no run demo in runs; there is none yet")
 
 
@@ -70,9 +71,8 @@ def test_stages_gates_times_and_what_is_kept(run: Run) -> None:
 
 def test_settings_that_are_not_the_recipes_and_those_that_differ_between_runs(run: Run) -> None:
     Path("mine.yaml").write_text("seed: 3\nppo:\n  kl_coef: 0.2\n")
-    given = {"recipe": "mine.yaml", "overrides": ["ppo.kl_coef=0.1"]}
     for name, value in (("demo", 0.1), ("a2", 0.2)):
-        one = Run(name, command=given)
+        one = Run(name, call=Call("mine.yaml", name, ("ppo.kl_coef=0.1",)))
         for stage in ("data", "sft", "reward", "ppo"):
             make(one, stage, coefficient(value).model_copy(update={"seed": 3}))
     lines = listed()
@@ -84,7 +84,7 @@ def test_settings_that_are_not_the_recipes_and_those_that_differ_between_runs(ru
 
 
 def test_a_recipe_that_is_gone_leaves_what_was_given(run: Run) -> None:
-    make(Run("demo", command={"recipe": "gone.yaml", "overrides": ["seed=4", "ppo.kl_coef=0.1"]}))
+    make(Run("demo", call=Call("gone.yaml", "demo", ("seed=4", "ppo.kl_coef=0.1"))))
     assert line(listed(), "data").endswith("seed=4 ppo.kl_coef=0.1")
 
 
@@ -149,7 +149,7 @@ def test_prune_says_what_it_frees_and_removes_nothing_without_a_yes(
     out, told = capsys.readouterr()
     assert left.value.code == 2 and out.count("runs/demo/.kept/data-") == 2 and out.count("runs/other/.kept/data-") == 2
     assert told.splitlines()[0].startswith("runs/demo/.kept/notes: ") and "4 former results, " in told
-    assert told.splitlines()[1].startswith("error: ") and told.endswith("make prune YES=1\n")
+    assert told.splitlines()[1].startswith("error: ") and told.endswith("; run: python -m pipeline prune --yes\n")
     monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
     monkeypatch.setattr("builtins.input", lambda asked: "n" if "remove 2 former results, " in asked else 1 / 0)
     call("prune", "--run", "demo")

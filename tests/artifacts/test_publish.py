@@ -143,7 +143,7 @@ def test_what_changed_while_a_stage_was_made_is_not_taken_for_what_it_was_made_f
         Path("mine.jsonl").write_text('{"prompt": "b"}\n')
     refused(
         lambda: published(run, made, stage, config),
-        f"{stage}: ", "changed since it began", "nothing was published", f"make {stage} RUN=demo",
+        f"{stage}: ", "changed since it began", "nothing was published", f"make its stage {stage}",
     )  # fmt: skip
     assert run.manifest("sft") is None
     again = prepare(run, stage, config)  # the same command begins anew, from what is there now

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.files import sha256
-from pipeline.artifacts.reproduce import given
+from pipeline.commands import Call
 from pipeline.graph import WALK
 from pipeline.running import run_stage
 from pipeline.settings.recipe import load
@@ -39,7 +39,7 @@ def walk(root: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for stage in WALK:
-            run_stage(stage, load(RECIPE, SHRUNK), "same", given(RECIPE, SHRUNK))
+            run_stage(stage, load(RECIPE, SHRUNK), "same", Call.of(RECIPE, "same", SHRUNK))
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +73,9 @@ def test_the_report_names_no_place_of_this_machine_and_how_it_was_made(roots: tu
     assert str(roots[0]) not in json.dumps(found) and str(ROOT) not in json.dumps(found)
     samples = (roots[0] / "runs" / "same" / "compare" / "samples.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in samples} == {"smoke.jsonl"}  # of lines, each prompt would be a slice
-    told = " ".join(f"'{text}'" if "[" in text else text for text in SHRUNK)
+    told = " ".join(f"'{text}'" if "[" in text else text for text in SHRUNK[1:])
     assert found["provenance"]["command"] == (
-        f'make data sft reward ppo compare RECIPE=recipes/smoke.yaml RUN=same SET="{told}"'
+        f'make data sft reward ppo compare RECIPE=recipes/smoke.yaml RUN=same DATA=smoke.jsonl SET="{told}"'
     )
 
 
@@ -119,7 +119,7 @@ def test_a_comparison_with_a_name_takes_a_model_of_another_run(
     before = (Path("runs/same/compare/manifest.json")).read_bytes()
     shutil.copytree("runs/same/ppo", "runs/twin/ppo")  # what it was made of is not there
     more = [*SHRUNK, "compare.models=[sft,ppo,twin/ppo]", "compare.name=twins", "compare.prompts=6"]
-    run_stage("compare", load(RECIPE, more), "same", given(RECIPE, more))
+    run_stage("compare", load(RECIPE, more), "same", Call.of(RECIPE, "same", more))
     found = json.loads(Path("runs/same/compare-twins/report.json").read_text(encoding="utf-8"))
     ours, twin = found["models"]["ppo"], found["models"]["twin/ppo"]
     assert found["provenance"]["models"]["twin/ppo"]["path"] == "runs/twin/ppo"

@@ -24,6 +24,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
 from pipeline.artifacts.freshness import inputs_of, read_by
 from pipeline.artifacts.run import Run
+from pipeline.commands import Call
 from pipeline.comparison.pairing import Opinion
 from pipeline.judges import panel
 from pipeline.report import exports, numbers
@@ -296,7 +297,7 @@ def test_a_comparison_is_up_to_date_for_the_seeds_and_the_gold_model_it_read(wal
 def test_the_remedy_for_a_damaged_seed_makes_that_seed(walk: Path) -> None:
     run = again("hurt", "ppo_seed_1")
     (run / "ppo_seed_1" / "critic.safetensors").unlink()
-    with pytest.raises(ArtifactError, match='run "make ppo RUN=hurt" with SEEDS as before'):
+    with pytest.raises(ArtifactError, match="; remove runs/hurt/ppo_seed_1 and make its stage ppo_seed_1"):
         Run("hurt").require("ppo_seed_1", force=True)
 
 
@@ -304,11 +305,10 @@ def test_the_command_line_trains_each_seed_in_its_own_process(monkeypatch: pytes
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(running, "in_a_process", lambda work, *arguments: calls.append(arguments) or 0)
     monkeypatch.setattr(running, "due_seed", lambda *_: True)
-    running.chain(["reward", "ppo", "compare"], Path("r.yaml"), ["a=1"], Config(), "x", 2, 3)
-    given = (Path("r.yaml"), ["a=1"], "x", 2, 1)
-    assert calls == [
-        ("reward", *given, 0), ("ppo", *given, 0), ("ppo", *given, 1), ("ppo", *given, 2), ("compare", *given, 0),
-    ]  # fmt: skip
+    call = Call("r.yaml", "x", ("a=1",), nproc=2, seeds=3)
+    running.chain(["reward", "ppo", "compare"], call, Config())
+    given = [("reward", 0), ("ppo", 0), ("ppo", 1), ("ppo", 2), ("compare", 0)]
+    assert calls == [(stage, call, further, True) for stage, further in given]
 
 
 def test_several_processes_are_told_which_seed(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_several_processes_are_told_which_seed(walk: Path, monkeypatch: pytest.M
     started = SimpleNamespace(wait=lambda: 0)
     monkeypatch.setattr(running.subprocess, "Popen", lambda call, env: given.update(env) or started)
     with pytest.raises(SystemExit):
-        running.launch("ppo", Path("r.yaml"), [], "whole", 2, further=2)
+        running.launch("ppo", Call("r.yaml", "whole", nproc=2, asked="all"), further=2)
     assert (given["PIPELINE_FURTHER_SEED"], given["PIPELINE_RUN"]) == ("2", "whole")
     monkeypatch.undo()
     call = [sys.executable, "-m", "pipeline", "ppo", str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]

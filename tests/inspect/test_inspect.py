@@ -186,7 +186,10 @@ def test_a_completion_is_decoded_as_it_is_asked_for(made: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--prompt", " "], 'the prompt is empty; give a text or the id of a held-out prompt: make inspect PROMPT="…"'),
+        (
+            ["--prompt", " "],
+            "the prompt is empty; give a text, or the id of a held-out prompt; run: python -m pipeline inspect ",
+        ),
         (["--prompt", "x", "--completion", "many words " * 300], "a page holds 512; give a shorter one"),
         (["--prompt", "x", "--run", "none"], "runs/none"),
         (["--prompt", "x", "--model", "runs/made/data"], "runs/made/data: no tokenizer to be had there"),
@@ -232,7 +235,7 @@ def test_the_critic_is_the_one_that_ppo_left(made: Run, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(roles, "load_file", without)
     with pytest.raises(
-        ArtifactError, match=r'not those of its settings: value_head\.bias; run "make ppo RUN=made" again'
+        ArtifactError, match=r"not those of its settings: value_head\.bias; remove runs/made/ppo and make its stage ppo"
     ):
         roles.trained(config(), made, tokenizer, cpu)
 
@@ -241,5 +244,5 @@ def test_settings_of_another_version_are_refused(made: Run) -> None:
     found = made.require("ppo", force=True)
     old = {k: v for k, v in found.config["settings"]["ppo"].items() if k != "lam"}
     spoilt = type(found)(**{**vars(found), "config": {"settings": found.config["settings"] | {"ppo": old}}})
-    with pytest.raises(ArtifactError, match=r"another version \('lam'\); run \"make ppo RUN=made\" again"):
-        inspect.settings_of(spoilt, config())
+    with pytest.raises(ArtifactError, match=r"another version \('lam'\); remove runs/made/ppo and make its stage ppo"):
+        inspect.settings_of(spoilt, config(), Run("made"))

@@ -235,7 +235,10 @@ def test_without_vllm(
     """Absent, it is named with its remedy; there but broken inside, the error is its own."""
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(BackboneError, match=r"ppo\.engine: vllm needs .*; run: pip install -e '.\[vllm\]'$"):
+    with pytest.raises(
+        BackboneError,
+        match=r"ppo\.engine: vllm needs .*; install this project's extra vllm, or set ppo.engine=transformers$",
+    ):
         cuda("vllm", lora, tiny_folder)
     make_engine("transformers", lora, tiny_folder, SETTINGS)
 

@@ -47,7 +47,7 @@ def test_an_unknown_key_has_its_line_and_a_suggestion(recipe: Any) -> None:
         "r.yaml:6: sft.batchsize: no such setting; did you mean sft.batch_size?",
         "r.yaml:4: ppo.kl_coeff: no such setting; did you mean ppo.kl_coef?",
         "r.yaml:7: learning_rate: no such setting; did you mean sft.learning_rate?",
-        "r.yaml:8: zzzz: no such setting; python -m pipeline settings lists all",
+        "r.yaml:8: zzzz: no such setting; run: python -m pipeline settings",
     ]
 
 

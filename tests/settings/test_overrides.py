@@ -53,7 +53,7 @@ def test_an_override_without_key_or_value_is_told(recipe: Any, override: str) ->
     ("override", "rest"),
     [
         ("ppo.kl_coeff=1", "ppo.kl_coeff: no such setting; did you mean ppo.kl_coef?"),
-        ("ppo.torch_compile=1", "ppo.torch_compile: no such setting; python -m pipeline settings lists all"),
+        ("ppo.torch_compile=1", "ppo.torch_compile: no such setting; run: python -m pipeline settings ppo"),
         ("seed.x=1", "seed.x: no such setting; "),
         ("ppo.=1", "ppo.: no such setting; "),
         ("seed=abc", "seed: Input should be a valid integer, not 'abc'"),

@@ -63,14 +63,17 @@ def test_a_package_that_is_missing_is_named_with_its_command(kind: str, monkeypa
         recipe(f"quantization={kind}")
     assert str(caught.value) == (
         f"quantization={kind}: quantization: {kind} needs the package bitsandbytes, which is not installed; "
-        "run: pip install -e '.[quantized]', or set quantization=null"
+        "set quantization=null, or run: python -m pip install -e '.[quantized]'"
     )
     recipe("quantization=null")
 
 
 def test_flash_attention_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "flash_attn")
-    with pytest.raises(ConfigError, match="flash_attention_2 needs the package flash_attn.*pip install flash-attn"):
+    with pytest.raises(
+        ConfigError,
+        match="flash_attention_2 needs the package flash_attn.*set attn_implementation=sdpa, or run: python -m pip install flash-attn$",
+    ):
         recipe("attn_implementation=flash_attention_2")
     without(monkeypatch, "nothing")
     config = recipe("attn_implementation=flash_attention_2")

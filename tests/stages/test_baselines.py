@@ -367,8 +367,8 @@ def test_best_of_n_of_one_answer_is_refused(walk: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told_so"),
     [
-        (["compare.models=[sft, ppo]"], r'no finished ppo in runs/less: run "make ppo RUN=less"'),
-        (["compare.models=[sft, best_of_2]", "compare.generation.temperature=0.5"], r"best_of_n: it was decoded otherwise \(sampling, temperature 1\.0, at most 12 tokens\) than this comparison \(sampling, temperature 0\.5, .*best-of-n RUN"),
+        (["compare.models=[sft, ppo]"], r'no finished ppo in runs/less; make its stage ppo'),
+        (["compare.models=[sft, best_of_2]", "compare.generation.temperature=0.5"], r"best_of_n: it was decoded otherwise \(sampling, temperature 1\.0, at most 12 tokens\) than this comparison \(sampling, temperature 0\.5, .*make its stage best_of_n"),
         (["compare.models=[sft, best_of_2]", "compare.generation.max_new_tokens=5"], r"than this comparison \(sampling, temperature 1\.0, at most 5 tokens\)"),
         (["compare.models=[sft, best_of_2]", "compare.generation.top_p=0.9"], r"decoded otherwise .* than this .*top_p 0\.9"),
         (["compare.models=[sft, best_of_16]", "best_of_n.n=16"], r"fewer than the 16 samples of a prompt"),
@@ -385,5 +385,5 @@ def test_samples_of_another_sft_model_are_refused(walk: Path) -> None:
     run = again("other")
     shutil.copytree(walk / "best_of_n", run / "best_of_n")
     run_stage("sft", settings("sft.max_steps=3"), "other")
-    with pytest.raises(ArtifactError, match=r"best_of_n was made from sft .*; run .make best-of-n RUN=other"):
+    with pytest.raises(ArtifactError, match=r"best_of_n was made from sft .*; make its stage best_of_n"):
         Run("other").require("best_of_n", force=True)

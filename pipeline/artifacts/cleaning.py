@@ -1,0 +1,101 @@
+"""What may be removed when a user asks for it? All runs and what tools left, or one run; never what was downloaded.
+
+    python -m pipeline.artifacts.cleaning [--run NAME] [--yes]        # make clean, make clean-runs; only the standard library
+
+It says what goes and how much that is, and asks; without a terminal it wants --yes.
+"""
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.ownership import at_work, check_run_name
+
+RUNS, DOWNLOADS = Path("runs"), ".cache"
+LEFT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", "*.egg-info")
+
+
+def everything() -> list[Path]:
+    """All runs, and beside them what tools left in the project and its rooms."""
+    runs = [path for path in sorted(RUNS.glob("*")) if path.name != DOWNLOADS]
+    caches = [path for pattern in LEFT_BY_TOOLS for path in sorted(Path().glob(pattern))]
+    rooms = [path for path in sorted(Path().iterdir()) if path.is_dir() and not path.is_symlink() and path != RUNS]
+    shown = [path for path in rooms if not path.name.startswith(".")]
+    return [*runs, *caches, *(path for room in shown for path in sorted(room.rglob("__pycache__")))]
+
+
+def one(name: str | None) -> list[Path]:
+    """The folder of one run. Raises ArtifactError where there is none of that name."""
+    known = [path.name for path in sorted(RUNS.glob("*")) if path.is_dir() and path.name != DOWNLOADS]
+    there = f"there are {', '.join(known)}" if known else "there are none"
+    if name is None:
+        raise ArtifactError(f"clean-runs removes one run, and RUN names none; {there}")
+    if not (RUNS / check_run_name(name)).is_dir():
+        raise ArtifactError(f"{RUNS / name}: no such run; {there}")
+    return [RUNS / name]
+
+
+def clean(paths: Sequence[Path], again: str, yes: bool) -> bool:
+    """Remove `paths`, after a question unless `yes`; whether they were. Raises ArtifactError where a stage is being made in one of
+    them, or where nobody can be asked: `again` is the command that needs no answer."""
+    for path in paths:
+        for partial in sorted(path.glob("*.partial")) if path.parent == RUNS else ():
+            if (holder := at_work(partial)) is not None:
+                raise ArtifactError(
+                    f"{partial}: {holder} makes a stage here; wait until it is done, or stop that process first"
+                )
+    if not paths:
+        print("nothing to remove")
+        return False
+    runs = [path for path in paths if path.parent == RUNS]
+    what = [f"{path} ({_size(path)})" for path in runs]
+    if others := len(paths) - len(runs):
+        what.append(f"{others} caches of tools")
+    spared = f"; {RUNS / DOWNLOADS} stays ({_size(RUNS / DOWNLOADS)})" if (RUNS / DOWNLOADS).is_dir() else ""
+    print(f"to be removed: {', '.join(what)}{spared}", flush=True)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ArtifactError(f"nobody can be asked where there is no terminal, so nothing was removed; run: {again}")
+        if input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return False
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    print("removed")
+    return True
+
+
+def _size(path: Path) -> str:
+    files = [path] if not path.is_dir() or path.is_symlink() else [one for one in path.rglob("*") if not one.is_dir()]
+    total = float(sum(one.lstat().st_size for one in files))
+    for unit in ("bytes", "kB", "MB"):
+        if total < 1000:
+            return f"{total:.0f} {unit}"
+        total /= 1000
+    return f"{total:.1f} GB"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.artifacts.cleaning", description="Remove runs.")
+    parser.add_argument("--run", help="one run alone")
+    parser.add_argument("--no-run", action="store_true", help="one run was meant and none was named")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    asked = parser.parse_args(arguments)
+    single = asked.run is not None or asked.no_run
+    again = "make clean YES=1" if not single else f"make clean-runs RUN={shlex.quote(asked.run or '')} YES=1"
+    try:
+        clean(one(asked.run) if single else everything(), again, asked.yes)
+    except ArtifactError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, EOFError):
+        print("\nnothing was removed", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
