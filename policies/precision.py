@@ -1,5 +1,6 @@
 """In what numbers is a model held, and by which attention is it run? dtypes, 4 and 8 bit, attn_implementation."""
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,8 @@ def finished(model: Model, how: Held) -> None:
 
     Raises BackboneError where bitsandbytes reads 4-bit weights wrongly on this machine.
     """
-    if how.quantization in ("nf4", "fp4"):
-        _keep_packing(model)
-        _check_reading(model)
+    _keep_packing(model)
+    _check_reading(model)  # of a checkpoint that was quantised before, too
     if how.unrounded and (wider := torch.promote_types(model.dtype, how.dtype)) != model.dtype:
         model.to(wider)
     if how.attention == FLASH and model.dtype == torch.float32:
@@ -99,9 +99,12 @@ def _check_reading(model: Model) -> None:
 
 
 def _reads(weight: Foreign) -> bool:
-    from bitsandbytes.functional import QuantState, dequantize_4bit
+    from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
 
     state = weight.quant_state
+    if state.nested:  # its scales are quantised too
+        state = copy.copy(state)
+        state.absmax, state.nested = dequantize_blockwise(state.absmax, state.state2) + state.offset, False
     blocks = math.prod(state.shape) // state.blocksize
     stored, scales = weight.data.reshape(-1)[: blocks * state.blocksize // 2, None], state.absmax[:blocks]
     shape = torch.Size((blocks, state.blocksize))

@@ -19,6 +19,9 @@ from policies.told import tell as tell
 from policies.untyped import Foreign, Model
 
 DRAWS = 3  # of tokens, each of which must show what would be held against a model
+OF_SPREAD = 5  # times the tolerance: by what share of their spread scores may differ
+EXAGGERATED = 16  # times, of states that show whether an output layer is one product
+ROUNDED = 4  # tokens of a row, of which one may be another by rounding alone
 
 
 def body_name(model: Model) -> str | None:
@@ -52,17 +55,56 @@ def trial_rows(model: Model, width: int = 9, draw: int = 0) -> tuple[Tensor, Ten
 
 def close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether two results are the same within the tolerance of `dtype`, or else of their own, as a share of the largest number."""
-    share = 1e-4 if (dtype or wanted.dtype) == torch.float32 else 3e-2
     return found.shape == wanted.shape and torch.allclose(
-        found.float(), wanted.float(), rtol=0.0, atol=share * max(wanted.abs().max().item(), 1e-6)
+        found.float(),
+        wanted.float(),
+        rtol=0.0,
+        atol=tolerance(dtype or wanted.dtype) * max(wanted.abs().max().item(), 1e-6),
     )
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """By what share of the largest number two results in `dtype` may differ. int8 stands for a model in 8 bit: of the demo's sft model
+    padded and alone, two draws of four passed 3e-2, and none passes this."""
+    return {torch.float32: 1e-4, torch.int8: 0.15}.get(dtype, 3e-2)
+
+
+def alike(found: Tensor, wanted: Tensor, mask: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether states or logits (B, L, N) of the tokens in `mask` (B, L) are the same in every row, but for one token in ROUNDED.
+
+    A token's state may hang on its last digits. Of the demo's sft model one in 300 passes the tolerance in float32 when the batch is
+    another, and one in 20 in bfloat16 when one number in a thousand is rounded the other way; their neighbours keep theirs. What
+    a model or a path does otherwise, it does to most tokens of a row.
+    """
+    seen = mask.bool()
+    if found.shape != wanted.shape:
+        return False
+    largest = wanted[seen].abs().max().clamp(min=1e-6)
+    near = (found.float() - wanted.float()).abs().amax(-1) / largest <= tolerance(dtype or wanted.dtype)
+    allowed = (seen.sum(1) // ROUNDED).clamp(min=1)
+    return bool(((~near & seen).sum(1) <= allowed).all())
+
+
+def same_scores(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
+    """Whether scores (N,) of texts, but for a third of them, are the same within a share of how far scores of different texts are apart, or of the largest.
+
+    A score hangs on one token's state (`alike`), and scores may all be near zero, so that a share of the largest alone says little.
+    """
+    if found.shape != wanted.shape or not (found.isfinite().all() and wanted.isfinite().all()):
+        return False
+    allowed = max(
+        OF_SPREAD * tolerance(dtype) * (wanted.max() - wanted.min()).item(),
+        tolerance(dtype) * wanted.abs().max().item(),
+    )
+    off = (found - wanted).abs() > max(allowed, 1e-9)
+    return off.sum().item() <= max(len(off) // 3, 1)
 
 
 def rounded_in(model: Model) -> torch.dtype:
     """The dtype that states of `model` are as coarse as. In 8 bit a row's numbers hang on the rows beside it, as which columns are
     outliers is decided over a batch (LLM.int8, 2208.07339, section 3)."""
     kind: torch.dtype = next(decoder(model).parameters()).dtype
-    return torch.bfloat16 if getattr(model, "is_loaded_in_8bit", False) else kind
+    return torch.int8 if getattr(model, "is_loaded_in_8bit", False) else kind
 
 
 @dataclass(frozen=True)
@@ -92,8 +134,8 @@ def _tried_output(model: Model) -> OutputLayer:
     ids, mask = trial_rows(model)
     try:
         ran = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
-        states = ran.last_hidden_state[mask.bool()]
-        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
+        states = ran.last_hidden_state
+        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     except BackboneError:
         raise
     except Exception as error:  # what a model of somebody's own raises cannot be foreseen
@@ -101,23 +143,45 @@ def _tried_output(model: Model) -> OutputLayer:
             f"{name}: gives no logits and states of a decoder for token ids and an attention mask alone ({reason(error)}); "
             "use a causal language model of text"
         ) from error
-    head = model.get_output_embeddings()
+    head, own = model.get_output_embeddings(), OutputLayer(None, states.shape[-1], type(ran))
     try:
         plain = head(states).float()
-        scale = ((plain * wanted).sum() / plain.square().sum()).item()  # least squares
-        scale = 1.0 if abs(scale - 1.0) < (1e-5 if wanted.dtype == torch.float32 else 1e-3) else scale
-        if close(plain * scale, wanted.float()):
+        scale = _scale(plain[mask.bool()], wanted[mask.bool()])
+        if alike(plain * scale, wanted.float(), mask, wanted.dtype) and not _bends(
+            model, states[mask.bool()], scale, own
+        ):
             return OutputLayer(scale, states.shape[-1], type(ran))
     except Exception:  # no output embedding, or one of another width
         pass
-    own = OutputLayer(None, states.shape[-1], type(ran))
     try:
-        same = close(own_logits(model, states, own), wanted.float())
+        flat = own_logits(model, states.flatten(0, 1), own)
+        same = alike(flat.view(*mask.shape, -1), wanted.float(), mask, wanted.dtype)
     except Exception:
         same = False
     if not same:
         raise BackboneError(f"{name}: its logits are not made of its decoder's final states; use another architecture")
     return own
+
+
+def _scale(plain: Tensor, wanted: Tensor) -> float:
+    """What products `plain` (N, V) are multiplied by to be logits `wanted` (N, V): of each token by least squares, and the median of those."""
+    each = (plain * wanted.float()).sum(-1) / plain.square().sum(-1).clamp(min=1e-12)
+    scale = each.median().item()
+    return 1.0 if abs(scale - 1.0) < (1e-5 if wanted.dtype == torch.float32 else 1e-3) else scale
+
+
+def _bends(model: Model, states: Tensor, scale: float, layer: OutputLayer) -> bool:
+    """Whether logits are another multiple of the product where they are large, as a cap makes them, or more than it where it is none: in
+    bfloat16 a cap of 30 changes logits of 10 by no more than rounding may. Tried on states that are EXAGGERATED, and on none; where the
+    model's own forward takes no states, it does not show."""
+    for each in (states * EXAGGERATED, states * 0.0):
+        try:
+            own = own_logits(model, each, layer)
+        except Exception:  # what a model of somebody's own raises cannot be foreseen
+            return False
+        if not close(model.get_output_embeddings()(each).float() * scale, own, states.dtype):
+            return True
+    return False
 
 
 def own_logits(model: Model, states: Tensor, layer: OutputLayer) -> Tensor:
@@ -153,73 +217,81 @@ def check_causal(model: Model) -> None:
     right, or on chance."""
     ids, mask = trial_rows(model)
     name, body = type(model).__name__, decoder(model)
-    kind = rounded_in(model)
+    kind, vocabulary = rounded_in(model), model.get_input_embeddings().weight.shape[0]
 
     def states(ids: Tensor, mask: Tensor) -> Tensor:
         found: Tensor = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return found.to(kind)
+        return found
 
     with torch.enable_grad():
         learns = any(p.requires_grad for p in body.parameters())
         graph = states(ids[:1], mask[:1])
     if learns and not graph.requires_grad:
         raise BackboneError(f"{name}: gives no gradients while dropout is off; use another architecture")
-    plain = states(ids, mask)
-    if not close(states(ids, mask), plain):
+    draws = [trial_rows(model, draw=draw) for draw in range(DRAWS)]
+    if not any(alike(states(*rows), states(*rows), rows[1], kind) for rows in draws):
         raise BackboneError(f"{name}: says something else each time to the same tokens; use another architecture")
-    other = ids.clone()
-    other[:, -1] = (ids[:, -1] + 1) % model.get_input_embeddings().weight.shape[0]
-    if not close(states(other, mask)[:, :-1][mask[:, 1:].bool()], plain[:, :-1][mask[:, 1:].bool()]):
+    if all(_sees_ahead(states, *rows, vocabulary, kind) for rows in draws):
         raise BackboneError(
             f"{name}: its tokens see those after them, so it is no causal language model as it is; set is_decoder: true in its "
             "config.json if it was trained as one, else use another"
         )
-    # A state may hang on its last digits: one token's of the demo's sft model, in float32, was 0.04 of 46 apart, and its neighbours'
-    # less than 0.0001. A model that sees padding differs in every draw.
-    if all(_sees_padding(states, *trial_rows(model, draw=draw)) for draw in range(DRAWS)):
+    if all(_sees_padding(states, *rows, kind) for rows in draws):
         raise BackboneError(f"{name}: says something else where a row is padded on the right; use another architecture")
 
 
-def _sees_padding(states: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor) -> bool:
+def _sees_ahead(
+    states: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor, vocabulary: int, kind: torch.dtype
+) -> bool:
+    """Whether states change with the token that follows them. All other tokens, and so all roundings, are the same."""
+    other, before = ids.clone(), mask[:, 1:].bool()
+    other[:, -1] = (ids[:, -1] + 1) % vocabulary
+    return not close(states(other, mask)[:, :-1][before], states(ids, mask)[:, :-1][before], kind)
+
+
+def _sees_padding(states: Callable[[Tensor, Tensor], Tensor], ids: Tensor, mask: Tensor, kind: torch.dtype) -> bool:
     """Whether a padded row has other states than alone."""
-    plain = states(ids, mask)
-    return any(
-        not close(states(ids[row : row + 1, :length], mask[row : row + 1, :length])[0], plain[row, :length])
-        for row, length in enumerate(mask.sum(1).tolist())
-        if length < ids.shape[1]
-    )
+    alone = torch.zeros_like(plain := states(ids, mask))
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone[row, :length] = states(ids[row : row + 1, :length], mask[row : row + 1, :length])[0]
+    return not alike(alone, plain, mask, kind)
 
 
 @torch.no_grad()
 def check_scores(model: Model) -> None:
     """Raise BackboneError unless a classifier gives each row one score that sees its last token and not the padding behind it."""
-    ids, mask = trial_rows(model)
     pad, name = model.config.get_text_config().pad_token_id, type(model).__name__
-    pad = -1 if pad is None else pad
-    ids = ids.where(
-        ids != pad, (ids + 2) % model.get_input_embeddings().weight.shape[0]
-    )  # it would hide the end of a text
+    pad, vocabulary = -1 if pad is None else pad, model.get_input_embeddings().weight.shape[0]
 
     def scores(ids: Tensor, mask: Tensor) -> Tensor:
         found: Tensor = model(input_ids=ids.where(mask.bool(), max(pad, 0)), attention_mask=mask).logits
-        return found
+        if found.shape != (len(ids), 1):
+            raise BackboneError(f"{name}: gives no one score of a row; name another model in reward.model")
+        return found[:, 0]
 
+    padded, alone, blind = list[Tensor](), list[Tensor](), list[Tensor]()
     try:
-        plain = scores(ids, mask)
-        ends = mask.sum(1) - 1
-        other = ids.clone()
-        other[range(len(ids)), ends] = (ids[range(len(ids)), ends] + 1) % model.get_input_embeddings().weight.shape[0]
-        moved = scores(other, mask)
-        alone = torch.cat([scores(ids[i : i + 1, : end + 1], mask[i : i + 1, : end + 1]) for i, end in enumerate(ends)])
+        for draw in range(DRAWS):
+            ids, mask = trial_rows(model, draw=draw)
+            ids = ids.where(ids != pad, (ids + 2) % vocabulary)  # it would hide the end of a text
+            plain, ends, other = scores(ids, mask), mask.sum(1) - 1, ids.clone()
+            other[range(len(ids)), ends] = (ids[range(len(ids)), ends] + 1) % vocabulary
+            blind.append(scores(other, mask) == plain)
+            cut = [(ids[i : i + 1, : end + 1], mask[i : i + 1, : end + 1]) for i, end in enumerate(ends.tolist())]
+            short = [row for row, end in enumerate(ends.tolist()) if end + 1 < ids.shape[1]]
+            padded.append(plain[short])
+            alone += [scores(*cut[row]) for row in short]
+    except BackboneError:
+        raise
     except Exception as error:  # what a model of somebody's own raises cannot be foreseen
         raise BackboneError(
             f"{name}: gives no scores for token ids and an attention mask alone ({reason(error)}); name another model in reward.model"
         ) from error
-    if plain.shape != (len(ids), 1) or not close(alone, plain, rounded_in(model)):
+    if not same_scores(torch.cat(alone), torch.cat(padded), rounded_in(model)):
         raise BackboneError(
             f"{name}: gives no score of a row that is the same padded and alone; name another model in reward.model"
         )
-    if (moved == plain).any():
+    if torch.cat(blind).any():
         raise BackboneError(
             f"{name}: its score does not see the last token of a text; name another model in reward.model"
         )

@@ -21,7 +21,7 @@ from policies.quick.packing import packs
 from policies.template import PromptText
 from policies.tokenizers import TemplateValue, load_tokenizer
 from policies.told import tell
-from policies.trials import reason
+from policies.trials import reason, rounded_in, same_scores
 from policies.untyped import AnyFunction, Json, Model, Tokenizer
 from reward.rendering import Manner, Row, ScoringError, foreign_manner, own_manner, render
 
@@ -217,25 +217,31 @@ def load_scorer(
         padding=not packs(model),
         manner=reads.manner,
     )
-    _try(scorer, path)
+    _try(scorer, path, rounded_in(model))
     return scorer
 
 
-def _try(scorer: Scorer, path: str | Path) -> None:
-    """Raise BackboneError unless two texts get the same scores together and each alone."""
-    prompts, said = ["The film was", "A"], [" great, and so was everything that came with it.", " no"]
+TRIED = (
+    ("The film was", " great, and so was everything that came with it."),
+    ("A", " no"),
+    ("Name three colours, and say which of them you like best.", " Red, green, blue."),
+    ("One, two", ", three, four, five and so on"),
+)
+
+
+def _try(scorer: Scorer, path: str | Path, dtype: torch.dtype) -> None:
+    """Raise BackboneError unless texts get the same scores together and each alone, in states of `dtype`."""
+    prompts, said = [p for p, _ in TRIED], [c for _, c in TRIED]
     try:
         both = scorer.raw(prompts, said)
-        alone = torch.cat([scorer.raw([p], [c]) for p, c in zip(prompts, said, strict=True)])
+        alone = torch.cat([scorer.raw([p], [c]) for p, c in TRIED])
     except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise BackboneError(
             f"{path}: cannot score a prompt and a completion ({reason(error)}); use another reward model"
         ) from error
     finally:
         scorer.counts.clear()
-    if not torch.isfinite(both).all() or not torch.allclose(
-        both, alone, rtol=0.03, atol=0.03 * both.abs().max().item()
-    ):
+    if not same_scores(both, alone, dtype):
         raise BackboneError(
             f"{path}: scores a text otherwise beside another ({both.tolist()}) than alone ({alone.tolist()}); use another reward model"
         )

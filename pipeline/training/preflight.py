@@ -15,6 +15,7 @@ from policies.precision import Held, pick_dtype
 
 GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
+CGROUP = Path("/sys/fs/cgroup")
 LOGITS = 10  # float32 copies of a micro-batch's logits in a step of trl's SFTTrainer: measured, docs/measured.md
 
 
@@ -197,10 +198,17 @@ def available() -> tuple[float, str]:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0] / GB, "on the GPU"
     free = float(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.is_file() and used.is_file() and (ceiling := limit.read_text().strip()) != "max":
-        free = min(free, float(ceiling) - float(used.read_text()))
+        free = min(free, float(ceiling) - float(used.read_text()) + _given_back())
     return free / GB, "here"
+
+
+def _given_back() -> float:
+    """Bytes that the control group counts as used and gives back when they are wanted: files that were read, such as a model's weights."""
+    told = CGROUP / "memory.stat"
+    rows = [line.split() for line in told.read_text().splitlines()] if told.is_file() else []
+    return sum(float(row[1]) for row in rows if row[0] == "inactive_file")
 
 
 def check(stage: str, parts: dict[str, float], free: float, where: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.quick.moving import lengths_of, moved
 from policies.quick.windows import short_windows
-from policies.trials import close, decoder, tell
+from policies.trials import alike, decoder, tell
 from policies.untyped import Arguments, Foreign, Json, Model, ModelConfig
 
 # Attention is dense within a lane, so that lanes of W tokens cost 1 + W / reach times their products. Of a layer with P weights on H
@@ -208,9 +208,9 @@ def _tried(decoder: Model, packed: type) -> bool:
         return found
 
     decoder.__class__ = packed.__mro__[2]
-    padded = states(ids)[mask.bool()]
+    padded = states(ids)
     decoder.__class__, decoder.reach, decoder.limit = packed, 40.0, math.inf  # two lanes, one place left over
     found, again = states(ids), states(otherwise)
-    same = close(found[mask.bool()], padded)
+    same = alike(found, padded, mask)
     in_lanes = not found[~mask.bool()].any()
     return in_lanes and same and torch.equal(found[[1, 3]], again[[1, 3]])

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from policies.quick.windows import short_windows
-from policies.trials import body_name, close, tell, trial_rows
+from policies.trials import alike, body_name, tell, trial_rows
 from policies.untyped import Arguments, Foreign, Model
 
 
@@ -127,9 +127,8 @@ def find_trunk(decoder: Model, depth: int) -> Trunk | None:
 def _same(trunk: Trunk, decoder: Model) -> bool:
     """Whether both parts, one after the other, give what the whole gives."""
     ids, mask = trial_rows(decoder)
-    seen = mask.bool()
     whole = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return close(trunk.above(trunk.states(ids, mask), mask)[seen], whole[seen])
+    return alike(trunk.above(trunk.states(ids, mask), mask), whole, mask)
 
 
 def _part(decoder: Model, which: "slice[int | None, int | None, None]", norm: nn.Module) -> Model:

@@ -6,7 +6,7 @@ from typing import Any
 import bitsandbytes as bnb
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from policies.backbone import load_causal, new_classifier, output_head
 from policies.errors import BackboneError
@@ -88,6 +88,22 @@ def test_weights_of_4_bit_that_are_read_wrongly_are_refused(
     monkeypatch.setattr(bnb.functional, "dequantize_4bit", wrong)
     with pytest.raises(BackboneError, match=r"reads its 4-bit weights of 64x128 wrongly .* set quantization=int8 or"):
         load_causal(saved(tiny_tokenizer, tmp_path, 64, 128), tiny_tokenizer, Held(torch.float32, quantization="nf4"))
+
+
+@pytest.mark.parametrize("asked", ["nf4", None])
+def test_a_checkpoint_that_was_quantised_before_is_read(
+    tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    """As many on the Hub are, in 4 bit with scales that are quantised too."""
+    monkeypatch.setattr(bnb.nn.modules, "has_avx512bf16", lambda: True)
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    base = saved(tiny_tokenizer, tmp_path / "base", 64, 128)
+    before: Any = LlamaForCausalLM.from_pretrained(base, quantization_config=how, dtype=torch.float32)
+    before.save_pretrained(tmp_path / "few")
+    tiny_tokenizer.save_pretrained(tmp_path / "few")
+    model: Any = load_causal(tmp_path / "few", tiny_tokenizer, Held(torch.float32, quantization=asked))
+    assert isinstance(model.model.layers[0].mlp.up_proj, bnb.nn.Linear4bit)
+    assert not any(getattr(module, "support_avx512bf16_for_cpu", False) for module in model.modules())
 
 
 @pytest.mark.parametrize("kind", ["nf4", "int8"])

@@ -153,3 +153,18 @@ def test_every_stage_that_trains_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(preflight, "footprint", broken)
     run_stage("dpo", config, "r")
     assert "dpo: what it needs in memory was not counted, as its model" in capfd.readouterr().out
+
+
+def test_files_that_were_read_take_no_memory_from_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control group counts the weights that were just read as used, and gives them back."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(preflight, "CGROUP", tmp_path)
+    for name, told in (
+        ("max", "500000000"),
+        ("current", "450000000"),
+        ("stat", "anon 50000000\ninactive_file 400000000"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(f"{told}\n")
+    assert preflight.available() == (pytest.approx(0.45), "here")
+    (tmp_path / "memory.stat").unlink()
+    assert preflight.available() == (pytest.approx(0.05), "here")
