@@ -150,6 +150,9 @@ def look_inside(
     completion: Annotated[str | None, typer.Option(help="what to look at; default: sample it")] = None,
     model: Annotated[str, typer.Option(help="ppo, sft, base, a folder or a Hub id")] = "ppo",
     seed: Annotated[int | None, typer.Option(min=0, help="of the sampling; default: the run's")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="send the text through the chat template, as a user's message")
+    ] = False,
     run: Name = None,
 ) -> None:
     def work() -> None:
@@ -167,7 +170,11 @@ def look_inside(
         quiet()  # first: libraries talk while they are imported
         from pipeline.inspect import look as inspect
 
+<<<<<<< HEAD
         print(f"inspect: {inspect.run(config, Run(call.run, call=call), prompt, completion, model, seed)}")
+=======
+        print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed, chat)}")
+>>>>>>> d93b5ba (inspect: a prompt unlike the run's is told, sft's answer stands beside, CHAT=1, states are kept, attention maps start folded; five pictures by a script)
 
     guarded(work)
 

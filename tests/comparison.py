@@ -89,9 +89,9 @@ class Page(html.parser.HTMLParser):
 
     @property
     def fetched(self) -> list[str]:
-        """What a browser would ask for elsewhere."""
+        """What a browser would ask for elsewhere; a link to the run's index is asked for by who follows it."""
         asked = [value or "" for name, value in self.attributes if name in ("src", "href", "xlink:href")]
-        return [value for value in asked if not value.startswith(("#", "data:image/png"))]
+        return [value for value in asked if not value.startswith(("#", "data:image/png", "../index.html"))]
 
 
 def written(rows: list[Sample], folder: Path, judges: list[str] | None = None, **more: Any) -> Page:

@@ -15,20 +15,24 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.files import digest
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.inspect import maps as inspect_maps
+from pipeline.inspect.asking import advice, find_prompt
 from pipeline.inspect.tokens import tokens, totals
+from pipeline.pages import index
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
 from pipeline.pages.visible import visible
-from pipeline.rows.published import prompts, rankings
+from pipeline.rows.published import rankings
 from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
 from pipeline.training import roles
@@ -54,7 +58,13 @@ SETTINGS_THAT_COUNT += ["missing_eos_score", "missing_eos_penalty", "kl_coef", "
 
 
 def run(
-    config: Config, run: Run, prompt: str, completion: str | None = None, model: str = ALIGNED, seed: int | None = None
+    config: Config,
+    run: Run,
+    prompt: str,
+    completion: str | None = None,
+    model: str = ALIGNED,
+    seed: int | None = None,
+    chat: bool = False,
 ) -> Path:
     """Write runs/<name>/inspect/<slug>.html and return its path. Raises ArtifactError for what a user can mend.
 
@@ -65,7 +75,10 @@ def run(
     tokenizer, config, kl_coef = _opened(config, run, model)
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
-    name, asked = find_prompt(run, prompt)
+    name, asked = find_prompt(run, prompt, chat)
+    doubt, some = advice(run, asked)
+    if doubt:
+        print(f"inspect: {doubt} Some of this run's: {'; '.join(map(repr, some))}", flush=True)
     source = _source(config, run, model)
     _check_length(source, tokenizer, name, asked, completion, config)
     tell(f"inspect: loading {model}, the model it started from, and the score")
@@ -79,12 +92,18 @@ def run(
     rows = tokens(played, tokenizer, episode, section, kl_coef, critic=model == ALIGNED)
     numbers = {"tokens": rows, "totals": totals(rows, episode.score)}
     require_finite(numbers, "inspect")
+    before = None
+    if model != "sft" and completion is None:
+        before = _of_sft(config, run, tokenizer, score, device, name, asked, seed, how)
     del played, score
     gc.collect()
     page = page_template("inspect.html.j2").render(
         model=model,
         prompt=visible(show_prompt(asked)),
         text=visible(episode.text),
+        before=before,
+        doubt=doubt,
+        some=[visible(one) for one in some],
         given=completion is not None,
         decoding=how.words(),
         finished=episode.completion.finished,
@@ -102,10 +121,35 @@ def run(
         states=_states(config, run, asked, episode, device, seed),
         raw=episode.raw_score,
     )
-    path = run.root / run.name / "inspect" / f"{slug(prompt, completion, model, seed, how.words())}.html"
+    path = (
+        run.root
+        / run.name
+        / "inspect"
+        / f"{slug(prompt, completion, model, seed, how.words() + (', chat' if chat else ''))}.html"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(page.encode("utf-8", "replace"))
+    index.write(run)
     return path
+
+
+def _of_sft(
+    config: Config,
+    run: Run,
+    tokenizer: Any,
+    score: Score,
+    device: torch.device,
+    name: str,
+    asked: PromptText,
+    seed: int,
+    how: Resolved,
+) -> dict[str, Any]:
+    """What the sft model says to the same prompt with the same noise, and its score."""
+    policy = load_causal(run.folder("sft"), tokenizer, as_published(config, device))
+    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+    played = Roles(policy, head, "shared", reference=policy).to(device).eval()
+    said = speak(played, tokenizer, score, name, asked, None, config.ppo, seed, how)
+    return {"text": visible(said.text), "score": said.raw_score}
 
 
 def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
@@ -137,6 +181,7 @@ def settings_of(made: Manifest, config: Config, run: Run) -> Config:
     return config.model_copy(update={"ppo": section, **own})
 
 
+<<<<<<< HEAD
 def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
     """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations."""
     if not prompt.strip():
@@ -150,6 +195,8 @@ def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
     return prompt, prompt
 
 
+=======
+>>>>>>> d93b5ba (inspect: a prompt unlike the run's is told, sft's answer stands beside, CHAT=1, states are kept, attention maps start folded; five pictures by a script)
 def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: str) -> str:
     """A file name that is readable, and another one for every other question."""
     words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "prompt"
@@ -271,10 +318,23 @@ def _states(
     reads = reading_of(folder)
     model: Any = load_classifier(folder, reads.tokenizer, as_published(config, device))
     model.to(device)
-    texts = [(ranking.prompt, text) for ranking, _, text in shown] + [(asked, episode.text)]
-    states = inspect_maps.last_states(model, reads, texts)
+    kept = _kept_states(run, model.dtype)
+    if kept.is_file():
+        known = np.load(kept)
+    else:
+        print(f"inspect: the reward model reads {len(shown)} held-out completions, once for all pages", flush=True)
+        known = inspect_maps.last_states(model, reads, [(ranking.prompt, text) for ranking, _, text in shown])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, known)
+    states = np.concatenate([known, inspect_maps.last_states(model, reads, [(asked, episode.text)])])
     names = [ranking.id for ranking, _, _ in shown] + ["this one"]
     return inspect_maps.states_figures(states, names, [kind for _, kind, _ in shown] + ["this one"], seed)
+
+
+def _kept_states(run: Run, dtype: torch.dtype) -> Path:
+    """Where the states of the held-out completions lie: a file of its own for every reward model, data and dtype."""
+    key = digest([run.identity("reward"), run.identity("data"), str(dtype), inspect_maps.RANKINGS])
+    return run.root / run.name / "inspect" / f"states-{key[:12]}.npy"
 
 
 def _figures(rows: list[dict[str, Any]], model: str) -> list[Figure]:

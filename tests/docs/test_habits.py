@@ -42,11 +42,13 @@ def test_the_changelog_has_the_form() -> None:
     assert kinds and kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-def test_the_picture_is_small_and_its_script_loads_without_a_browser() -> None:
+def test_the_pictures_are_small_and_their_script_loads_without_a_browser() -> None:
     spec = importlib.util.spec_from_file_location("picture", ROOT / "docs" / "images" / "make.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     pictures = list((ROOT / "docs" / "images").glob("*.png"))
+    shown = text("README.md") + "".join(path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md"))
     assert module.LARGEST == 150_000 and [p.name for p in pictures if p.stat().st_size >= module.LARGEST] == []
-    assert [p.name for p in pictures if f"(docs/images/{p.name})" not in text("README.md")] == []
+    assert [p.name for p in pictures if f"images/{p.name})" not in shown] == []
+    assert {p.stem for p in pictures} == {"report", "reward", "data-check", "inspect", "index"}

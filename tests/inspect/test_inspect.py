@@ -20,6 +20,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.inspect import look as inspect
 from pipeline.pages.visible import visible
+from pipeline.rows.published import prompts
 from pipeline.running import run_stage
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
@@ -172,7 +173,7 @@ def test_names_of_pages_are_safe_and_differ() -> None:
 
 def test_a_completion_is_decoded_as_it_is_asked_for(made: Run) -> None:
     """Greedily, from the published policy with plain transformers; the page says so, and its numbers are the trainer's."""
-    name, prompt = next((p.id, p.prompt) for p in inspect.prompts(made, "eval"))
+    name, prompt = next((p.id, p.prompt) for p in prompts(made, "eval"))
     path = inspect.run(config("inspect.generation={do_sample: false, max_new_tokens: 9}"), made, name)
     tokenizer = AutoTokenizer.from_pretrained(made.folder("ppo"))
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]

@@ -1,0 +1,64 @@
+"""What is asked? A held-out prompt by its id, or a text; and whether that text is like what this run's models were trained on."""
+
+from collections.abc import Sequence
+
+from data.schema import Prompt
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.run import Run
+from pipeline.rows.published import prompts
+from policies.template import PromptText, show_prompt
+
+SHOWN = 5  # of the run's prompts
+RARE = 0.05  # share of the run's prompts below which a habit is not theirs
+ENDS = ".!?。！？…"
+
+
+def find_prompt(run: Run, prompt: str, chat: bool = False) -> tuple[str, PromptText]:
+    """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations
+    or `chat` asks for it."""
+    if not prompt.strip():
+        raise ArtifactError('the prompt is empty; give a text or the id of a held-out prompt: make inspect PROMPT="…"')
+    held_out = prompts(run, "eval")
+    for known in held_out:
+        if known.id == prompt:
+            return known.id, known.prompt
+    if chat or (held_out and not isinstance(held_out[0].prompt, str)):
+        return prompt, [{"role": "user", "content": prompt}]
+    return prompt, prompt
+
+
+def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:
+    """In which ways a prompt is none of this run's kind, each as what follows "it"; nothing where it may be one of them."""
+    if not held_out or any(asked == one.prompt for one in held_out):
+        return []
+    if isinstance(asked, str) != isinstance(held_out[0].prompt, str):
+        return ["is a conversation, and this run's prompts are plain texts"]
+    text, known = show_prompt(asked).strip(), [show_prompt(one.prompt).strip() for one in held_out]
+    words, lengths = len(text.split()), sorted(len(one.split()) for one in known)
+    said = []
+    if words < lengths[0]:
+        said.append(f"is shorter than all of them ({words} words, theirs {lengths[0]} to {lengths[-1]})")
+    if words > lengths[-1]:
+        said.append(f"is longer than all of them ({words} words, theirs {lengths[0]} to {lengths[-1]})")
+    ending = sum(one.endswith(tuple(ENDS)) for one in known) / len(known)
+    if text.endswith(tuple(ENDS)) and ending < RARE:
+        said.append(f"ends as a sentence does, which {ending:.0%} of theirs do: there may be nothing left to say")
+    if not text.endswith(tuple(ENDS)) and 1 - ending < RARE:
+        said.append(f"does not end as a sentence does, which {ending:.0%} of theirs do")
+    return said
+
+
+def advice(run: Run, asked: PromptText) -> tuple[str, list[str]]:
+    """A sentence on how the prompt is unlike this run's, with what helps, and some of the run's prompts; ("", []) where it is not."""
+    held_out = prompts(run, "eval")
+    ways = unlike(asked, held_out)
+    if not ways:
+        return "", []
+    some = [show_prompt(one.prompt) for one in held_out[:: max(1, len(held_out) // SHOWN)]][:SHOWN]
+    helps = "ask as they do"
+    if isinstance(asked, str):
+        helps += ", or with CHAT=1, which sends the text through the chat template"
+    return (
+        f"This prompt is unlike those of run {run.name}: it {'; it '.join(ways)}. The answer may mean little; {helps}.",
+        some,
+    )

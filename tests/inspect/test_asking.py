@@ -1,0 +1,38 @@
+"""Is a newcomer's first prompt answered with what is wrong with it, and a prompt of the run's own kind left alone?"""
+
+import pytest
+
+from data.schema import Prompt
+from pipeline.artifacts.run import Run
+from pipeline.inspect import asking
+
+OPENINGS = ["The film often", "A warm, funny,", "It is a", "Too long by", "There's no real"] * 8
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    held_out = [Prompt(f"p{i}", text, "f:1") for i, text in enumerate(OPENINGS)]
+    monkeypatch.setattr(asking, "prompts", lambda run, side: held_out)
+    return Run("demo")
+
+
+def test_a_prompt_unlike_the_runs_is_told_with_some_of_theirs(run: Run) -> None:
+    told, some = asking.advice(run, "Write a review.")
+    assert "unlike those of run demo: it ends as a sentence does, which 0% of theirs do" in told
+    assert "CHAT=1" in told and len(some) == 5 and set(some) <= set(OPENINGS)
+    assert (
+        "is longer than all of them (6 words, theirs 3 to 3)" in asking.advice(run, "Please write me a long review")[0]
+    )
+    assert "is shorter" in asking.advice(run, "Film")[0]
+
+
+@pytest.mark.parametrize("prompt", ["A story that", "The film often"])
+def test_a_prompt_of_their_kind_is_left_alone(run: Run, prompt: str) -> None:
+    assert asking.advice(run, prompt) == ("", [])
+
+
+def test_chat_makes_a_message_of_a_text_and_not_of_a_held_out_prompt(run: Run) -> None:
+    assert asking.find_prompt(run, "Hi", chat=True) == ("Hi", [{"role": "user", "content": "Hi"}])
+    assert asking.find_prompt(run, "p1", chat=True) == ("p1", "A warm, funny,")
+    told, _ = asking.advice(run, [{"role": "user", "content": "Hi"}])
+    assert "is a conversation" in told and "CHAT=1" not in told
