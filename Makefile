@@ -114,15 +114,9 @@ data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's 
 	  $(if $(FORMAT),data.format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  --json runs/data-check.json --page runs/data-check.html
 
-<<<<<<< HEAD
-inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=); writes a page
-	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
-	  $(if $(COMPLETION),--completion "$$COMPLETION")
-=======
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=, CHAT=1); writes a page
-	@$(CALL) inspect $(RECIPE) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
-	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(CHAT),--chat)
->>>>>>> d93b5ba (inspect: a prompt unlike the run's is told, sft's answer stands beside, CHAT=1, states are kept, attention maps start folded; five pictures by a script)
+	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 
 runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept
 	@$(CALL) runs $(ONE)

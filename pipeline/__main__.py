@@ -170,11 +170,7 @@ def look_inside(
         quiet()  # first: libraries talk while they are imported
         from pipeline.inspect import look as inspect
 
-<<<<<<< HEAD
-        print(f"inspect: {inspect.run(config, Run(call.run, call=call), prompt, completion, model, seed)}")
-=======
-        print(f"inspect: {inspect.run(config, Run(run or recipe.stem), prompt, completion, model, seed, chat)}")
->>>>>>> d93b5ba (inspect: a prompt unlike the run's is told, sft's answer stands beside, CHAT=1, states are kept, attention maps start folded; five pictures by a script)
+        print(f"inspect: {inspect.run(config, Run(call.run, call=call), prompt, completion, model, seed, chat)}")
 
     guarded(work)
 

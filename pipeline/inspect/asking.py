@@ -17,7 +17,7 @@ def find_prompt(run: Run, prompt: str, chat: bool = False) -> tuple[str, PromptT
     """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations
     or `chat` asks for it."""
     if not prompt.strip():
-        raise ArtifactError('the prompt is empty; give a text or the id of a held-out prompt: make inspect PROMPT="…"')
+        raise ArtifactError("the prompt is empty; give a text, or the id of a held-out prompt")
     held_out = prompts(run, "eval")
     for known in held_out:
         if known.id == prompt:

@@ -181,22 +181,6 @@ def settings_of(made: Manifest, config: Config, run: Run) -> Config:
     return config.model_copy(update={"ppo": section, **own})
 
 
-<<<<<<< HEAD
-def find_prompt(run: Run, prompt: str) -> tuple[str, PromptText]:
-    """(id, prompt): the held-out prompt of that id, or the text itself, as a user's message where the run's prompts are conversations."""
-    if not prompt.strip():
-        raise ArtifactError("the prompt is empty; give a text, or the id of a held-out prompt")
-    held_out = prompts(run, "eval")
-    for known in held_out:
-        if known.id == prompt:
-            return known.id, known.prompt
-    if held_out and not isinstance(held_out[0].prompt, str):
-        return prompt, [{"role": "user", "content": prompt}]
-    return prompt, prompt
-
-
-=======
->>>>>>> d93b5ba (inspect: a prompt unlike the run's is told, sft's answer stands beside, CHAT=1, states are kept, attention maps start folded; five pictures by a script)
 def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: str) -> str:
     """A file name that is readable, and another one for every other question."""
     words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:40].strip("-") or "prompt"
