@@ -103,7 +103,8 @@ def _right(model: Model, way: Way) -> bool:
         mine, batched = (z[at].float().log_softmax(-1).gather(1, tokens)[:, 0].cpu() for z in (one, other))
         apart.append((mine - batched).abs())
         off.append((mine - completion.logprobs).abs())
-    batches, found = (_worst(torch.cat(each)) if fine else torch.cat(each).mean() for each in (apart, off))
+    batched, sampled = torch.cat(apart), torch.cat(off)
+    batches, found = (batched.max(), _worst(sampled)) if fine else (batched.mean(), sampled.mean())
     return found.item() <= min((CLOSE if fine else COARSE) + 5 * batches.item(), MOST)
 
 

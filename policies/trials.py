@@ -5,6 +5,7 @@ alone falls back, and one line says so.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ from policies.untyped import Foreign, Model
 DRAWS = 3  # of tokens, each of which must show what would be held against a model
 OF_SPREAD = 5  # times the tolerance: by what share of their spread scores may differ
 EXAGGERATED = 16  # times, of states that show whether an output layer is one product
+HANGING = 1e-2  # of the largest number: by how much rounding makes a state another in float32; 9e-4 was seen
 ROUNDED = 4  # tokens of a row, of which one may be another by rounding alone
 
 
@@ -73,16 +75,17 @@ def alike(found: Tensor, wanted: Tensor, mask: Tensor, dtype: torch.dtype | None
     """Whether states or logits (B, L, N) of the tokens in `mask` (B, L) are the same in every row, but for one token in ROUNDED.
 
     A token's state may hang on its last digits. Of the demo's sft model one in 300 passes the tolerance in float32 when the batch is
-    another, and one in 20 in bfloat16 when one number in a thousand is rounded the other way; their neighbours keep theirs. What
+    another, by at most HANGING, and one in 20 in bfloat16, by any amount, when one number in a thousand is rounded the other way; their neighbours keep theirs. What
     a model or a path does otherwise, it does to most tokens of a row.
     """
     seen = mask.bool()
     if found.shape != wanted.shape:
         return False
     largest = wanted[seen].abs().max().clamp(min=1e-6)
-    near = (found.float() - wanted.float()).abs().amax(-1) / largest <= tolerance(dtype or wanted.dtype)
+    apart, dtype = (found.float() - wanted.float()).abs().amax(-1) / largest, dtype or wanted.dtype
+    most = HANGING if dtype == torch.float32 else math.inf
     allowed = (seen.sum(1) // ROUNDED).clamp(min=1)
-    return bool(((~near & seen).sum(1) <= allowed).all())
+    return bool((apart <= most)[seen].all() and ((~(apart <= tolerance(dtype)) & seen).sum(1) <= allowed).all())
 
 
 def same_scores(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
