@@ -39,10 +39,10 @@ class Beside(NamedTuple):
         return bool(self.watched or self.system or self.history or self.held or self.margin or self.weights)
 
 
-def beside(shape: Shape, name: str, chosen: Format) -> Beside:
-    """What becomes of the columns of this shape that the form does not read."""
+def beside(shape: Shape, row: dict[str, Any], chosen: Format) -> Beside:
+    """What becomes of the columns of this shape, which `row` has, that the form does not read."""
     read = {*chosen.reads.split(), *chosen.leaves.split(), *ALWAYS}
-    read |= set() if chosen.reads_of is None else chosen.reads_of(tuple(shape.kinds))
+    read |= set() if chosen.reads_of is None else chosen.reads_of(row)
     rest = [key for key in shape.kinds if key not in read]
     system = next((key for key in SYSTEM if key in rest), None) if chosen.fronts else None
     history = "history" if chosen.fronts and "history" in rest else None
@@ -53,9 +53,8 @@ def beside(shape: Shape, name: str, chosen: Format) -> Beside:
     used = {system, history, margin, *weights, *(key for pair in held for key in pair)}
     rest = [key for key in rest if key not in used]
     left = [key for key in chosen.leaves.split() if key in shape.kinds]
-    texts = {key for key, kind in shape.kinds.items() if kind in ("text", "transcript", "structure")}
     watched = [] if chosen.tells else [key for key in rest if columns.watched(shape.kinds[key], key)]
-    unread = tuple(key for key in shape.kinds if key in left or (key in rest and not (chosen.tells and key in texts)))
+    unread = tuple(key for key in shape.kinds if key in left or key in rest)
     return Beside(unread, tuple(watched), system, history, held, margin, weights)
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from data.forms import columns
 from data.reading.flaws import called
+from data.reading.written import parsed
 from data.schema import Completion, Problem, PromptText
 
 ROLES = ("system", "user", "assistant")
 OTHER_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+COMPLETION = {"text", "id", "model", "ratings"}
 SPEAKING = ("tool_calls", "function_call", "reasoning_content")
 """Keys of a message that say something we would lose."""
 
@@ -253,7 +255,7 @@ def completions(row: dict[str, Any], at: Place) -> tuple[Completion, ...] | None
     if len(value) < 2:
         at.report("completions", "there are fewer than two", "give at least two, or take the row out")
         return None
-    if all([type(one) is str and one.strip() for one in value]):
+    if all([type(one) is str and one.strip() and one[0] != "{" for one in value]):
         return tuple(map(Completion, _names(len(value)), value))
     before = len(at.problems)
     made = [_completion(one, place, at) for place, one in enumerate(value)]
@@ -270,12 +272,15 @@ def _names(many: int) -> tuple[str, ...]:
 
 def _completion(value: object, place: int, at: Place) -> Completion | None:
     field = f"completions[{place}]"
+    if isinstance(value, str) and value.lstrip()[:1] == "{":
+        inside = parsed(value)
+        value = inside if isinstance(inside, dict) and "text" in inside and inside.keys() <= COMPLETION else value
     if not isinstance(value, dict):
         said = _text(value, field, at)
         return None if said is None else Completion(f"c{place}", said)
     inner: list[Problem] = []
     here = Place(at.file, at.line, inner)
-    for key in value.keys() - {"text", "id", "model", "ratings"}:
+    for key in value.keys() - COMPLETION:
         if (loss := columns.lost(key, value[key])) is not None:
             here.report(key, loss.problem, "take the key away, or turn the rows with data.map")
     said = text(value, "text", here)

@@ -4,8 +4,10 @@ Each is told to the user, with a sample. Some must not be lost without a word, w
 images and tools. A row with such a column is refused, unless the user says with `ignore` that the column may go.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from data.reading.flaws import called
@@ -34,7 +36,7 @@ JUDGED = re.compile(
     r"(?:.*_)?(?:scores?|ratings?|ranks?|rankings?|labels?|winners?|preferen(?:ce|ces)|preferred|margins?|rewards?|grades?"
     r"|votes?|upvotes?|downvotes?|likes?|dislikes?|liked|disliked|thumbs?|thumbs_up|thumbs_down|feedback|judge?ments?"
     r"|verdicts?|better|best|worse|worst|quality|helpfulness|correctness|chosen|rejected|accepted|strength|stars|good|bad"
-    r"|points|evaluations?|kto_tag|choice|selected|is_correct|flipped)(?:_.*)?"
+    r"|points|evaluations?|kto_tag|choice|selected|is_correct|flipped|deleted|removed|spam)(?:_.*)?"
 )
 """Names of columns in which somebody says what a row or an answer is worth."""
 ASKING = {
@@ -50,6 +52,8 @@ ASKING = {
     "system_prompt",
 }
 """Names of columns that may be part of a prompt."""
+NEAR = ("label", "score", "rating", "ranking", "winner", "preference", "margin", "reward", "deleted")
+"""Names that are looked for in others that seem to misspell them."""
 LEARNED = ("weight", "train", "trainable")
 """Whether a row, or an answer of a conversation, is to be learned from."""
 NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*|(?i:true|false|none|null|n/?a|nan)", re.ASCII)
@@ -80,7 +84,7 @@ def lost(name: str, value: Any) -> Lost | None:
     harmless = HARMLESS.fullmatch(ours) is not None
     if harmless and not (isinstance(value, str) and (len(value) > LABEL or "\n" in value)):
         return None
-    if JUDGED.fullmatch(ours) and (numeral or not isinstance(value, str) or len(value) <= LABEL):
+    if judged(ours) and (numeral or not isinstance(value, str) or len(value) <= LABEL):
         what = f"it seems to be a judgement ({sample(value)}), which no form reads beside these columns"
         return Lost(what, f"give it a name of ours with data.columns or data.map, or set {go} to leave it unread")
     if numeral or not _speaks(value):
@@ -88,6 +92,12 @@ def lost(name: str, value: Any) -> Lost | None:
     what = f"nothing reads it, and it says something ({sample(value)})"
     keep = f"keep it for a reward function with data.keep={quoted([name])}"
     return Lost(what, f"{_named(ours, name)}, {keep}, or set {go} to leave it unread", True)
+
+
+@lru_cache(maxsize=4096)
+def judged(ours: str) -> bool:
+    """Whether a column of this name, or of a name that it seems to misspell, says what something is worth."""
+    return JUDGED.fullmatch(ours) is not None or bool(difflib.get_close_matches(ours, NEAR, n=1, cutoff=0.8))
 
 
 def _named(ours: str, name: str) -> str:
@@ -112,7 +122,8 @@ def _speaks(value: Any, depth: int = 0) -> bool:
 def watched(kind: Any, name: str) -> bool:
     """Whether something could be lost with a value of this kind (`shapes.signature`) under this name."""
     speaks = isinstance(kind, tuple) or kind in ("text", "transcript", "structure")
-    return speaks or (kind != "NoneType" and any(one.fullmatch(plain(name)) for one in (MEDIA, JUDGED)))
+    ours = plain(name)
+    return speaks or (kind != "NoneType" and (MEDIA.fullmatch(ours) is not None or judged(ours)))
 
 
 def repeated(value: Any, read: Iterable[str]) -> bool:

@@ -87,8 +87,9 @@ def _verdict(keys: Sequence[str]) -> tuple[str, ...]:
     return named or tuple(key for key in keys if key == STRENGTH)
 
 
-def reads(keys: Sequence[str]) -> set[str]:
+def reads(row: dict[str, Any]) -> set[str]:
     """The columns that `side_by_side` looks at."""
+    keys = tuple(row)
     return {*(sides(keys) or ()), *_verdict(keys)[:3], _asked(keys) or "", "model_a", "model_b", STRENGTH}
 
 
@@ -116,7 +117,7 @@ def _turns(
 ) -> tuple[PromptText | None, tuple[str | None, str | None]]:
     """The prompt and the two answers; LMSYS writes each as a list of what was said in turn."""
     lists = [_list(row[key]) for key in (asked, *pair)]
-    texts = [isinstance(one, list) and all(isinstance(said, str) for said in one) for one in lists]
+    texts = [isinstance(one, list) and all(_is_turn(said) for said in one) for one in lists]
     if FLAGS[0] in row and not all(texts) and any(isinstance(one, list) for one in lists):
         at.report(pair[0], "it holds something that is no text, or not as the prompt does", "take the row out")
         return None, (None, None)
@@ -136,6 +137,10 @@ def _turns(
     last = {key: one[-1] for key, one in zip(pair, (first, second), strict=True)}
     prompt = checks.prompt({asked: turns[:-1]}, at, asked)
     return prompt, (checks.text(last, pair[0], at), checks.text(last, pair[1], at))
+
+
+def _is_turn(said: Any) -> bool:
+    return isinstance(said, str) and not said.lstrip().startswith('["')
 
 
 def _list(value: Any) -> Any:

@@ -15,7 +15,7 @@ from data.schema import Completion, PromptText, Ranking, prompt_key
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 LOWEST, HIGHEST = 0, 4
 """HelpSteer's scale."""
-MARK = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+MARK = re.compile(r"(?:\r\n|\r|\n)?<extra_id_1>(User|Assistant)(?:\r\n|\r|\n)")
 """How HelpSteer2 sets apart the turns of a dialogue in its prompts."""
 
 

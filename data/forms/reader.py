@@ -100,7 +100,7 @@ def reader(chosen: Format, name: str, explicit: bool, account: Account) -> Value
             into[of] = Known(renamed=renamed)
         else:
             names = own if explicit else detection.matching(of)
-            found = beside(shape, name, chosen) if names == own else None
+            found = beside(shape, row, chosen) if names == own else None
             into[of] = Known(names, None, found)
             for column in found.unread if found else ():
                 account.unread_column(column, row[column])

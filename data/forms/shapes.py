@@ -75,7 +75,7 @@ class Format(NamedTuple):
     `default_axis` the one taken when the user names none.
 
     Every column of a row is accounted for (`columns.py`): `reads` names those that `parse` looks at, with spaces between;
-    `reads_of(keys)` those whose names depend on the others', `leaves` those of a published set that say nothing to learn; what is in neither is told. With `fronts` a system text
+    `reads_of(row)` those whose names the row gives, `leaves` those of a published set that say nothing to learn; what is in neither is told. With `fronts` a system text
     and a history beside the prompt are put before it. `tells` says that `parse` itself accounts for the texts, whose
     names the rows choose.
     """
@@ -89,7 +89,7 @@ class Format(NamedTuple):
     default_axis: str | None = None
     reads: str = ""
     leaves: str = ""
-    reads_of: Callable[[tuple[str, ...]], set[str]] | None = None
+    reads_of: Callable[[dict[str, Any]], set[str]] | None = None
     fronts: bool = False
     tells: bool = False
 

@@ -4,7 +4,7 @@ Several people may have ranked one record, which then gives several rankings. Wh
 cancelled, is left out; a record of which nothing remains is left out and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from data.forms import checks, columns
@@ -72,9 +72,19 @@ def is_argilla(shape: Shape) -> bool:
     return any(key.endswith(RESPONSES) and f"{key}.status" in shape.kinds for key in shape.kinds)
 
 
-def reads(keys: Sequence[str]) -> set[str]:
-    """The columns of a flat record that are read; those of the answers have names that the ranking gives."""
-    return {*PROMPTS, *(key for key in keys if f"{RESPONSES}." in f"{key}.")}
+def reads(row: dict[str, Any]) -> set[str]:
+    """The columns of a flat record that are read: those of the answers have names that the rankings give."""
+    questions = {key for key in row if f"{RESPONSES}." in f"{key}."}
+    return {*PROMPTS, *questions, *(name for key in questions for name in _names(row[key]) if name in row)}
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Every text in an answer."""
+    if isinstance(value, str):
+        yield value
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for inner in inside:
+        yield from _names(inner)
 
 
 def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
@@ -94,10 +104,12 @@ def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
     # In the order of the record: the completions must not give away what was thought of them.
     texts = {name: checks.text(row, name, at) for name in [*(name for name in row if name in fields), *fields]}
     sound = {name: text for name, text in texts.items() if text is not None}
-    read = {*fields, *reads(tuple(row))}
-    # An answer that this record does not rank may be ranked in the next.
-    rest = {key: value for key, value in row.items() if key not in read and plain(key) in columns.ASKING}
-    _nothing_lost(rest, "", at)
+    read = {*fields, *reads(row)}
+    for key, value in row.items():
+        loss = None if key in read or "." in key else columns.lost(key, value)
+        # An answer that this record does not rank may be ranked in the next.
+        if loss is not None and (not loss.said or plain(key) in columns.ASKING):
+            at.report(key, loss.problem, loss.fix)
     return _rankings(row, at, prompt, sound, judgements) if len(at.problems) == before and prompt is not None else None
 
 

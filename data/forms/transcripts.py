@@ -78,7 +78,8 @@ def _turns(row: dict[str, Any], key: str, at: Place) -> list[dict[str, str]] | N
     text = checks.text(row, key, at)
     if text is None:
         return None
-    text = canonical(text) or text if "\r" in text or HUMAN not in f"\n\n{text}" else text
+    if "\r" in text or _other_breaks(text):
+        text = canonical(text) or text
     first, *pieces = f"\n\n{text.lstrip()}".split(HUMAN)
     before, *answers = first.split(ASSISTANT)
     turns = [{"role": "assistant", "content": answer.strip()} for answer in answers]
@@ -91,6 +92,12 @@ def _turns(row: dict[str, Any], key: str, at: Place) -> list[dict[str, str]] | N
         at.report(key, "it is no transcript", 'begin with "\\n\\nHuman: " and let "\\n\\nAssistant: " follow')
         return None
     return turns
+
+
+def _other_breaks(text: str) -> bool:
+    """Whether a speaker stands behind one line break, where hh-rlhf has two."""
+    begun = f"\n\n{text.lstrip()}"
+    return any(begun.count(mark[1:]) > begun.count(mark) for mark in (HUMAN, ASSISTANT))
 
 
 def _sound(turns: list[dict[str, str]]) -> bool:

@@ -20,7 +20,8 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 class Message:
     """One message; `field` stands before the names of its fields where a row holds more than one message.
 
-    `reason` says why nothing is made of it, None as long as something may be.
+    `root` says whether its row names no parent, None where it has no such key; `reason` says why nothing is made of it,
+    None as long as something may be.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Message:
     field: str = ""
     reason: str | None = None
     used: bool = False
+    root: bool | None = False
 
     def report(self, key: str, problem: str, fix: str) -> None:
         self.at.report(self.field + key, problem, fix)
@@ -45,6 +47,7 @@ def openassistant(row: dict[str, Any], at: Place) -> Message | None:
     message = _message(row, at, "")
     if message is not None:
         message.parent = parent
+        message.root = None if "parent_id" not in row else row["parent_id"] is None
     return message
 
 
@@ -72,7 +75,11 @@ def _message(row: dict[str, Any], at: Place, field: str) -> Message | None:
 def by_parent(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
     """The rankings of all messages that `openassistant` gave; the others are left out, and say why."""
     messages: dict[str, Message] = {}
+    said = any(part.value.root for part in parts)
     for part in parts:
+        # Where roots say null, a row without the key has lost it, and would be taken for a root.
+        if said and part.value.root is None:
+            part.value.report("parent_id", "the key is missing", "give every row this key, null for a root")
         first = messages.setdefault(part.value.id, part.value)
         if first is not part.value:
             where = f"line {first.at.line}" + (f" of {first.at.file}" if first.at.file != part.at.file else "")

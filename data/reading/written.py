@@ -86,6 +86,10 @@ LISTS = {
 """Fields that hold a list: a text there that can be read as one is one."""
 
 
+OBJECTS = ({"message_id", "role", "text"}, {"full_text"}, {"annotations", "data"})
+"""Keys of objects that are no answer of anybody's: OpenAssistant's messages, WebGPT's questions."""
+
+
 def unfolded(key: str, value: Any) -> Any:
     """What is under `key` as a list of messages, where it is one that was printed or lies inside an object; else as it is.
 
@@ -96,6 +100,8 @@ def unfolded(key: str, value: Any) -> Any:
         inside = _messages(found)
         if inside is not None:
             return inside
+        if isinstance(found, dict) and any(found.keys() >= keys for keys in OBJECTS):
+            return found
         return found if key in LISTS and isinstance(found, list) else value
     if isinstance(value, dict):
         inside = _messages(value)
