@@ -34,6 +34,9 @@ class Known(NamedTuple):
     renamed: Mapping[str, str] | None = None
     """Our names of columns to theirs, where the row must be prepared; None where it is read as it is."""
     beside: Beside | None = None
+    """What is to be looked at once the row is parsed; None where there is nothing."""
+    plain: bool = False
+    """Whether parsing is all there is to do, as for nearly every row."""
 
 
 def prepared(row: dict[str, Any], shape: Shape | None = None) -> dict[str, Any]:
@@ -101,7 +104,8 @@ def reader(chosen: Format, name: str, explicit: bool, account: Account) -> Value
         else:
             names = own if explicit else detection.matching(of)
             found = beside(shape, row, chosen) if names == own else None
-            into[of] = Known(names, None, found)
+            looks = found if found is not None and found.looks else None
+            into[of] = Known(names, None, looks, names == own and looks is None)
             for column in found.unread if found else ():
                 account.unread_column(column, row[column])
         return into[of]
@@ -111,6 +115,9 @@ def reader(chosen: Format, name: str, explicit: bool, account: Account) -> Value
         found = known.get(of)
         if found is None:
             found = learn(row, of, known)
+        if found.plain:
+            value = parse(row, at)
+            return [value] if value is not None and type(value) is not list else several(value, at)
         if found.renamed is not None:
             return through(row, found.renamed, at)
         return parsed(row, found, at)
@@ -131,8 +138,9 @@ def reader(chosen: Format, name: str, explicit: bool, account: Account) -> Value
             _misfit(row, chosen, name, found.names, at)
             return []
         value = parse(row, at)
-        if found.beside is not None and found.beside.looks:
-            value = accounted(row, value, found.beside, at)
+        return several(value if found.beside is None else accounted(row, value, found.beside, at), at)
+
+    def several(value: Any, at: Place) -> list[Any]:
         if value is None:
             if not at.problems and not at.left_out:
                 said = f"{name} gave nothing for {at.source} and said nothing; call at.report or at.leave_out"
