@@ -122,6 +122,13 @@ def test_rows_are_laid_end_to_end_though_rounding_makes_a_token_another() -> Non
     assert not packs(other)
 
 
+def test_one_token_that_a_choice_among_tokens_changes_is_no_rounding() -> None:
+    """Attention to the likeliest few of a lane, not of a row: in bfloat16 it looks as rounding does."""
+    model = build("hy_v4").bfloat16()
+    enable_packing(model)
+    assert not packs(model)
+
+
 def test_a_cap_on_logits_is_seen_in_bfloat16() -> None:
     """A cap of 30 changes a logit of 9 by 3%, which rounding may; what is sampled must be what the model itself says."""
     model = build("gemma2", final_logit_softcapping=30.0)
