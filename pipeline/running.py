@@ -25,6 +25,7 @@ from pipeline.artifacts.seeds import with_seed
 from pipeline.commands import Call
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
 from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.outside import check_outside
 from pipeline.settings.recipe import load
 
 FURTHER_SEED, ASKED = "PIPELINE_FURTHER_SEED", "PIPELINE_ASKED"  # the environment of one process among several
@@ -157,6 +158,7 @@ def make(stage: str, call: Call) -> None:
         alone = replace(call, nproc=1).again()
         raise ConfigError(f"rloo is the work of one process, and {call.nproc} were asked for; run: {alone}")
     first = missing_baselines(config, call.run) if stage == "compare" else []
+    check_outside(config, [*first, stage])
     if first:
         print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
     if first or call.seeds > 1:
@@ -196,6 +198,7 @@ def make_all(call: Call) -> None:
     stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
     if config.data.gold_fraction and config.compare.gold is None:
         stages.insert(stages.index("compare"), "gold")
+    check_outside(config, stages)
     chain(stages, call, config)
 
 
@@ -244,6 +247,8 @@ def chain(stages: Sequence[str], call: Call, config: Config) -> None:
     todo = [(stage, further) for stage in stages for further in range(call.seeds if STAGES[stage].seeded else 1)]
     told = False
     for number, (stage, further) in enumerate(todo):
+        if stage != "data" and "reward" in stages:
+            _check_rankings(call)
         if due_seed(config, call, stage, further):
             if not told:
                 steps = [(stage, *with_seed(stage, config, Run(call.run), further)) for stage, further in todo[number:]]
@@ -251,6 +256,17 @@ def chain(stages: Sequence[str], call: Call, config: Config) -> None:
             told = True
             if returned := in_a_process(make_guarded, stage, call, further, told):
                 sys.exit(_code(returned))
+
+
+def _check_rankings(call: Call) -> None:
+    """Raise ConfigError where the run's data holds no rankings, before hours are spent on the stages that come before reward."""
+    run = Run(call.run, call=call)
+    made = run.manifest("data")
+    if made is not None and not made.metrics.get("rankings_train", 1):
+        raise ConfigError(
+            f"{run.folder('data')}: it has no rankings, from which reward learns; add rankings to the data, set ppo.reward_funcs, "
+            f"or stop after sft; {run.remedy('data', 'sft')}"
+        )
 
 
 def in_a_process(work: Callable[..., None], *arguments: Any) -> int:
@@ -261,7 +277,7 @@ def in_a_process(work: Callable[..., None], *arguments: Any) -> int:
     """
     os.environ.update(_environment(1))
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["pipeline.stages.compare", "pipeline.stages.ppo"])
+    forks.set_forkserver_preload(["pipeline.training.quiet_imports", "pipeline.stages.compare", "pipeline.stages.ppo"])
     process = forks.Process(target=_child, args=(work, *arguments))
     process.start()
     with _ending_too(process, process.join):

@@ -86,7 +86,7 @@ def test_a_stage_explains_itself(tmp_path: Path) -> None:
     [
         (["ppo", "nowhere.yaml"], ["nowhere.yaml: no such recipe"]),
         (["data", "try.yaml", "ppo.kl_coeff=1"], ["ppo.kl_coeff=1: ", "did you mean ppo.kl_coef?"]),
-        (["all", "try.yaml", "seed=x"], ["seed=x: seed: ", "integer"]),
+        (["all", "try.yaml", "seed=x"], ["seed=x: seed: ", "whole number"]),
         (["sft", "try.yaml"], ["no finished data in runs/try; run: python -m pipeline data try.yaml --run try\n"]),
         (["reward", "try.yaml", "seed=1", "--run", "other"], ["no finished data in runs/other; run: python -m pipeline data try.yaml seed=1 --run other\n"]),
         (["ppo", "try.yaml"], ["no finished data in runs/try"]),

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.graph import COMPARED
 from pipeline.settings.sections import Decoding, Section, Stepwise, Supervised
+from pipeline.settings.wrong import multiples
 
 
 class Held(Supervised):
@@ -60,7 +61,10 @@ class RLOO(Stepwise):
     @model_validator(mode="after")
     def _whole_groups(self) -> "RLOO":
         if self.batch_size % self.num_generations:
-            raise ValueError(f"batch_size: {self.batch_size} is no multiple of num_generations {self.num_generations}")
+            raise ValueError(
+                f"batch_size: {self.batch_size} is no multiple of num_generations {self.num_generations}; "
+                f"use {multiples(self.batch_size, self.num_generations)}"
+            )
         return self
 
 

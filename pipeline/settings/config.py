@@ -29,6 +29,7 @@ from pipeline.settings.sections import (
     check_installed,
 )
 from pipeline.settings.sections import is_section as is_section
+from pipeline.settings.wrong import divisors, multiples
 
 Scalar = bool | int | float | str | None
 TemplateValue = Scalar | list[Scalar]
@@ -150,9 +151,15 @@ class PPO(Training):
         if self.missing_eos_penalty is not None and self.missing_eos_score is not None:
             wrong.append("missing_eos_penalty and missing_eos_score exclude each other; set missing_eos_score: null")
         if self.batch_size % self.num_mini_batches:
-            wrong.append(f"batch_size: {self.batch_size} is no multiple of num_mini_batches {self.num_mini_batches}")
+            near = divisors(self.batch_size, self.num_mini_batches)
+            wrong.append(
+                f"num_mini_batches: {self.num_mini_batches} does not divide batch_size {self.batch_size}; use {near}"
+            )
         if self.total_episodes % self.batch_size:
-            wrong.append(f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}")
+            near = multiples(self.total_episodes, self.batch_size)
+            wrong.append(
+                f"total_episodes: {self.total_episodes} is no multiple of batch_size {self.batch_size}; use {near}"
+            )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -166,7 +173,8 @@ class PPO(Training):
         mini = self.batch_size // self.num_mini_batches
         if mini % world_size:
             raise ConfigError(
-                f"ppo.batch_size: a minibatch of {mini} episodes cannot be shared by {world_size} processes; make it a multiple of {world_size}"
+                f"ppo.batch_size: a minibatch of {mini} episodes cannot be shared by {world_size} processes; "
+                f"use {multiples(self.batch_size, world_size * self.num_mini_batches)}"
             )
         return mini // world_size
 
@@ -344,7 +352,7 @@ class Config(Section):
             self.beta(stage)
         if stage == "rloo" and self.ppo.total_episodes % self.rloo.batch_size:
             raise ConfigError(
-                f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; choose one that divides it"
+                f"rloo.batch_size: ppo.total_episodes {self.ppo.total_episodes} is no multiple of {self.rloo.batch_size}; use {divisors(self.ppo.total_episodes, self.rloo.batch_size)}"
             )
 
     def _check_quantised(self, stage: str) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.commands import listing
 from pipeline.settings.config import Config, ConfigError, is_section
 from pipeline.settings.sections import CUTS
+from pipeline.settings.wrong import told
 
 
 class _Loader(yaml.SafeLoader):
@@ -175,6 +176,10 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply `key=value` overrides (values as YAML). Raises ConfigError with every mistake, each by file and line."""
     file = Path(recipe)
     if not file.is_file():
+        if "=" in file.name and any(name.startswith(str(file).partition("=")[0]) for name in every_field()):
+            raise ConfigError(
+                f"{file}: a setting where the recipe belongs; write the recipe first, such as recipes/own_data.yaml {file}"
+            )
         known = ", ".join(sorted(str(p) for p in Path("recipes").glob("*.yaml"))) or "none here"
         raise ConfigError(f"{file}: no such recipe; shipped: {known}")
     errors: list[str] = []
@@ -196,7 +201,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
             elif e["type"] == "value_error":
                 messages = str(e["ctx"]["error"]).splitlines()
             else:
-                messages = [f"{e['msg']}, not {e['input']!r}"]
+                messages = [told(e, name, every_field(), _place(path, "", where, overrides) in overrides)]
             for message in messages:
                 place = _place(path, message if e["type"] == "value_error" else "", where, overrides) or file
                 errors.append(f"{place}: {name + ': ' if name else ''}{message}")

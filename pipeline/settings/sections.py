@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeGuard
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.commands import install
+from pipeline.settings.wrong import multiples
 
 
 class ConfigError(Exception):
@@ -161,7 +162,7 @@ class Stepwise(Training):
         if self.batch_size % each:
             raise ConfigError(
                 f"{type(self).__name__.lower()}.batch_size: {self.batch_size} rows cannot be shared by {world_size} process(es) in micro-batches of "
-                f"{self.per_device_train_batch_size}; make it a multiple of {each}"
+                f"{self.per_device_train_batch_size}; use {multiples(self.batch_size, each)}"
             )
         return self.batch_size // each
 

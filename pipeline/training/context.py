@@ -1,6 +1,6 @@
 """What does every stage need before it starts? The base model's folder, the process's accelerator, the line that closes it."""
 
-import logging
+import importlib
 import os
 import re
 import sys
@@ -21,8 +21,7 @@ from policies.told import tell
 
 def quiet() -> None:
     """Only our own lines and errors on the terminal: no progress bars, deprecation notes and load reports of libraries."""
-    # before what imports it: at once where it misses a kernel of its own, and then for every product in 8 bit, it says a line
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    importlib.import_module("pipeline.training.quiet_imports")
     import datasets
     import huggingface_hub
     import transformers

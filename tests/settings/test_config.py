@@ -38,7 +38,7 @@ def test_an_empty_section_is_its_defaults(recipe: Any, section: str) -> None:
 
 def test_null_stays_null_where_a_setting_may_be_null(recipe: Any) -> None:
     assert load(recipe("ppo:\n  missing_eos_score:\n")).ppo.missing_eos_score is None
-    assert told(recipe("ppo:\n  gamma:\n")) == ["r.yaml:2: ppo.gamma: Input should be a valid number, not None"]
+    assert told(recipe("ppo:\n  gamma:\n")) == ["r.yaml:2: ppo.gamma: takes a number, not None; write gamma: 1.0"]
 
 
 def test_an_unknown_key_has_its_line_and_a_suggestion(recipe: Any) -> None:

@@ -56,10 +56,10 @@ def test_an_override_without_key_or_value_is_told(recipe: Any, override: str) ->
         ("ppo.torch_compile=1", "ppo.torch_compile: no such setting; run: python -m pipeline settings ppo"),
         ("seed.x=1", "seed.x: no such setting; "),
         ("ppo.=1", "ppo.: no such setting; "),
-        ("seed=abc", "seed: Input should be a valid integer, not 'abc'"),
-        ("ppo={kl_coef: -1}", "ppo.kl_coef: Input should be greater than or equal to 0, not -1"),
-        ("ppo=3", "ppo: Input should be a valid dictionary"),
-        ("ppo.batch_size=48", "ppo: total_episodes: 2048 is no multiple of batch_size 48"),
+        ("seed=abc", "seed: takes a whole number, not 'abc'; write seed=0"),
+        ("ppo={kl_coef: -1}", "ppo.kl_coef: is -1; set it to at least 0"),
+        ("ppo=3", "ppo: takes a section, not 3; write ppo."),
+        ("ppo.batch_size=48", "ppo: total_episodes: 2048 is no multiple of batch_size 48; use 2016 or 2064"),
         ("compare.judges=[reward]", "compare.judges: reward is what ppo.reward_funcs maximises"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_wrong_override_is_named_itself(recipe: Any, override: str, rest: str)
 
 
 def test_an_override_below_a_wrong_section_leaves_the_mistake_visible(recipe: Any) -> None:
-    assert told(recipe("seed: 1\nppo: 5"), "ppo.gamma=1")[0].startswith("r.yaml:2: ppo: Input should be a valid dict")
+    assert told(recipe("seed: 1\nppo: 5"), "ppo.gamma=1")[0].startswith("r.yaml:2: ppo: takes a section, not 5; write ")
 
 
 def leaves(model: type[BaseModel], path: str = "") -> set[str]:

@@ -84,5 +84,5 @@ def test_flash_attention_needs_its_package_and_a_gpu(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_kind_is_refused_with_those_that_are_known() -> None:
-    with pytest.raises(ConfigError, match="quantization: Input should be 'nf4', 'fp4' or 'int8'"):
+    with pytest.raises(ConfigError, match="quantization: takes 'nf4', 'fp4' or 'int8'"):
         recipe("quantization=int4")

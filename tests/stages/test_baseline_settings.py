@@ -28,6 +28,6 @@ def test_settings_that_do_not_go_together_are_told_before_anything_is_loaded() -
 def test_make_names_the_models(tmp_path: Path) -> None:
     call = ["make", "-n", "-C", str(ROOT), "compare", "RUN=r", "MODELS=base  best_of_16 org/name"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
-    assert " 'compare.models=[base,best_of_16,org/name]'\n" in done.stdout
+    assert " 'compare.models=[base,best_of_16,org/name]'" in done.stdout
     done = subprocess.run([*call[:-1], "MODELS="], capture_output=True, text=True, check=True)
     assert "compare.models" not in done.stdout
