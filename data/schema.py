@@ -43,7 +43,8 @@ def _others() -> Any:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Demonstration:
-    """One example of a good answer, to be imitated. `tag` names the task it belongs to."""
+    """One example of a good answer, to be imitated. `tag` names the task it belongs to, `spared` the messages of the prompt
+    that are answers and not to be learned."""
 
     id: str
     prompt: PromptText
@@ -51,14 +52,21 @@ class Demonstration:
     source: str
     tag: str | None = None
     columns: dict[str, Any] | None = _others()
+    spared: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        row = {"id": self.id, "prompt": self.prompt, "completion": self.completion, "source": self.source}
-        return row | _tagged(self.tag)
+        row: dict[str, Any] = {
+            "id": self.id,
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "source": self.source,
+        }
+        return row | _tagged(self.tag) | ({"spared": list(self.spared)} if self.spared else {})
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> "Demonstration":
-        return cls(row["id"], row["prompt"], row["completion"], row["source"], row.get("tag"))
+        spared = tuple(row.get("spared", ()))
+        return cls(row["id"], row["prompt"], row["completion"], row["source"], row.get("tag"), spared=spared)
 
 
 @dataclass(slots=True, unsafe_hash=True)

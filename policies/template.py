@@ -107,12 +107,18 @@ Turn = tuple[list[int], list[int]]
 """Token ids of what stands before an answer of the assistant, and of the answer with its EOS."""
 
 
-def encode_turns(tokenizer: Tokenizer, prompt: PromptText, completion: str, which: str = "all") -> list[Turn]:
-    """Every turn of the assistant in a demonstration, first to last, each as it would be asked for; with `which` "last", or
-    for a text prompt, the completion alone."""
+def encode_turns(
+    tokenizer: Tokenizer, prompt: PromptText, completion: str, which: str = "all", spared: Collection[int] = ()
+) -> list[Turn]:
+    """Every turn of the assistant in a demonstration, first to last, each as it would be asked for, but for the `spared` messages
+    of the prompt; with `which` "last", or for a text prompt, the completion alone."""
     asked: list[tuple[PromptText, str]] = [(prompt, completion)]
     if which == "all" and not isinstance(prompt, str):
-        said = [(prompt[:n], turn["content"]) for n, turn in enumerate(prompt) if turn["role"] == "assistant"]
+        said = [
+            (prompt[:n], turn["content"])
+            for n, turn in enumerate(prompt)
+            if turn["role"] == "assistant" and n not in spared
+        ]
         asked = [*said, *asked]
     return [(encode_prompt(tokenizer, p), encode_completion(tokenizer, p, text)) for p, text in asked]
 

@@ -175,7 +175,12 @@ def _listed(prompt: PromptText) -> list[dict[str, str]]:
 
 def _fronted(value: Any, before: list[dict[str, str]], name: str, at: Place) -> Any:
     prompt = with_front(value.prompt, before, name, at)
-    return None if prompt is None else replace(value, prompt=prompt)
+    if prompt is None:
+        return None
+    if isinstance(value, Demonstration) and value.spared:
+        more = len(prompt) - len(_listed(value.prompt))
+        return replace(value, prompt=prompt, spared=tuple(place + more for place in value.spared))
+    return replace(value, prompt=prompt)
 
 
 def with_front(prompt: PromptText, before: list[dict[str, str]], name: str, at: Place) -> PromptText | None:

@@ -11,6 +11,7 @@ from data.forms import rankings as making
 from data.forms.beside import earlier
 from data.forms.checks import Place
 from data.forms.shapes import Shape
+from data.forms.weights import learned_of
 from data.reading.written import STARTS, kind_of
 from data.schema import Demonstration, PromptText, Ranking
 
@@ -104,12 +105,17 @@ def _with_system(turns: list[dict[str, str]], system: str | None) -> list[dict[s
 
 def sharegpt(row: dict[str, Any], at: Place) -> Demonstration | None:
     """`conversations` of {from, value} or {role, content}, and if wanted a `system` text before them."""
-    answer = _dialogue(row, at, checks.conversation)
+    key = next((name for name in DIALOGUES if name in row), DIALOGUES[0])
+    learned = learned_of(row, key, at)
+    if learned is None:
+        return None
+    answer = _dialogue({**row, key: learned.turns} if key in row else row, at, checks.conversation)
     prompt = _after_system(row, answer[0] if answer else None, at)
     name = checks.name(row, at)
     if answer is None or prompt is None or name is None:
         return None
-    return Demonstration(name, prompt, answer[1], at.source)
+    before = len(prompt) - len(answer[0])
+    return Demonstration(name, prompt, answer[1], at.source, spared=tuple(place + before for place in learned.spared))
 
 
 def sharegpt_preference(row: dict[str, Any], at: Place) -> Ranking | None:

@@ -12,6 +12,7 @@ from data.forms import checks
 from data.forms import rankings as making
 from data.forms.checks import Place
 from data.forms.transcripts import Answer
+from data.forms.weights import learned_of
 from data.reading.flaws import called
 from data.reading.written import ANSWERS
 from data.schema import Completion, Demonstration, Judgement, Prompt, PromptText, Ranking
@@ -173,9 +174,12 @@ def _liked(row: dict[str, Any], at: Place) -> bool | None:
 
 def messages(row: dict[str, Any], at: Place) -> Demonstration | None:
     """A conversation under `messages`; the assistant's last turn is the completion."""
-    answer = checks.conversation(row, "messages", at)
+    learned = learned_of(row, "messages", at)
+    if learned is None:
+        return None
+    answer = checks.conversation({"messages": learned.turns} if "messages" in row else row, "messages", at)
     name = checks.name(row, at)
-    return None if answer is None or name is None else Demonstration(name, *answer, at.source)
+    return None if answer is None or name is None else Demonstration(name, *answer, at.source, spared=learned.spared)
 
 
 def prompt_only(row: dict[str, Any], at: Place) -> Prompt | None:

@@ -164,7 +164,7 @@ def _turns(tokenizer: Any, rows: Sequence[Demonstration], config: Config) -> lis
     found = []
     for row in rows:
         try:
-            found.append(encode_turns(tokenizer, row.prompt, row.completion, config.sft.assistant_turns))
+            found.append(encode_turns(tokenizer, row.prompt, row.completion, config.sft.assistant_turns, row.spared))
         except ValueError as error:
             raise ArtifactError(f"{row.source}: {error}, take the row out, or use another model") from error
     return found
