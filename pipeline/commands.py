@@ -104,7 +104,7 @@ class Call:
 
     def _for_a_shell(self, name: str, seeds: int, nproc: int, options: Sequence[tuple[str, str]]) -> str:
         words = [*PROGRAMS[self.caller], name, self.recipe, *self.overrides, "--run", self.run]
-        words += ["--seeds", str(seeds)] if seeds > 1 else []
+        words += ["--seeds", str(seeds)] if seeds > 1 and _in_seeds(name) else []
         words += ["--nproc", str(nproc)] if nproc > 1 else []
         for option, value in options:
             words += [OPTIONS[option], value]
@@ -173,6 +173,12 @@ def _in_processes(command: str) -> bool:
     """Whether a command may be shared by several processes; some stages are the work of one."""
     name = command_name(command).replace("-", "_")
     return name == "all" or (name in STAGES and not STAGES[name].one_process)
+
+
+def _in_seeds(command: str) -> bool:
+    """Whether a command trains with several seeds where it is asked to."""
+    name = command_name(command).replace("-", "_")
+    return name == "all" or (name in STAGES and STAGES[name].seeded)
 
 
 def _variable(value: str) -> str:

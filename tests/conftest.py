@@ -1,12 +1,15 @@
 """What do several test files share? The tiny model's folder and tokenizer, and one thread."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pasting
 import pytest
 import torch
 from tiny import save_tiny
 
+from pipeline.commands import Call
 from policies.tokenizers import load_tokenizer
 
 torch.set_num_threads(1)
@@ -24,6 +27,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_command_can_be_pasted() -> Iterator[None]:
+    """Any command that a test makes a message name is parsed as if it were pasted; one that would not be taken fails the test."""
+    line = Call.line
+
+    def checked(self: Call, *commands: str, **more: Any) -> str:
+        made = line(self, *commands, **more)
+        pasting.check(made)
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Call, "line", checked)
+        yield
 
 
 @pytest.fixture(scope="session")
