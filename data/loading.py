@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from data.forms import detection, reader
 from data.forms.account import Account, Reject, reject_of
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.reader import in_their_words
 from data.forms.shapes import Format
 from data.forms.table import FORMATS

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from data.forms import checks, columns
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.ranks import ranked
 from data.forms.shapes import Format, Shape
 from data.reading.flaws import called

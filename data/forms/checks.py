@@ -7,12 +7,13 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 from data.forms import columns
+from data.forms.place import Place
+from data.reading import written
 from data.reading.flaws import called
 from data.reading.written import parsed
 from data.schema import Completion, Problem, PromptText
@@ -26,36 +27,6 @@ SPEAKING = ("tool_calls", "function_call", "reasoning_content")
 LONGEST_KEY = 40
 MANY = 100
 """Keys of a row in which a misspelt one is looked for, each no longer than LONGEST_KEY."""
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """Where a row stands, the list that takes its problems, and what the user chose about such rows: the judgement to
-    take of several (`axis`) and the rating difference below which completions are tied. `prefix` is what stands before
-    the names of fields inside another."""
-
-    file: str
-    line: int
-    problems: list[Problem]
-    axis: str | None = None
-    tie_gap: float = 0.0
-    left_out: list[str] = field(default_factory=list)
-    prefix: str = ""
-
-    @property
-    def source(self) -> str:
-        return f"{self.file}:{self.line}"
-
-    def report(self, field: str, problem: str, fix: str) -> None:
-        self.problems.append(Problem(self.file, self.line, self.prefix + field, problem, fix))
-
-    def within(self, field: str) -> "Place":
-        """The same place, for the fields of the object that stands under `field`."""
-        return replace(self, prefix=f"{self.prefix}{field}.")
-
-    def leave_out(self, reason: str) -> None:
-        """Leave the row out by design, not as a mistake: a tie, a deleted message. It is counted under `reason`."""
-        self.left_out.append(reason)
 
 
 def near(key: str, names: Iterable[str]) -> str | None:
@@ -213,9 +184,12 @@ def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
     if not isinstance(value, dict):
         at.report(field, f"the message is {called(value)}, not an object", 'write {"role": …, "content": …}')
         return None
-    if "role" not in value and "from" in value:
-        at.report(field, "the message has from and value", "rename them to role and content")
-        return None
+    if "role" not in value or "content" not in value:
+        value = written.with_our_names(value)
+    if (parts := written.parts(value.get("content"))) is not None:
+        value = _joined(value, parts, field, at)
+        if value is None:
+            return None
     if len(value) > 2 and not _nothing_more(value, field, at):
         return None
     inner: list[Problem] = []
@@ -229,6 +203,22 @@ def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
         at.report(f"{field}.role", f'"{role}" is no role', fix)
         return None
     return None if role is None or content is None else {"role": role, "content": content}
+
+
+def _joined(message: dict[str, Any], parts: list[Any], field: str, at: Place) -> dict[str, Any] | None:
+    """The message with its parts, `[{"type": "text", "text": …}]`, as one text with a line to each."""
+    said, before = list[str](), len(at.problems)
+    for place, part in enumerate(parts):
+        where = f"{field}.content[{place}]"
+        more = {key: value for key, value in part.items() if key not in ("type", "text") and value not in (None, "")}
+        media = next((key for key in more if columns.MEDIA.fullmatch(columns.plain(key))), None)
+        if media or part.get("type", "text") != "text":
+            at.report(where, f"{media or columns.sample(part['type'])} is not supported", "take the row out")
+        elif (text := _text(part.get("text"), f"{where}.text", at)) is not None:
+            said.append(text)
+    if not parts:
+        at.report(f"{field}.content", "it is empty", "write a text or take the row out")
+    return {**message, "content": "\n".join(said)} if len(at.problems) == before else None
 
 
 def _nothing_more(message: dict[str, Any], field: str, at: Place) -> bool:
@@ -302,9 +292,7 @@ def _ratings(value: object, at: Place) -> tuple[float, ...] | None:
 
 
 def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) < 1e300
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*", re.ASCII)

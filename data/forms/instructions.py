@@ -9,23 +9,12 @@ from typing import Any
 from data.forms import checks, transcripts, trl
 from data.forms import rankings as making
 from data.forms.beside import earlier
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.shapes import Shape
 from data.forms.weights import learned_of
-from data.reading.written import STARTS, kind_of
+from data.reading.written import SPEAKERS, STARTS, kind_of, with_our_names
 from data.schema import Demonstration, PromptText, Ranking
 
-SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
 TOOLS = {"tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython"}
 DIALOGUES = ("conversations", "conversation")
 BESIDE_TEXT = {"id", "tag", "meta", "metadata", "source", "url"}
@@ -152,6 +141,7 @@ def _turn(turn: Any, field: str, at: Place) -> Any:
     """The message in role and content; None, told, where its speaker is nobody we know. What else is wrong is left."""
     if not isinstance(turn, dict):
         return turn
+    turn = with_our_names(turn) if not turn.keys() & {"role", "from"} else turn
     key = "role" if "role" in turn else "from"
     speaker, said = turn.get(key), turn.get("content" if "content" in turn else "value")
     made = {name: value for name, value in turn.items() if name not in ("from", "value", "role", "content")}

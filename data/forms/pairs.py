@@ -3,22 +3,34 @@
 from collections.abc import Sequence
 from typing import Any
 
-from data.forms import checks, columns
+from data.forms import checks, columns, rated
 from data.forms import rankings as making
-from data.forms.checks import Place
 from data.forms.columns import plain
+from data.forms.place import Place
 from data.forms.shapes import Shape
 from data.reading.flaws import called
 from data.reading.written import parsed
 from data.schema import Completion, PromptText, Ranking
 
 REJECTED = ("rejected_response", "rejected_responses", "rejected_messages")
-ASKED = ("prompt", "instruction", "question", "query", "messages")
-STEMS = ("response", "answer", "completion", "output", "option", "candidate", "reply", "text", "summary")
+ASKED = ("orig_instruction", "prompt", "instruction", "question", "query", "messages")
+STEMS = (
+    "orig_response",
+    "response",
+    "answer",
+    "completion",
+    "output",
+    "option",
+    "candidate",
+    "reply",
+    "text",
+    "summary",
+)
 SIDES = (("a", "b"), ("A", "B"), ("1", "2"), ("0", "1"), ("left", "right"), ("first", "second"))
 VERDICTS = (
     *("winner", "preference", "preferred", "better", "choice", "label", "verdict", "judgement", "judgment", "chosen"),
     *("preferred_response", "better_response", "preferred_answer", "better_answer", "selected", "comparison"),
+    "orig_preference",
 )
 STRENGTH = "preference_strength"
 FLAGS = ("winner_model_a", "winner_model_b", "winner_tie")
@@ -76,7 +88,8 @@ def is_side_by_side(shape: Shape) -> bool:
 
 
 def _asked(keys: Sequence[str]) -> str | None:
-    return next((key for key in ASKED if key in keys), None)
+    # What Prometheus' judge was asked is no prompt.
+    return next((key for key in (ASKED[:1] if "orig_preference" in keys else ASKED) if key in keys), None)
 
 
 def _verdict(keys: Sequence[str]) -> tuple[str, ...]:
@@ -90,7 +103,8 @@ def _verdict(keys: Sequence[str]) -> tuple[str, ...]:
 def reads(row: dict[str, Any]) -> set[str]:
     """The columns that `side_by_side` looks at."""
     keys = tuple(row)
-    return {*(sides(keys) or ()), *_verdict(keys)[:3], _asked(keys) or "", "model_a", "model_b", STRENGTH}
+    judge = {"instruction", "output", "input"} if "orig_preference" in keys else set()
+    return {*judge, *(sides(keys) or ()), *_verdict(keys)[:3], _asked(keys) or "", "model_a", "model_b", STRENGTH}
 
 
 def side_by_side(row: dict[str, Any], at: Place) -> Ranking | None:
@@ -122,7 +136,8 @@ def _turns(
         at.report(pair[0], "it holds something that is no text, or not as the prompt does", "take the row out")
         return None, (None, None)
     if not all(texts):
-        prompt = checks.prompt(row, at, asked)
+        steered = STRENGTH in row and asked == "prompt" and isinstance(row[asked], str)
+        prompt = rated.dialogue_prompt(row, at) if steered else checks.prompt(row, at, asked)
         return prompt, (checks.text(row, pair[0], at), checks.text(row, pair[1], at))
     questions, first, second = lists
     if not questions or not len(questions) == len(first) == len(second):

@@ -6,14 +6,14 @@ Each function names the set on the Hugging Face Hub that its rows come from. All
 from typing import Any
 
 from data.forms import checks, transcripts
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.rankings import by_score, pair
 from data.forms.transcripts import Answer
 from data.schema import Completion, PromptText, Ranking
 
 OVERALL = ("overall_score", "fine-grained_score")
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
-WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "tie": (0, 0), "tie (bothbad)": (0, 0)}
+WINNERS = {"model_a": (1, 0), "model_b": (0, 1), "tie": (0, 0), "tie (bothbad)": (0, 0), "both_bad": (0, 0)}
 ZERO = 1e-6
 """Within this of zero is the sum of two scores that were written down as opposites."""
 
@@ -169,14 +169,28 @@ def helpsteer3(row: dict[str, Any], at: Place) -> Ranking | None:
 
 
 def chatbot_arena(row: dict[str, Any], at: Place) -> Ranking | None:
-    """lmsys/chatbot_arena_conversations: two conversations, the same up to the last answer, and which of them won."""
+    """lmsys/chatbot_arena_conversations and lmarena-ai/arena-human-preference-140k: two conversations and which of them
+    won. Where the models' earlier answers differ the winner is of a whole conversation, and the row is left out."""
     answers = {key: checks.conversation(row, key, at) for key in ("conversation_a", "conversation_b")}
     winner = checks.text(row, "winner", at)
     if winner is not None and winner not in WINNERS:
         at.report("winner", f'"{winner}" is none of {", ".join(WINNERS)}', "correct it or take the row out")
     models = [checks.optional_name(row, key, at) for key in ("model_a", "model_b")]
     name = checks.optional_name(row, "question_id", at)
+    if _part_early(*answers.values()) and not at.problems:
+        at.leave_out("the answers part before the last turn")
+        return None
     return pair(row, at, answers, WINNERS.get(winner or ""), models=models, name=name, annotator="judge")
+
+
+def _part_early(first: Answer, second: Answer) -> bool:
+    """Whether the same was asked all along, and one of the answers before the last was another."""
+    if first is None or second is None or not isinstance(first[0], list) or not isinstance(second[0], list):
+        return False
+    one, other = first[0], second[0]
+    alike = [turn["role"] for turn in one] == [turn["role"] for turn in other]
+    asked = all(mine == theirs for mine, theirs in zip(one, other, strict=False) if mine["role"] != "assistant")
+    return alike and asked and one != other
 
 
 def _answer(row: dict[str, Any], prompt: PromptText | None, key: str, at: Place) -> Answer:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.forms import checks
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.ranks import Score, ranked
 from data.forms.transcripts import Answer
 from data.schema import Completion, PromptText, Ranking

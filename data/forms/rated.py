@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.forms import checks
 from data.forms import rankings as making
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.reading.flaws import called
 from data.schema import Completion, PromptText, Ranking, prompt_key
 
@@ -73,18 +73,21 @@ def _mean(numbers: Iterable[float]) -> Fraction:
 # HelpSteer and HelpSteer2
 
 
-class Rated(NamedTuple):
+@dataclass(frozen=True)
+class Rated:
     """One response to a prompt and what it was given."""
 
     name: str
     prompt: PromptText
     response: str
     ratings: tuple[float, ...]
+    rubric: str = ""
+    """For what it was given; ratings for different things are not compared."""
 
 
 def helpsteer(row: dict[str, Any], at: Place) -> Rated | None:
     """One row of several with the same `prompt`; `at.axis` says which of its ratings from 0 to 4 to go by."""
-    prompt = _helpsteer_prompt(row, at)
+    prompt = dialogue_prompt(row, at)
     response = checks.text(row, "response", at)
     numbers = _several(row, at.axis or HELPSTEER[0], at, LOWEST, HIGHEST)
     name = checks.name(row, at)
@@ -93,7 +96,8 @@ def helpsteer(row: dict[str, Any], at: Place) -> Rated | None:
     return Rated(name, prompt, response, numbers)
 
 
-def _helpsteer_prompt(row: dict[str, Any], at: Place) -> PromptText | None:
+def dialogue_prompt(row: dict[str, Any], at: Place) -> PromptText | None:
+    """The text under `prompt`, or the messages of a HelpSteer2 dialogue that is printed there."""
     said = checks.text(row, "prompt", at)
     if said is None:
         return None
@@ -111,9 +115,9 @@ def by_prompt(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
 
     A response that stands in several rows was rated by as many people.
     """
-    groups: dict[str, list[Any]] = {}
+    groups: dict[tuple[str, str], list[Any]] = {}
     for part in parts:
-        groups.setdefault(prompt_key(part.value.prompt), []).append(part)
+        groups.setdefault((prompt_key(part.value.prompt), part.value.rubric), []).append(part)
     for group in groups.values():
         texts: dict[str, str] = {}
         given: dict[str, tuple[float, ...]] = {}

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from data.forms import detection
 from data.forms.account import Account
 from data.forms.beside import Beside, accounted, beside
-from data.forms.checks import Place
+from data.forms.graded import is_graded
+from data.forms.place import Place
+from data.forms.rated import HELPSTEER
 from data.forms.shapes import Format, Shape, Signature, signature
 from data.reading import written
 from data.reading.flaws import SourceRow
@@ -21,8 +23,11 @@ SHAPES = 4096
 """Shapes of rows of which something is remembered; where a file has more they are forgotten again."""
 OBJECTS = ("prompt", "chosen", "rejected", "completion", "messages", "rejected_messages")
 """Fields in which a whole conversation may lie inside an object."""
-ASKED = ("question", "query")
+ASKED = ("question", "query", "input")
 """Other names of a prompt that stands alone."""
+
+ANSWERED = ("messages", "completion", "completions", "chosen", "rejected", "output", "conversations", "conversation")
+"""Fields that hold the answer, so that a `response` is something else."""
 
 Values = Callable[[dict[str, Any], Place], list[Any]]
 
@@ -55,7 +60,7 @@ def preparation(shape: Shape) -> dict[str, str] | None:
 
 
 def _holds_messages(keys: frozenset[str], alone: bool) -> bool:
-    return bool(keys & {"messages", "conversations", "conversation"}) or (alone and keys >= {"role", "content"})
+    return bool(keys & {"messages", "conversations", "conversation"}) or (alone and written.is_message(keys))
 
 
 def _other_names(shape: Shape) -> dict[str, str]:
@@ -73,7 +78,21 @@ def _other_names(shape: Shape) -> dict[str, str]:
         renamed["prompt"] = "messages"
     if len(asks) == 1 and not asked and (given or shape.has("chosen", "rejected") or "completion" in kinds):
         renamed["prompt"] = asks[0]
-    return renamed
+    return renamed | _response_of(shape, renamed)
+
+
+def _response_of(shape: Shape, renamed: Mapping[str, str]) -> dict[str, str]:
+    """ms-swift's older names: the `response` to a query, and the one that was rejected beside it."""
+    if not shape.has("response", without=ANSWERED) or is_graded(shape) or any(key in shape.kinds for key in HELPSTEER):
+        return {}
+    asks = [key for key in ("prompt", "instruction", *ASKED) if key in shape.kinds]
+    asks = [key for key in asks if key != "input" or "instruction" not in asks]
+    if len(asks) != 1:
+        return {}
+    made = {} if asks[0] in ("prompt", "instruction") else {"prompt": asks[0]}
+    if "rejected_response" in shape.kinds:
+        return made | {"chosen": "response", "rejected": "rejected_response"}
+    return made | {"output" if asks[0] == "instruction" else "completion": "response"}
 
 
 def _prepared(row: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
@@ -81,7 +100,9 @@ def _prepared(row: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]
     alone = not any(key in row for key in ("conversations", "conversation"))
     made = {ours.get(key, key): value for key, value in row.items()}
     for key, value in made.items():
-        if isinstance(value, str) or (key in OBJECTS and isinstance(value, dict) and (alone or "role" not in value)):
+        if isinstance(value, str) or (
+            key in OBJECTS and isinstance(value, dict) and (alone or not written.is_message(value))
+        ):
             made[key] = written.unfolded(key, value)
     return made
 

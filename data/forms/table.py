@@ -4,7 +4,7 @@ To add one, write a function `(row, at)` with the helpers of `checks.py` in a fi
 FORMATS that says which rows are its own; put three rows under tests/data/forms/ and they are tested with the others.
 """
 
-from data.forms import instructions, pairs, published, rated, tools, trees, trl
+from data.forms import graded, instructions, pairs, published, rated, tools, trees, trl
 from data.forms.pairs import REJECTED
 from data.forms.shapes import Format, Shape, has
 
@@ -18,7 +18,8 @@ SAFETY = " ".join(
     for before, after in (("is_response", "_safe"), ("response", "_harm_category"), ("response", "_severity_level"))
 )
 """What PKU-SafeRLHF says of each response beside its two judgements."""
-ARENA = "openai_moderation toxic_chat_tag turn language anony tstamp conv_metadata category_tag"
+ARENA = "openai_moderation toxic_chat_tag turn language anony tstamp conv_metadata category_tag full_conversation"
+ARENA += " evaluation_session_id evaluation_order is_code is_refusal dedup_tag timestamp judge_hash occupational_tags"
 TREES = "emojis labels detoxify review_result review_count tree_state synthetic"
 NO_PAIR = ("prompt", "instruction", "conversations", "conversation")
 """Where one of these stands beside `chosen` and `rejected`, they do not begin with the prompt."""
@@ -72,7 +73,7 @@ FORMATS: dict[str, Format] = {
     ),
     "prompt_completion": Format(
         "demonstrations",
-        has("prompt", "completion", without=["label"]),
+        lambda shape: shape.has("prompt", "completion", without=["label"]) and not graded.is_graded(shape),
         trl.prompt_completion,
         reads="prompt completion",
         fronts=True,
@@ -182,7 +183,7 @@ FORMATS: dict[str, Format] = {
         "rankings",
         has("conversation_a", "conversation_b", "winner"),
         published.chatbot_arena,
-        "winner names the better one, tie and tie (bothbad) are ties",
+        "winner names the better one, tie, both_bad and tie (bothbad) are ties",
         reads="conversation_a conversation_b winner model_a model_b question_id judge",
         leaves=ARENA,
     ),
@@ -200,6 +201,8 @@ FORMATS: dict[str, Format] = {
         pairs.side_by_side,
         "the answer that the verdict names is better; preference_strength below 0: the first; ties are left out",
         reads_of=pairs.reads,
+        leaves="preference_statement preference_elaboration three_most_similar_preferences "
+        "all_preferences_unprocessed orig_criteria orig_feedback orig_reference_answer orig_score_A orig_score_B",
         fronts=True,
     ),
     # Trees, ratings, instructions, and what labelling tools export
@@ -222,6 +225,16 @@ FORMATS: dict[str, Format] = {
         rated.HELPSTEER,
         rated.HELPSTEER[0],
         reads="prompt response " + " ".join(rated.HELPSTEER),
+    ),
+    "graded": Format(
+        "rankings",
+        graded.is_graded,
+        graded.graded,
+        "the higher grade is better, nearer than tie_gap is a tie",
+        graded.by_question,
+        reads_of=graded.reads,
+        leaves=graded.EXPLAINED,
+        fronts=True,
     ),
     "openassistant": Format(
         "rankings",
@@ -248,7 +261,11 @@ FORMATS: dict[str, Format] = {
     ),
     "alpaca": Format(
         "demonstrations",
-        has("instruction", "output", without=["chosen", "rejected", "completions"]),
+        lambda shape: (
+            shape.has("instruction", "output", without=["chosen", "rejected", "completions"])
+            and not graded.is_graded(shape)
+            and not pairs.is_side_by_side(shape)
+        ),
         instructions.alpaca,
         reads="instruction input output system history tools",
         leaves="text",

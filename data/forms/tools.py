@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from data.forms import checks, columns
 from data.forms import rankings as making
-from data.forms.checks import Place
 from data.forms.columns import plain
+from data.forms.place import Place
 from data.forms.shapes import Shape
 from data.reading.flaws import called
 from data.schema import Completion, PromptText, Ranking

@@ -7,7 +7,7 @@ ends and other speakers, and are brought to this form first (`written.canonical`
 from typing import Any
 
 from data.forms import checks
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.reading.written import ASSISTANT, HUMAN, canonical
 from data.schema import PromptText
 

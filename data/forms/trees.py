@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.forms import checks
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.schema import Completion, Problem, Ranking
 
 ROLES = {"prompter": "user", "assistant": "assistant"}

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.forms import checks
 from data.forms import rankings as making
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.transcripts import Answer
 from data.forms.weights import learned_of
 from data.reading.flaws import called

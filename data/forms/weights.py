@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from data.forms import columns
-from data.forms.checks import Place
+from data.forms.place import Place
 
 ANSWERING = ("assistant", "gpt", "chatgpt", "model", "bot")
 

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tokenize
+from collections.abc import Collection
 from typing import Any
 
 from data.reading.flaws import flaw_of
@@ -115,14 +116,52 @@ def _messages(value: Any) -> list[Any] | None:
         for name in ("messages", "conversations", "conversation"):
             if isinstance(value.get(name), list) and value.keys() <= {name, "id", "source"}:
                 return _messages(value[name])
-        return [value] if value.keys() >= {"role", "content"} else None
+        return [value] if is_message(value.keys()) else None
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return (
-            value
-            if all(one.keys() >= {"role", "content"} or one.keys() >= {"from", "value"} for one in value)
-            else None
-        )
+        return value if all(is_message(one.keys()) or one.keys() >= {"from", "value"} for one in value) else None
     return None
+
+
+def parts(content: Any) -> list[Any] | None:
+    """The parts of a message's content, `[{"type": "text", "text": …}, …]`, given or printed; None where it has none."""
+    if (
+        isinstance(content, str)
+        and content.lstrip()[:1] == "["
+        and re.match(r"""\[\s*\{['"](?:type|text)['"]""", content)
+    ):
+        found = parsed(content)
+        sure = isinstance(found, list) and all(
+            isinstance(one, dict) and isinstance(one.get("type"), str) and one["type"] in one for one in found
+        )
+        return found if sure else None
+    return content if type(content) is list and all(isinstance(part, dict) for part in content) else None
+
+
+SPEAKER_NAMES, SAID_NAMES = ("from", "sender", "speaker", "role"), ("value", "text", "message", "content")
+SPEAKERS = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot"), "assistant"),
+    "system": "system",
+}
+"""What those are called who speak where a message has other keys than `role` and `content`."""
+
+
+def is_message(keys: Collection[str]) -> bool:
+    """Whether these are the keys of a message: ours, or two of another name for them."""
+    ours = "role" in keys and "content" in keys
+    return ours or (len(keys) == 2 and any(k in keys for k in SPEAKER_NAMES) and any(k in keys for k in SAID_NAMES))
+
+
+def with_our_names(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with `role` and `content`, where it has `from` and `value`, `sender` and `text`, … instead."""
+    speaks = [key for key in SPEAKER_NAMES if key in message]
+    says = [key for key in SAID_NAMES if key in message]
+    if len(speaks) != 1 or len(says) != 1:
+        return message
+    who = message[speaks[0]]
+    made = {key: value for key, value in message.items() if key not in (speaks[0], says[0])}
+    role = SPEAKERS.get(who, who) if isinstance(who, str) and speaks[0] != "role" else who
+    return {"role": role, "content": message[says[0]], **made}
 
 
 def broken(text: str) -> bool:

@@ -22,6 +22,7 @@ OPTIONAL = {
     "replies",
     "deleted",
     "parent_id",
+    "rubric",
     "order.responses.status",
 }
 """Keys that say something, and without which, or with null, a row is another, but a whole one."""

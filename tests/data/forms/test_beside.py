@@ -68,7 +68,7 @@ def test_a_form_says_which_columns_it_looks_at(tmp_path) -> None:
             self.keys_asked.add(key)
             return super().__getitem__(key)
 
-    from data.forms.checks import Place
+    from data.forms.place import Place
 
     for name, format in FORMATS.items():
         if name in (
@@ -83,6 +83,7 @@ def test_a_form_says_which_columns_it_looks_at(tmp_path) -> None:
             format.parse(seen, Place("f", 1, [], AXIS.get(name, format.default_axis)))
             asked |= seen.keys_asked & row.keys()
         named = {*format.reads.split(), "id", "annotator"}
+        named |= set() if format.reads_of is None else format.reads_of(LOOKED_AT[name][0])
         assert asked <= named, name
 
 

@@ -5,23 +5,24 @@ from pathlib import Path
 import pytest
 from asked import EXAMPLES, example, read
 
-from data.forms import detection
+from data.forms import detection, reader
 from data.forms.shapes import signature
 from data.forms.table import FORMATS
 from data.reading import sources
 
+AXIS = {"pku_saferlhf": "safer"}
 FILES = sorted(EXAMPLES.iterdir())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_row_fits_the_format_its_file_is_named_after_and_no_other(path: Path) -> None:
-    """The file names are the oracle: <format>.<container>."""
+    """The file names are the oracle: <format>.<container>, or <format>.<published set>.<container>."""
     problems: list = []
     rows = list(sources.read(str(path), problems))
     assert problems == [] and len(rows) >= 3
     name = path.name.split(".")[0]
-    assert {detection.matching(signature(row.row)) for row in rows if row.row is not None} == {(name,)}
-    assert detection.detect(rows) == name
+    assert {detection.matching(signature(reader.prepared(row.row))) for row in rows if row.row is not None} == {(name,)}
+    assert read(path, axis=AXIS.get(name)).format == name
 
 
 def test_every_format_has_an_example_and_every_example_a_format() -> None:

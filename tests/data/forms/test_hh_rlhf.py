@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.forms import transcripts
-from data.forms.checks import Place
+from data.forms.place import Place
 
 NAME = "hh_rlhf"
 ROW = rows_of(NAME)[1]

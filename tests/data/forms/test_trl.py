@@ -7,7 +7,7 @@ from asked import read, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.forms.checks import Place
+from data.forms.place import Place
 from data.forms.table import FORMATS
 from data.forms.trl import common_prompt
 from data.schema import Completion, DataError, Demonstration, Prompt, Ranking
@@ -216,11 +216,19 @@ BAD = [
     ("messages", {"messages": [{**USER, "role": "asistant"}, BLUE]}, "messages[0].role", 'did you mean "assistant"?'),
     ("messages", {"messages": [{**USER, "role": "human"}, BLUE]}, "messages[0].role", 'did you mean "user"?'),
     ("messages", {"messages": [{**USER, "role": "tool"}, BLUE]}, "messages[0].role", "use system, user, assistant"),
+    ("messages", {"messages": [{"from": "humn", "value": "a"}, BLUE]}, "messages[0].role", "is no role"),
+    ("messages", {"messages": [{**USER, "content": []}, BLUE]}, "messages[0].content", "it is empty"),
     (
         "messages",
-        {"messages": [{"from": "human", "value": "a"}, BLUE]},
-        "messages[0]",
-        "the message has from and value",
+        {"messages": [{**USER, "content": [{"type": "image_url", "image_url": {"url": "a"}}]}, BLUE]},
+        "messages[0].content[0]",
+        "image_url is not supported",
+    ),
+    (
+        "messages",
+        {"messages": [{**USER, "content": [{"type": "text", "text": " "}]}, BLUE]},
+        "messages[0].content[0].text",
+        "it is blank",
     ),
     ("messages", {"messages": [{"role": "user", "contents": "a"}, BLUE]}, "messages[0].content", "the key is missing"),
     ("messages", {"messages": [USER, {**BLUE, "tool_calls": [1]}]}, "messages[1].tool_calls", "not supported"),
