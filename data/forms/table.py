@@ -4,7 +4,7 @@ To add one, write a function `(row, at)` with the helpers of `checks.py` in a fi
 FORMATS that says which rows are its own; put three rows under tests/data/forms/ and they are tested with the others.
 """
 
-from data.forms import graded, instructions, pairs, published, rated, tools, trees, trl
+from data.forms import graded, instructions, json_min, pairs, published, rated, tools, trees, trl
 from data.forms.pairs import REJECTED
 from data.forms.shapes import Format, Shape, has
 
@@ -43,6 +43,7 @@ def _talk(shape: Shape) -> bool:
 
 def _only_a_prompt(shape: Shape) -> bool:
     answered = "replies" in shape.inside("prompt") or tools.is_argilla(shape) or pairs.is_side_by_side(shape)
+    answered = answered or json_min.is_json_min(shape)
     return shape.has("prompt", without=OTHERS) and not answered
 
 
@@ -197,7 +198,7 @@ FORMATS: dict[str, Format] = {
     ),
     "side_by_side": Format(
         "rankings",
-        pairs.is_side_by_side,
+        lambda shape: pairs.is_side_by_side(shape) and not json_min.is_json_min(shape),
         pairs.side_by_side,
         "the answer that the verdict names is better; preference_strength below 0: the first; ties are left out",
         reads_of=pairs.reads,
@@ -306,5 +307,13 @@ FORMATS: dict[str, Format] = {
         "the first id of the ranker is best",
         reads="data annotations",
         leaves="predictions drafts file_upload meta",
+    ),
+    "json_min": Format(
+        "rankings",
+        json_min.is_json_min,
+        json_min.json_min,
+        "the first id of the ranker is best; left: the first answer, right: the second",
+        reads_of=json_min.reads,
+        leaves="id created_at updated_at lead_time",
     ),
 }

@@ -20,6 +20,8 @@ SETS: dict[str, tuple[list[str], dict[str, int]]] = {
     "preference.axolotl-input.jsonl": (TREES, {}),
     "preference.ms-swift.jsonl": (TREES, {}),
     "graded.feedback-collection.jsonl": (["An oak."], {"only one response": 1, "tie": 2}),
+    "json_min.jsonl": (["An oak.", "A bush.", "A pike."], {}),
+    "json_min.pairwise.jsonl": (TREES, {}),
     "graded.jsonl": (["An oak.", "A stone."], {"only one response": 1}),
 }
 """By file: the better answers, what is left out."""
