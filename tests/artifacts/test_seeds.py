@@ -224,7 +224,10 @@ def test_a_further_seed_is_the_stage_with_that_seed(walk: Path) -> None:
 
 
 def test_each_seed_is_up_to_date_by_itself(walk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {p: p.stat().st_mtime_ns for p in walk.rglob("*")}
+    def times() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in walk.rglob("*") if p.name != "index.html"}
+
+    before = times()
     for further in (0, 1, 2):
         run_stage("ppo", settings(), "whole", further=further)
     for stage in ("gold", "compare"):
@@ -232,7 +235,7 @@ def test_each_seed_is_up_to_date_by_itself(walk: Path, capsys: pytest.CaptureFix
     lines = capsys.readouterr().out.splitlines()
     expected = ["ppo", "ppo_seed_1", "ppo_seed_2", "gold", "compare"]
     assert [line.partition(" is up")[0].rpartition("/")[2] for line in lines] == expected
-    assert {p: p.stat().st_mtime_ns for p in walk.rglob("*")} == before
+    assert times() == before
 
 
 def test_an_interrupted_seed_goes_on_where_it_was(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,9 @@ def walk(tmp_path_factory: pytest.TempPathFactory, told: dict[str, Any]) -> Iter
 
         return reward
 
-    def tuned(stage: str, section: Any, model: Any, tokenizer: Any, lessons: Sequence[Lesson], *rest: Any) -> Any:
+    def tuned(section: Any, model: Any, tokenizer: Any, lessons: Sequence[Lesson], *rest: Any) -> Any:
         told["lessons"] = list(lessons)
-        return right_tuning(stage, section, model, tokenizer, lessons, *rest)
+        return right_tuning(section, model, tokenizer, lessons, *rest)
 
     def built(**arguments: Any) -> Any:
         told["rloo"] = right_trainer(**arguments)
