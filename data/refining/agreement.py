@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from data.refining.annotators import item_of
+from data.refining.resampled import intervals
 from data.schema import Ranking
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -22,7 +23,7 @@ def agreement(rankings: Iterable[Ranking]) -> dict[str, Any]:
 
     `pairwise`: of all pairs of completions that two annotators both put in an order, the share in which it is the same
     one; pairs that either of them tied are only counted (`tied`). `tau_b`: mean over items and pairs of annotators,
-    where it is defined. `alpha`: ordinal, of the ranks of all completions, ties at their mean rank. A figure is None
+    where it is defined. `alpha`: ordinal, of the ranks of all completions, ties at their mean rank. The two intervals are of 95%, items drawn again. A figure is None
     where nothing defines it. Rankings without an annotator have no say, and of several by one annotator the first has.
     """
     items: dict[Any, dict[str, Ranking]] = {}
@@ -32,10 +33,12 @@ def agreement(rankings: Iterable[Ranking]) -> dict[str, Any]:
     judged = [list(by.values()) for by in items.values() if len(by) > 1]
     alike = opposite = tied = undefined = 0
     taus: list[tuple[float, int]] = []
-    units: list[tuple[float, ...]] = []
+    units: list[list[tuple[float, ...]]] = []
+    of_items: list[tuple[int, int]] = []
     for group in judged:
         vectors = [_mean_ranks(ranking) for ranking in group]
-        units += zip(*vectors, strict=True)
+        units.append(list(zip(*vectors, strict=True)))
+        before = alike, opposite
         for one, other, times in _pairs(vectors):
             same, reverse, ties = orders(one, other)
             alike, opposite, tied = alike + times * same, opposite + times * reverse, tied + times * ties
@@ -44,6 +47,8 @@ def agreement(rankings: Iterable[Ranking]) -> dict[str, Any]:
                 undefined += times
             else:
                 taus.append((tau, times))
+        of_items.append((alike - before[0], opposite - before[1]))
+    pairwise_interval, alpha_interval = intervals(of_items, units)
     of_taus = sum(times for _, times in taus)
     return {
         "items": len(judged),
@@ -56,7 +61,9 @@ def agreement(rankings: Iterable[Ranking]) -> dict[str, Any]:
         "tau_b": math.fsum(tau * times for tau, times in taus) / of_taus if of_taus else None,
         "tau_b_of": of_taus,
         "tau_b_undefined": undefined,
-        "alpha": alpha(units),
+        "alpha": alpha(unit for item in units for unit in item),
+        "pairwise_interval": pairwise_interval,
+        "alpha_interval": alpha_interval,
     }
 
 

@@ -6,7 +6,7 @@ the page everything is escaped by the template.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.forms.account import OTHERS
@@ -209,8 +209,16 @@ def _agreement(found: Mapping[str, Any] | None) -> str:
         return "nothing was ranked by two annotators"
     star = "" if found["complete"] else f"* of {found['of_rankings']:,} rankings: "
     said = f"{star}{_count(found['items'], 'item')} ranked by two or more: "
-    said += f"{_percent(found['pairwise'])} of pairs put in the same order, {found['tied']:,} tied ones aside; "
-    return f"{said}Kendall's tau-b {_number(found['tau_b'])}, Krippendorff's alpha (ordinal) {_number(found['alpha'])}"
+    said += f"{_percent(found['pairwise'])}{_between(found['pairwise_interval'], _percent)} of pairs put in the same order, {found['tied']:,} tied ones aside; "
+    return (
+        f"{said}Kendall's tau-b {_number(found['tau_b'])}, Krippendorff's alpha (ordinal) {_number(found['alpha'])}"
+        + _between(found["alpha_interval"], _number)
+    )
+
+
+def _between(interval: tuple[float, float] | None, shown: Callable[[float], str]) -> str:
+    """A 95% interval in brackets; nothing where there are too few items for one."""
+    return "" if interval is None else f" ({shown(interval[0])} to {shown(interval[1])})"
 
 
 def _tokens(result: Mapping[str, Any], what: str) -> str:

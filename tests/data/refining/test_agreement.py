@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.refining.agreement import agreement, alpha, orders, tau_b
+from data.refining.resampled import _coincidences, intervals, ordinal
 from data.schema import Completion, Ranking
 
 NONE = None
@@ -181,3 +182,28 @@ def test_a_tie_between_two_has_no_tau() -> None:
     tie = Ranking("r", "p", ranking("a>b", None).completions, (("c0", "c1"),), "f:1", "C")
     found = agreement([ranking("a>b", "A"), tie])
     assert (found["tied"], found["tau_b"], found["tau_b_undefined"], found["pairwise"]) == (1, None, 1, None)
+
+
+def test_the_matrix_that_is_drawn_again_gives_the_published_alpha() -> None:
+    found = [tuple(float(value) for value in unit) for unit in units(FOUR_BY_TWELVE) if len(unit) > 1]
+    values = {float(value): place for place, value in enumerate(range(1, 6))}
+    table = sum(_coincidences([unit], values) for unit in found).reshape(5, 5)  # type: ignore[union-attr]
+    assert ordinal(table) == pytest.approx(0.815, abs=5e-4)
+
+
+def test_intervals_are_of_items_drawn_again() -> None:
+    """Of 100 items with one pair each, 80 put alike: the share's deviation is sqrt(0.8 · 0.2 / 100) = 0.04."""
+    alike = [[ranking("a>b", "A", f"p{n}"), ranking("a>b" if n < 80 else "b>a", "B", f"p{n}")] for n in range(100)]
+    found = agreement([row for item in alike for row in item])
+    low, high = found["pairwise_interval"]
+    assert found["pairwise"] == pytest.approx(0.8) and low == pytest.approx(0.72, abs=0.02)
+    assert high == pytest.approx(0.88, abs=0.02)
+    below, above = found["alpha_interval"]
+    assert below < found["alpha"] < above and above - below == pytest.approx(2 * (high - low), rel=0.05)
+    assert agreement([row for item in alike for row in item]) == found, "the draws are the same each time"
+
+
+def test_a_few_items_have_no_interval_and_people_of_one_mind_no_width() -> None:
+    assert intervals([(1, 0)] * 4, [[(0.0, 0.0), (1.0, 1.0)]] * 4) == (None, None)
+    assert intervals([(1, 0)] * 9, [[(0.0, 0.0), (1.0, 1.0)]] * 9) == ((1.0, 1.0), (1.0, 1.0))
+    assert intervals([(0, 0)] * 9, [[(0.5, 0.5), (0.5, 0.5)]] * 9) == (None, None)
