@@ -118,7 +118,7 @@ def test_the_page_is_filled(project: Path, used: tuple[list[str], dict[str, Any]
 
 def test_make_and_the_command_line_know_them(project: Path) -> None:
     assert (
-        "-m pipeline lengths recipes/smoke.yaml"
+        "-m pipeline lengths 'recipes/smoke.yaml'"
         in run(project, "make", "-n", "lengths", "RECIPE=recipes/smoke.yaml").stdout
     )
     told = run(project, sys.executable, "-m", "pipeline", "settings").stdout
