@@ -19,7 +19,7 @@ from data.reading import sources
 from data.reading.flaws import SourceRow, stop
 from data.reading.options import Options
 from data.refining.across import Across
-from data.refining.annotators import by_mean_rank
+from data.refining.annotators import by_majority, by_mean_rank
 from data.schema import AnyRow, DataError, Judgement, Problem, Ranking
 
 LOOKED_AT, AT_MOST = 1000, 100_000
@@ -85,9 +85,9 @@ def to_rows(source: str, options: Options | None = None) -> Loaded:
         raise account.error()
     account.problems.sort(key=lambda problem: (problem.file, problem.line or 0))
     kept: list[Any] = list(rows.values())
-    if options.annotators == "mean_rank" and account.kind == "rankings":
+    if options.aggregate != "each" and account.kind == "rankings":
         judged = kept
-        kept, cancelled = by_mean_rank(judged)
+        kept, cancelled = (by_mean_rank if options.aggregate == "mean" else by_majority)(judged)
         account.kept = len(kept)
         if cancelled:
             # One row of the source may have held the rankings of several.

@@ -27,6 +27,6 @@ class Options:
     axis: str | None = None
     tie_gap: float = 0.0
     reverse: bool = False
-    annotators: Literal["separate", "mean_rank"] = "separate"
+    aggregate: Literal["each", "mean", "majority"] = "each"
     skip_bad: bool = False
     max_rows: int | None = None

@@ -1,6 +1,6 @@
 """What do several people say together about the same completions?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from data.schema import Completion, Ranking, prompt_key
@@ -18,6 +18,18 @@ def by_mean_rank(rankings: Sequence[Ranking]) -> tuple[list[Ranking], list[Ranki
     the first of its kind stood, without an annotator and with everybody's ratings. Items judged once stay as they are.
     Where all means are equal the annotators cancel out, and all their rankings of the item are left out.
     """
+    return _as_one(rankings, _mean_tiers)
+
+
+def by_majority(rankings: Sequence[Ranking]) -> tuple[list[Ranking], list[Ranking]]:
+    """The same by the majority: a completion stands as high as it has completions that more people put below it than above
+    it, less those that more put above it (Copeland 1951). Where each completion has as many of both, the item is left out."""
+    return _as_one(rankings, _majority_tiers)
+
+
+def _as_one(
+    rankings: Sequence[Ranking], tiers_of: Callable[[Sequence[Ranking]], tuple[tuple[str, ...], ...]]
+) -> tuple[list[Ranking], list[Ranking]]:
     groups: dict[tuple[str, tuple[str, ...]], list[Ranking]] = {}
     for ranking in rankings:
         groups.setdefault(item_of(ranking), []).append(ranking)
@@ -27,7 +39,7 @@ def by_mean_rank(rankings: Sequence[Ranking]) -> tuple[list[Ranking], list[Ranki
         if len(group) == 1:
             made.append(group[0])
             continue
-        tiers = _mean_tiers(group)
+        tiers = tiers_of(group)
         if len(tiers) < 2:
             cancelled += group
         else:
@@ -57,6 +69,22 @@ def _mean_tiers(group: Sequence[Ranking]) -> tuple[tuple[str, ...], ...]:
         # Sums of halves are exact, so equal means are equal sums.
         tiers.setdefault(total[one.text], []).append(one.id)
     return tuple(tuple(tiers[rank]) for rank in sorted(tiers))
+
+
+def _majority_tiers(group: Sequence[Ranking]) -> tuple[tuple[str, ...], ...]:
+    """Tiers in the ids of the first ranking of the group."""
+    ranks = [_fractional(ranking) for ranking in group]
+    text = {one.id: one.text for one in group[0].completions}
+
+    def above(one: str, other: str) -> int:
+        """1 where more people put `one` above `other` than below it, -1 the other way round."""
+        votes = sum((by[one] < by[other]) - (by[one] > by[other]) for by in ranks)
+        return (votes > 0) - (votes < 0)
+
+    tiers: dict[int, list[str]] = {}
+    for name, own in text.items():
+        tiers.setdefault(-sum(above(own, other) for other in {*text.values()}), []).append(name)
+    return tuple(tuple(tiers[score]) for score in sorted(tiers))
 
 
 def _fractional(ranking: Ranking) -> dict[str, float]:

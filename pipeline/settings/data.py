@@ -32,8 +32,9 @@ class Source(Section):
     axis: str | None = Field(None, description="which of several judgements in a row counts, such as helpfulness")
     tie_gap: float = Field(0.0, ge=0, description="ratings nearer than this to the best of a tier are tied")
     reverse: bool = Field(False, description="turn the format's order of preference round")
-    annotators: Literal["separate", "mean_rank"] = Field(
-        "separate", description="several rankings of the same completions: each for itself, or one by mean rank"
+    aggregate: Literal["each", "mean", "majority"] = Field(
+        "each",
+        description="several people's rankings of the same completions: a row each, or one by mean rank or majority",
     )
 
 

@@ -103,7 +103,7 @@ def test_means_of_annotators_take_the_place_of_their_rankings(tmp_path):
     rows = [{**PAIR, "annotator": "x"}, {**PAIR, "annotator": "y"}]
     other = {"prompt": "q", "chosen": "a", "rejected": "b"}
     rows += [{**other, "annotator": "x"}, {**other, "chosen": "b", "rejected": "a", "annotator": "y"}]
-    loaded = to_rows(write(tmp_path, rows), Options(annotators="mean_rank"))
+    loaded = to_rows(write(tmp_path, rows), Options(aggregate="mean"))
     assert [(row.prompt, row.annotator) for row in loaded.rows] == [(PAIR["prompt"], None)]
     assert loaded.account.left_out == {"annotators cancel out": 2}
     assert (loaded.read, loaded.account.kept) == (4, 1)

@@ -38,7 +38,7 @@ def test_what_was_submitted_is_ranked(path: Path) -> None:
 def test_the_annotators_together() -> None:
     """Fire: ann has second and third at 0.5 each, first at 2; bob 0, 1, 2 for first, second, third. Sums: second 1.5,
     first 2, third 2.5."""
-    merged = read(example(NAME), annotators="mean_rank")
+    merged = read(example(NAME), aggregate="mean")
     assert [(row.id, row.annotator) for row in merged.rows] == [("r1", "ann"), ("r2-1", None), ("r3", "bob")]
     assert orders(merged)[1] == [["second"], ["first"], ["third"]]
     assert merged.account.used == 3

@@ -6,7 +6,7 @@ import pytest
 
 from data.loading import to_rows
 from data.reading.options import Options
-from data.refining.annotators import by_mean_rank
+from data.refining.annotators import by_majority, by_mean_rank
 from data.schema import Completion, Ranking
 
 
@@ -108,10 +108,33 @@ def test_every_row_read_is_accounted_for(tmp_path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     apart = to_rows(str(path))
     assert (len(apart.rows), apart.account.used, apart.account.left_out.total()) == (5, 5, 0)
-    loaded = to_rows(str(path), Options(annotators="mean_rank"))
+    loaded = to_rows(str(path), Options(aggregate="mean"))
     assert [(row.prompt, row.annotator, row.ranking) for row in loaded.rows] == [
         ("p", None, (("c0",), ("c1",))),
         ("r", "y", (("c1",), ("c0",))),
     ]
     assert loaded.account.left_out == {"annotators cancel out": 2}
     assert (loaded.read, loaded.account.used, loaded.account.kept) == (5, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("orders", "mean", "majority"),
+    [
+        # Three against two put a first, though those two put it last: 3 to 2, 3 to 2, 5 to 0.
+        (["a b c"] * 3 + ["b c a"] * 2, "b a c", "a b c"),
+        (["a b", "a b", "b a"], "a b", "a b"),
+        # Each beats one and is beaten by one: nobody wins, by either count.
+        (["a b c", "b c a", "c a b"], None, None),
+        (["a b", "b a"], None, None),
+        # Of those who tied a and b nobody is for either.
+        (["ab c", "b a c", "ab c"], "b a c", "b a c"),
+    ],
+)
+def test_the_majority_and_the_mean_may_differ(orders: list[str], mean: str | None, majority: str | None) -> None:
+    rows = [ranking(one, texts="abc" if "c" in one else "ab", line=line) for line, one in enumerate(orders)]
+    for by, expected in ((by_mean_rank, mean), (by_majority, majority)):
+        made, cancelled = by(rows)
+        assert [order(one) for one in made] == ([] if expected is None else [expected])
+        assert len(cancelled) == (len(rows) if expected is None else 0)
+        turned, _ = by(rows[::-1])
+        assert [order(one) for one in turned] == [order(one) for one in made]
