@@ -176,7 +176,8 @@ def _turns(value: list[Any], field: str, at: Place, last: str, skip: int = 0) ->
         speaker = speaker if role == "system" else role
     if len(at.problems) == before and speaker != last:
         fix = "end with the assistant's answer" if last == "assistant" else "end with the user's turn"
-        at.report(field, f"the last turn is not the {last}'s", fix)
+        asks = f", or set data.columns={{prompt: {field}}} if these are prompts" if field == "messages" else ""
+        at.report(field, f"the last turn is not the {last}'s", fix + asks)
     return sound if len(at.problems) == before else None
 
 
@@ -186,7 +187,9 @@ def _turn(value: object, field: str, at: Place) -> dict[str, str] | None:
         return None
     if "role" not in value or "content" not in value:
         value = written.with_our_names(value)
-    if (parts := written.parts(value.get("content"))) is not None:
+    content = value.get("content")
+    plain = type(content) is str and content[:1] not in "[ \n\t"
+    if not plain and (parts := written.parts(content)) is not None:
         value = _joined(value, parts, field, at)
         if value is None:
             return None

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 from asked import EXAMPLES, problems_of, read, write
 
+from data.schema import DataError
+
 TREES = ["An oak.", "A pike.", "A gull."]
 SETS: dict[str, tuple[list[str], dict[str, int]]] = {
     "side_by_side.arena-55k.csv": (
@@ -78,6 +80,15 @@ def test_messages_may_have_other_keys(tmp_path, who: str, said: str) -> None:
     talk = {"messages": [*row["dialogue"], row["win"]]}
     (shown,) = read(write(tmp_path, [talk])).rows
     assert (shown.prompt, shown.completion) == (made.prompt, "An oak.")
+
+
+def test_messages_that_end_with_the_user_are_prompts_where_that_is_said(tmp_path) -> None:
+    """ms-swift's rows for GRPO."""
+    row = {"messages": [{"role": "user", "content": "Name a tree."}]}
+    with pytest.raises(DataError, match=r"set data\.columns=\{prompt: messages\} if these are prompts"):
+        read(write(tmp_path, [row]))
+    loaded = read(write(tmp_path, [row]), columns={"prompt": "messages"})
+    assert (loaded.kind, [one.prompt for one in loaded.rows]) == ("prompts", [row["messages"]])
 
 
 def test_a_grade_of_two_things_is_not_compared(tmp_path) -> None:
