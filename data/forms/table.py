@@ -4,7 +4,7 @@ To add one, write a function `(row, at)` with the helpers of `checks.py` in a fi
 FORMATS that says which rows are its own; put three rows under tests/data/forms/ and they are tested with the others.
 """
 
-from data.forms import graded, instructions, json_min, pairs, published, rated, tools, trees, trl
+from data.forms import argilla_nested, graded, instructions, json_min, pairs, published, rated, tools, trees, trl
 from data.forms.pairs import REJECTED
 from data.forms.shapes import Format, Shape, has
 
@@ -299,6 +299,14 @@ FORMATS: dict[str, Format] = {
         "the lowest rank is best, equal ranks tie; of bare names the first",
         reads_of=tools.reads,
         tells=True,
+    ),
+    "argilla_nested": Format(
+        "rankings",
+        argilla_nested.is_nested,
+        argilla_nested.argilla_nested,
+        "the lowest rank is best, equal ranks tie; of bare names the first",
+        reads=argilla_nested.READS,
+        leaves=argilla_nested.LEAVES,
     ),
     "label_studio": Format(
         "rankings",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from data.forms import checks, columns
 from data.forms import rankings as making
 from data.forms.columns import plain
+from data.forms.options import meant
 from data.forms.place import Place
 from data.forms.shapes import Shape
 from data.reading.flaws import called
@@ -75,7 +76,18 @@ def is_argilla(shape: Shape) -> bool:
 def reads(row: dict[str, Any]) -> set[str]:
     """The columns of a flat record that are read: those of the answers have names that the rankings give."""
     questions = {key for key in row if f"{RESPONSES}." in f"{key}."}
-    return {*PROMPTS, *questions, *(name for key in questions for name in _names(row[key]) if name in row)}
+    named = {name for key in questions for name in _names(row[key])}
+    counted = [(meant(set(_names(row[key])), _fields(row)) or {}).values() for key in questions]
+    return {*PROMPTS, *questions, *(name for name in named if name in row), *(name for one in counted for name in one)}
+
+
+def _fields(row: dict[str, Any]) -> list[str]:
+    """The fields that may hold an answer."""
+    return [
+        name
+        for name, value in row.items()
+        if isinstance(value, str) and "." not in name and name not in (*PROMPTS, "id")
+    ]
 
 
 def _names(value: Any) -> Iterator[str]:
@@ -88,7 +100,7 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
-    """The ranking question of a flat record, whose values are names of fields that hold completions."""
+    """The ranking question of a flat record, whose values name the fields that hold completions, or count them."""
     prompt = _prompt(row, at)
     question = _question(row, at)
     if question is None:
@@ -100,6 +112,7 @@ def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
     if not judgements:
         at.leave_out("nothing was submitted")
         return None
+    judgements = _of_fields(judgements, row, question, at)
     fields = dict.fromkeys(name for judgement in judgements for name in judgement.places)
     # In the order of the record: the completions must not give away what was thought of them.
     texts = {name: checks.text(row, name, at) for name in [*(name for name in row if name in fields), *fields]}
@@ -111,6 +124,18 @@ def argilla(row: dict[str, Any], at: Place) -> list[Ranking] | None:
         if loss is not None and (not loss.said or plain(key) in columns.ASKING):
             at.report(key, loss.problem, loss.fix)
     return _rankings(row, at, prompt, sound, judgements) if len(at.problems) == before and prompt is not None else None
+
+
+def _of_fields(judgements: list[Judgement], row: dict[str, Any], question: str, at: Place) -> list[Judgement]:
+    """The judgements with names of fields for the values of the question; none, told, where it is not certain which."""
+    options = dict.fromkeys(name for judgement in judgements for name in judgement.places)
+    found = meant(options, _fields(row))
+    if found is None:
+        listed = ", ".join(_shown(one) for one in options)
+        fix = "give the values of the question the names of the fields with the answers, or turn the rows with data.map"
+        at.report(question, f"its values {listed} do not say which fields they mean", fix)
+        return []
+    return [one._replace(places={found[name]: place for name, place in one.places.items()}) for one in judgements]
 
 
 def _question(row: dict[str, Any], at: Place) -> str | None:

@@ -95,3 +95,16 @@ def test_a_mistake_is_told(tmp_path, bad: Row, field: str, says: str) -> None:
     kept = read(tmp_path / "rows.jsonl", skip_bad=True)
     assert orders(kept) == orders(read(example(NAME))) and [reject.line for reject in kept.rejects] == [7]
     assert kept.read == 7 == kept.account.used + kept.account.left_out.total() + kept.account.rejected.total()
+
+
+def test_options_that_are_no_field_names_are_mapped_or_refused(tmp_path) -> None:
+    """C is the place of text-3, which ann has first, then A, then B; of "good" and "bad" nobody knows what they mean."""
+    texts = {"text-1": "White.", "text-2": "Cold.", "text-3": "Frozen water."}
+    ranks = [{"value": name, "rank": rank} for name, rank in (("A", 2), ("B", 3), ("C", 1))]
+    given = {"order.responses": [ranks], USERS: ["ann"], STATUS: ["submitted"]}
+    row = {"id": "o1", "instruction": "Describe snow.", **texts, **given}
+    loaded = read(write(tmp_path, [row]))
+    assert orders(loaded) == [[["text-3"], ["text-1"], ["text-2"]]] and "text-1" not in loaded.account.unread
+    unsure = [{"value": name, "rank": rank} for name, rank in (("good", 1), ("bad", 2))]
+    ((_, field, says),) = problems_of(tmp_path, [but(row, ANSWERS, 0, unsure)])
+    assert field == ANSWERS and 'its values "good", "bad" do not say which fields they mean' in says
