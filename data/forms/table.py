@@ -4,7 +4,7 @@ To add one, write a function `(row, at)` with the helpers of `checks.py` in a fi
 FORMATS that says which rows are its own; put three rows under tests/data/forms/ and they are tested with the others.
 """
 
-from data.forms import argilla_nested, graded, instructions, json_min, pairs, published, rated, tools, trees, trl
+from data.forms import argilla_nested, graded, instructions, json_min, pairs, prism, published, rated, tools, trees, trl
 from data.forms.pairs import REJECTED
 from data.forms.shapes import Format, Shape, has
 
@@ -229,13 +229,22 @@ FORMATS: dict[str, Format] = {
     ),
     "graded": Format(
         "rankings",
-        graded.is_graded,
+        lambda shape: graded.is_graded(shape) and not shape.has("conversation_id", "turn"),
         graded.graded,
         "the higher grade is better, nearer than tie_gap is a tie",
         graded.by_question,
         reads_of=graded.reads,
         leaves=graded.EXPLAINED,
         fronts=True,
+    ),
+    "prism": Format(
+        "rankings",
+        has("conversation_id", "turn", "user_prompt", "model_response"),
+        prism.utterance,
+        "the higher score is better, nearer than tie_gap is a tie",
+        prism.by_turn,
+        reads=prism.READS,
+        leaves=prism.LEAVES,
     ),
     "openassistant": Format(
         "rankings",
