@@ -8,14 +8,15 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 PromptText = str | list[dict[str, str]]
 """A plain text, or messages with the keys `role` and `content`."""
 
-SHOWN = 20
+SHOWN, EXAMPLES = 20, 3
+"""Mistakes that are shown at most, and of one kind in one file where there are more of them."""
 
 
 def prompt_key(prompt: PromptText) -> str:
@@ -212,6 +213,18 @@ class Problem:
         return re.sub(r'"[^"]*"|\d+', "…", f"{self.field}: {self.problem}")
 
 
+def examples(problems: Sequence[Problem], more: int = 0) -> tuple[list[Problem], list[Problem]]:
+    """Those that are shown, and the others: all where they are few and there are no `more`, else of each file and kind the first ones."""
+    if len(problems) + more <= SHOWN:
+        return list(problems), []
+    shown, others, seen = list[Problem](), list[Problem](), Counter[tuple[str, str]]()
+    for problem in problems:
+        one = (problem.file, problem.kind)
+        seen[one] += 1
+        (shown if seen[one] <= EXAMPLES and len(shown) < SHOWN else others).append(problem)
+    return shown, others
+
+
 class DataError(Exception):
     """All that is wrong with a user's data, in one error. Its text is meant for the user as it stands."""
 
@@ -226,18 +239,20 @@ class DataError(Exception):
         self.problems = list(problems)
         self.aside = aside
         self.uncounted = Counter(uncounted or {})
+        self.command: str | None = None  # what sets them aside, where a command line asked
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        lines = [str(problem) for problem in self.problems[:SHOWN]]
-        rest = self.uncounted + Counter(problem.kind for problem in self.problems[SHOWN:])
+        shown, others = examples(self.problems, self.uncounted.total())
+        lines = [str(problem) for problem in shown]
+        rest = self.uncounted + Counter(problem.kind for problem in others)
         if rest:
             lines.append(f"and {rest.total()} more:")
             lines += [f"  {count} × {kind}" for kind, count in rest.most_common(SHOWN)]
-            if others := rest.total() - sum(count for _, count in rest.most_common(SHOWN)):
-                lines.append(f"  {others} × something else")
+            if untold := rest.total() - sum(count for _, count in rest.most_common(SHOWN)):
+                lines.append(f"  {untold} × something else")
         if self.aside is not None:
-            lines.append(way_on(*self.aside))
+            lines.append(way_on(*self.aside) + (f"; run: {self.command}" if self.command else ""))
         return "\n".join(lines)
 
 

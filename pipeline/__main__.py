@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+import pipeline.training.quiet_imports  # noqa: F401  (first: libraries talk while they are imported)
 from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.commands import CALLER, Call
@@ -160,6 +161,7 @@ def look_inside(
             ("MODEL", model if model != "ppo" else ""),
             ("PROMPT", prompt if prompt.strip() else "A funny"),
             ("COMPLETION", completion or ""),
+            ("CHAT", "1" if chat else ""),
         ]
         call = replace(called("inspect", recipe, overrides, run), options=tuple(one for one in given if one[1]))
         config = load(recipe, call.overrides)

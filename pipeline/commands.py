@@ -19,7 +19,8 @@ CALLER = (
 )
 FROM_VARIABLES = {"DATA": "data.source=", "FORMAT": "data.format="}  # what the Makefile makes of them, before SET
 PROGRAMS = {"make": (".venv/bin/python", "-m", "pipeline"), "rlhf": ("rlhf",), "": ("python", "-m", "pipeline")}
-OPTIONS = {"PROMPT": "--prompt", "COMPLETION": "--completion", "MODEL": "--model"}  # make's word for an option
+OPTIONS = {"PROMPT": "--prompt", "COMPLETION": "--completion", "MODEL": "--model", "CHAT": "--chat"}  # make's words
+SWITCHES = ("CHAT",)  # options without a value
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Call:
         words += ["--seeds", str(seeds)] if seeds > 1 and _in_seeds(name) else []
         words += ["--nproc", str(nproc)] if nproc > 1 else []
         for option, value in options:
-            words += [OPTIONS[option], value]
+            words += [OPTIONS[option], *([] if option in SWITCHES else [value])]
         return shlex.join(words)
 
 
@@ -127,11 +128,15 @@ def settings(*given: str) -> str:
     return f"SET={_variable(shlex.join(given))}" if caller() == "make" else shlex.join(given)
 
 
-def checking(source: str, recipe: str | None = None) -> str:
-    """The command that looks into a source of data, by a recipe's settings."""
+def checking(source: str, recipe: str | None = None, given: Sequence[str] = (), model: str | None = None) -> str:
+    """The command that looks into a source of data, by a recipe's settings and those that are given, for a model's tokenizer."""
     if caller() == "make":
-        return " ".join(["make data-check", *assignments({"DATA": source} | ({"RECIPE": recipe} if recipe else {}))])
-    return shlex.join([*PROGRAMS[caller()], "data-check", source, *(["--recipe", recipe] if recipe else [])])
+        own = recipe is None and source.endswith((".yaml", ".yml"))  # a recipe's own data
+        named = {"RECIPE": source, "MODEL": model} if own else {"DATA": source, "RECIPE": recipe, "MODEL": model}
+        words = assignments({name: value for name, value in named.items() if value})
+        return " ".join(["make data-check", *words, *([settings(*given)] if given else [])])
+    options = [*(["--recipe", recipe] if recipe else []), *(["--model", model] if model else [])]
+    return shlex.join([*PROGRAMS[caller()], "data-check", source, *given, *options])
 
 
 def pruning(run: str | None = None) -> str:

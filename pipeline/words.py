@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pipeline.commands import assignments
 
 EXAMPLE = {"RUN": "demo", "RECIPE": "recipes/smoke.yaml", "DATA": "my_preferences.jsonl"}
+SETTINGS, TAKERS = ("model", "force"), ("push", "inspect", "data-check")
+"""Settings of the same word as a variable of make, and the targets that read this variable."""
 ROWS = (".jsonl", ".json", ".csv", ".parquet", ".ndjson")
 
 
@@ -25,7 +27,7 @@ def flaw(
     for name, value in given.items():
         if name in variables:
             kept[name] = value
-        elif meant := _variable(name, variables):
+        elif meant := _variable(name, variables, goals):
             told.append(f"{name} is no variable of this Makefile, did you mean {meant}?")
             kept[meant] = value
         elif name != name.upper():
@@ -50,10 +52,12 @@ def flaw(
     return f"{'; '.join(told)}; run: make {' '.join([*right, *assignments(kept)])}".rstrip()
 
 
-def _variable(name: str, variables: Sequence[str]) -> str | None:
-    """The variable that was meant by a name that is none. Settings have names in small letters, `model` too."""
+def _variable(name: str, variables: Sequence[str], goals: Sequence[str]) -> str | None:
+    """The variable that was meant by a name that is none. Settings have names in small letters, some of them those of variables."""
     if name != name.upper():
-        return name.upper() if name.upper() in variables and name != "model" else None
+        return (
+            name.upper() if name.upper() in variables and (name not in SETTINGS or set(goals) & set(TAKERS)) else None
+        )
     return next(iter(difflib.get_close_matches(name, variables, n=1)), None)
 
 

@@ -97,14 +97,23 @@ def test_pasted_commands_say_to_the_pipeline_what_it_was_told(
 
 @pytest.mark.parametrize("caller", ["make", ""])
 def test_words_of_single_commands_are_told_too(said: Path, caller: str) -> None:
-    call = Call("r.yaml", "a", ("seed=1",), nproc=2, asked="inspect", options=(("PROMPT", "it's $5"),), caller=caller)
+    call = Call(
+        "r.yaml",
+        "a",
+        ("seed=1",),
+        nproc=2,
+        asked="inspect",
+        options=(("PROMPT", "it's $5"), ("CHAT", "1")),
+        caller=caller,
+    )
     (compared,) = pasted(call.line("compare", models=("sft", "best_of_4")), said)
     assert compared[:3] == ["compare", "r.yaml", "seed=1"] and "compare.models=[sft,best_of_4]" in compared
     assert ("--nproc" in compared) == (caller == "make")  # there it is always told: 1
     (said / "said").unlink()
     (inspected,) = pasted(call.again("force=true"), said)
     assert inspected[:4] == ["inspect", "r.yaml", "seed=1", "force=true"]
-    assert caller == "make" or inspected[-2:] == ["--prompt", "it's $5"]  # the Makefile gives it by the environment
+    assert inspected[-1] == "--chat"
+    assert caller == "make" or inspected[-3:-1] == ["--prompt", "it's $5"]  # the Makefile gives it by the environment
 
 
 def test_settings_alone_are_quoted_for_where_they_are_typed(said: Path, monkeypatch: pytest.MonkeyPatch) -> None:

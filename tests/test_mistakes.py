@@ -92,7 +92,7 @@ def test_a_mistake_is_one_sentence_with_its_remedy(line: str, here: Path) -> Non
     assert not list(here.rglob("manifest.json"))
 
 
-TARGETS, VARIABLES = ["all", "data", "ppo", "clean-runs"], ["DATA", "MODEL", "RECIPE", "RUN", "SET"]
+TARGETS, VARIABLES = ["all", "data", "ppo", "push", "clean-runs"], ["DATA", "FORCE", "MODEL", "RECIPE", "RUN", "SET"]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ TARGETS, VARIABLES = ["all", "data", "ppo", "clean-runs"], ["DATA", "MODEL", "RE
     [
         (["ppo"], {"RUN": "x", "ppo.kl_coef": "0.1"}, "ppo.kl_coef=0.1: a setting stands in SET; run: make ppo RUN=x SET=ppo.kl_coef=0.1"),
         (["ppo"], {"force": "true", "seed": "1"}, "force=true, seed=1: settings stand in SET; run: make ppo SET='force=true seed=1'"),
+        (["push"], {"force": "1"}, "force is no variable of this Makefile, did you mean FORCE?; run: make push FORCE=1"),
         (["all"], {"RECEIPE": "r.yaml"}, "RECEIPE is no variable of this Makefile, did you mean RECIPE?; run: make all RECIPE=r.yaml"),
         (["all"], {"run": "x"}, "run is no variable of this Makefile, did you mean RUN?; run: make all RUN=x"),
         (["pppo"], {}, "pppo is no target, did you mean ppo?; run: make ppo"),

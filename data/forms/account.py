@@ -8,10 +8,10 @@ from typing import Any
 
 from data.forms import columns
 from data.reading.flaws import SourceRow
-from data.schema import DataError, Problem
+from data.schema import EXAMPLES, DataError, Problem
 
 KEPT = 1000
-"""Problems that are kept to be shown, and kinds that are told apart; all are counted."""
+"""Problems that are kept to be shown, and kinds that are told apart; all are counted. Of a kind that comes later the first are kept too."""
 OTHERS = "other problems"
 UNREAD = 100
 """Columns that are named as not read."""
@@ -72,7 +72,7 @@ class Account:
             kind = problem.kind
             kinds.append(kind if kind in self.kinds or len(self.kinds) < KEPT else OTHERS)
             self.kinds[kinds[-1]] += 1
-            if len(self.problems) < KEPT:
+            if len(self.problems) < KEPT or (kinds[-1] == kind and self.kinds[kind] <= EXAMPLES):
                 self.problems.append(problem)
         return kinds
 

@@ -44,7 +44,7 @@ def between(low: float, high: float) -> Limit:
     return Limit("", f"{low:g} to {high:g}", lambda figure: low <= figure <= high)
 
 
-NONE = Limit("", "0", lambda figure: figure == 0)
+NONE = Limit("exactly", "0", lambda figure: figure == 0)
 
 
 @dataclass(frozen=True)

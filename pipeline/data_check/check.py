@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-from data.forms.account import KEPT, Account
+from data.forms.account import Account
 from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
@@ -54,6 +54,9 @@ def run(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode("utf-8", "backslashreplace" if path is to else "replace"))
             print(f"written: {path}")
+    if not result["sound"] and result["aside"]:
+        aside = [*settings, "data.skip_bad=true"]
+        print(f"to look at the others, run: {checking(source, None if recipe is None else str(recipe), aside, model)}")
     return result["sound"]
 
 
@@ -196,7 +199,7 @@ def _account(accounts: dict[str, Account], settings: Data) -> dict[str, Any]:
     usable = not more and None not in aside
     bad, rows = (sum(one[place] for one in aside if one is not None) for place in (0, 1))
     return _told(first) | {
-        "errors": [dataclasses.asdict(problem) for problem in problems[:KEPT]],
+        "errors": [dataclasses.asdict(problem) for problem in problems],
         "problems": dict(kinds.most_common()),
         "stops": bool(kinds) and not (usable and settings.skip_bad),
         "aside": [bad, rows] if kinds and usable else None,

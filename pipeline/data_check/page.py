@@ -4,13 +4,14 @@ Texts come from strangers. Characters that could move a terminal's cursor, turn 
 the page everything is escaped by the template.
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from data.forms.account import OTHERS
-from data.schema import DataError, Problem, way_on
+from data.schema import DataError, Problem, examples, way_on
 from pipeline.pages.common import page_template
 from pipeline.pages.visible import visible, visible_in
 
@@ -47,8 +48,8 @@ def _last(result: Mapping[str, Any]) -> str:
 
 def html(result: Mapping[str, Any]) -> str:
     """Everything as one page (UTF-8, no script, nothing fetched)."""
+    errors, others = ([_cut(one) for one in some] for some in _shown(result))
     result = visible_in(result)
-    errors = [{key: _short(value) for key, value in error.items()} for error in result["errors"][:SHOWN_PROBLEMS]]
     lengths = result["lengths"] or {}
     charts = [
         ("completions in a ranking", "rankings", _numbered(result["k"])),
@@ -60,6 +61,7 @@ def html(result: Mapping[str, Any]) -> str:
         verdict=_verdict(result),
         account=_account(result),
         errors=errors,
+        others=others[: SHOWN_PROBLEMS - len(errors)],
         total=sum(result["problems"].values()),
         kinds=_most({_short(kind): count for kind, count in result["problems"].items()}),
         left_out=_most(result["left_out"]),
@@ -135,9 +137,24 @@ def _verdict(result: Mapping[str, Any]) -> str:
 
 
 def _problems(result: Mapping[str, Any]) -> str:
-    problems, counts = [Problem(**error) for error in result["errors"]], Counter(result["problems"])
-    rest = counts - Counter(problem.kind if problem.kind in counts else OTHERS for problem in problems)
-    return "\n".join(_short(line, 400) for line in str(DataError(problems, rest)).splitlines())
+    problems = [Problem(**error) for error in result["errors"]]
+    return "\n".join(_short(line, 400) for line in str(DataError(problems, _not_kept(result))).splitlines())
+
+
+def _not_kept(result: Mapping[str, Any]) -> Counter[str]:
+    """By kind, how many problems there are of which only the number is known."""
+    counts = Counter(result["problems"])
+    kinds = (Problem(**error).kind for error in result["errors"])
+    return counts - Counter(kind if kind in counts else OTHERS for kind in kinds)
+
+
+def _shown(result: Mapping[str, Any]) -> tuple[list[Problem], list[Problem]]:
+    """The problems that are shown at once, as on the terminal, and those that are kept beside."""
+    return examples([Problem(**error) for error in result["errors"]], _not_kept(result).total())
+
+
+def _cut(problem: Problem) -> dict[str, Any]:
+    return {key: _short(visible_in(value)) for key, value in dataclasses.asdict(problem).items()}
 
 
 def _samples(result: Mapping[str, Any]) -> str:

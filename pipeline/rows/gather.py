@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data import reviews
 from data.loading import Loaded, to_rows
 from data.reading.options import Options
-from data.schema import SHOWN, DataError, Problem
+from data.schema import SHOWN, DataError, Problem, examples
 from pipeline.artifacts.embedded import reviews_archive
 from pipeline.settings.config import EMBEDDED_REVIEWS, Config, Data, Part
 
@@ -123,13 +123,15 @@ def together(errors: Sequence[DataError]) -> DataError:
     each = max(1, SHOWN // len(errors))
     if sum(len(error.problems) for error in errors) <= SHOWN:
         each = SHOWN
-    rest: Counter[str] = Counter()
+    rest, told = Counter[str](), list[Problem]()
     for error in errors:
-        rest += error.uncounted + Counter(problem.kind for problem in error.problems[each:])
+        shown, others = examples(error.problems, error.uncounted.total())
+        told += shown[:each]
+        rest += error.uncounted + Counter(problem.kind for problem in [*shown[each:], *others])
     aside = [error.aside for error in errors if error.aside is not None]
     bad, rows = (sum(one[place] for one in aside) for place in (0, 1))
     return DataError(
-        [problem for error in errors for problem in error.problems[:each]],
+        told,
         rest,
         (bad, rows) if len(aside) == len(errors) else None,
     )

@@ -47,6 +47,8 @@ from policies.tokenizers import load_tokenizer
 
 HELD_OUT_PROMPTS = at_least(200)
 JUDGES = at_least(1)
+FEW = "raise compare.prompts, and where there are no more held-out prompts data.eval_fraction, or add rows"
+NO_JUDGE = "name one in compare.judges, such as a function of yours, or set data.gold_fraction=0.5 (docs/judges.md)"
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -118,9 +120,9 @@ def gate(figures: Report) -> Gate:
     """A comparison does not fail for what it finds; it warns where its own footing is weak."""
     return Gate(
         [
-            check("held-out prompts", figures.prompts, should=HELD_OUT_PROMPTS),
-            check("independent judges", len(figures.judges), should=JUDGES),
-            check("warnings in the report", len(figures.warnings), should=NONE),
+            check("held-out prompts", figures.prompts, should=HELD_OUT_PROMPTS, why=FEW),
+            check("independent judges", len(figures.judges), should=JUDGES, why=NO_JUDGE),
+            check("warnings in the report", len(figures.warnings), should=NONE, why="each is told in report.html"),
         ]
     )
 
@@ -128,7 +130,7 @@ def gate(figures: Report) -> Gate:
 def summary(manifest: Manifest, run: Run) -> str:
     return (
         closing(manifest, run, ("prompts",), f"open {run.folder('compare') / 'report.html'}")
-        + f"\n{manifest.notes['answer']} {manifest.notes['verdict']}"
+        + f"\n{manifest.notes['answer']}\n{manifest.notes['verdict']}"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.refining import mixing, split
 from data.refining.clean import Steps
-from data.schema import prompt_key
+from data.schema import DataError, prompt_key
 from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
@@ -55,7 +55,7 @@ def run(config: Config, run: Run) -> Manifest:
 
     folder = working_folder(run, "data", config)
     tokenizer = load_tokenizer(base_model(config), config.revision, chat_template_kwargs=config.chat_template_kwargs)
-    gathered = gather.film_reviews(config) if config.data.embedded() else gather.own(config.data)
+    gathered = gather.film_reviews(config) if config.data.embedded() else _own(config, run)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
     figures = figures_of(files, made, counts, config)
@@ -85,6 +85,15 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate(figures),
         data=described(files, counts, gathered, bool(config.data.mixture)),
     )
+
+
+def _own(config: Config, run: Run) -> gather.Gathered:
+    """The user's rows. Raises DataError with all that is wrong with them, and the command that goes on without the bad rows."""
+    try:
+        return gather.own(config.data)
+    except DataError as error:
+        error.command = None if run.call is None or not run.call.asked else run.call.again("data.skip_bad=true")
+        raise
 
 
 def summary(manifest: Manifest, run: Run) -> str:

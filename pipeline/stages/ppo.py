@@ -151,7 +151,8 @@ def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, fl
 def summary(manifest: Manifest, run: Run) -> str:
     halted = f" HALTED: {manifest.notes['halted']};" if manifest.notes.get("halted") else ""
     figures = ("eval/scores", "objective/kl", "completions/mean_length", "completions/eos_rate")
-    return closing(manifest, run, figures, run.following("compare")).replace("; gate", f";{halted} gate", 1)
+    *doubts, last = closing(manifest, run, figures, run.following("compare")).splitlines()
+    return "\n".join([*doubts, last.replace("; gate", f";{halted} gate", 1)])
 
 
 class Watching:

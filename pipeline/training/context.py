@@ -83,21 +83,22 @@ def _keep_freed_memory() -> None:
 
 
 def closing(manifest: Manifest, run: Run, figures: Iterable[str], following: str) -> str:
-    """The line that closes a stage: what was made, its key figures, its gate, and the next command, or what is to be mended
-    before there is a next."""
-    failed = [
-        f"{c['name']} {c['result']}: {_short(c['figure'])} ({c['threshold']})"
+    """How a stage closes: a line for each figure that is not as it should be, with what helps; then what was made, its key figures,
+    its gate, and the next command, or what is to be mended before there is a next."""
+    doubts = [
+        f"{manifest.stage}: {'warning' if c['result'] == 'warn' else 'failed'}: {c['name']} {_short(c['figure'])} ({c['threshold']})"
+        + (f": {c['why']}" if c["why"] else "")
         for c in manifest.gate["checks"]
         if c["result"] != "pass"
     ]
-    gate = f"gate {manifest.gate['result']}" + (f" [{'; '.join(failed)}]" if failed else "")
     shown = ", ".join(
         f"{name.replace('_', ' ')} {_short(manifest.metrics[name])}" for name in figures if name in manifest.metrics
     )
     if manifest.gate["result"] == "fail" and not manifest.forced:
         causes = [c["why"] or c["name"] for c in manifest.gate["checks"] if c["result"] == "fail"]
         following = f"mend {manifest.stage} ({'; '.join(dict.fromkeys(causes))}), then {run.remedy(manifest.stage)}"
-    return f"{manifest.stage}: {run.folder(manifest.stage)}: {shown}; {gate}; next: {following}"
+    last = f"{manifest.stage}: {run.folder(manifest.stage)}: {shown}; gate {manifest.gate['result']}; next: {following}"
+    return "\n".join([*doubts, last])
 
 
 def _short(figure: float | None) -> str:

@@ -14,7 +14,7 @@ from data.forms.table import FORMATS
 from data.loading import scan, to_rows
 from data.reading import sources
 from data.reading.options import Options
-from data.schema import SHOWN, Completion, DataError, Problem, Ranking
+from data.schema import EXAMPLES, SHOWN, Completion, DataError, Problem, Ranking
 
 # What becomes of rows
 
@@ -163,27 +163,33 @@ def test_memory_stays_the_same_however_long_the_file(tmp_path, monkeypatch):
 
 
 def test_problems_are_capped_and_counted(tmp_path):
-    """Of 3000 rows 2500 are blank, 400 have no completion, 100 are sound: 20 are shown, 1000 kept, 2900 counted."""
+    """Of 3000 rows 2500 are blank, 400 have no completion, 100 are sound: three of each are shown, 1000 and three kept, 2900 counted."""
     blank, absent = {"prompt": "p", "completion": ""}, {"prompt": "p", "other": 1}
     source = write(tmp_path, [DEMO] * 100 + [blank] * 2500 + [absent] * 400)
     account, rows, _, rejects = scanned(source)
-    assert (account.read, len(rows), len(rejects), len(account.problems)) == (3000, 100, 2900, KEPT)
+    assert (account.read, len(rows), len(rejects), len(account.problems)) == (3000, 100, 2900, KEPT + EXAMPLES)
     assert account.rejected == {"completion: it is blank": 2500, "completion: the key is missing": 400}
     lines = str(account.error()).splitlines()
-    assert lines[:SHOWN] == [
-        f"{source}:{n}: completion: it is blank; write a text or take the row out" for n in range(101, 121)
+    assert lines[:3] == [
+        f"{source}:{n}: completion: it is blank; write a text or take the row out" for n in range(101, 104)
     ]
-    assert lines[SHOWN:] == [
-        "and 2880 more:",
-        "  2480 × completion: it is blank",
-        "  400 × completion: the key is missing",
+    assert [line.split(": ")[:3] for line in lines[3:6]] == [
+        [f"{source}:{n}", "completion", "the key is missing; give every row this key"] for n in range(2601, 2604)
+    ]
+    assert lines[6:] == [
+        "and 2894 more:",
+        "  2497 × completion: it is blank",
+        "  397 × completion: the key is missing",
         "set data.skip_bad=true to set these 2,900 of 3,000 rows aside",
     ]
     with pytest.raises(DataError) as caught:
         to_rows(source)
     assert str(caught.value).splitlines() == lines
     loaded = to_rows(source, Options(skip_bad=True))
-    assert (len(loaded.problems), len(loaded.rejects), loaded.account.kinds.total()) == (KEPT, 2900, 2900)
+    assert (len(loaded.problems), len(loaded.rejects)) == (
+        KEPT + EXAMPLES,
+        2900,
+    ) and loaded.account.kinds.total() == 2900
 
 
 def test_kinds_are_capped_and_still_add_up(tmp_path):
@@ -210,7 +216,7 @@ def test_an_account_adds_what_is_noted_to_what_is_shown():
     assert account.kinds == {"a: is …": KEPT + 7, "b: is …": KEPT + 7}
     error = account.error()
     assert len(error.problems) == KEPT and error.uncounted.total() == 2 * (KEPT + 7) - KEPT
-    assert f"and {2 * (KEPT + 7) - SHOWN} more:" in str(error)
+    assert f"and {2 * (KEPT + 7) - 2 * EXAMPLES} more:" in str(error)
 
 
 def test_what_is_repeated_of_the_users_own_is_short_and_steers_no_terminal(tmp_path):

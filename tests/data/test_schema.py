@@ -57,14 +57,17 @@ def test_a_problem_names_file_line_field_and_fix():
     assert str(Problem("f.jsonl", None, "file", "it is empty", "add rows")) == "f.jsonl: file: it is empty; add rows"
 
 
-def test_an_error_shows_twenty_problems_and_counts_the_kinds_of_the_rest():
-    """25 blanks and 3 bad roles with different words in quotes: 20 lines shown, 5 and 3 left."""
+def test_an_error_shows_three_of_a_kind_and_counts_the_rest():
+    """25 blanks and 4 bad roles with different words in quotes: three lines each, 22 and 1 left; ten of a kind are few, and all shown."""
     problems = [Problem("f", n, "chosen", "it is blank", "mend") for n in range(25)]
-    problems += [Problem("f", 30, "messages[2].role", f'"{role}" is no role', "mend") for role in ("bot", "me", "you")]
+    problems += [
+        Problem("f", 30, "messages[2].role", f'"{role}" is no role', "mend") for role in ("bot", "me", "you", "it")
+    ]
     lines = str(DataError(problems)).splitlines()
-    assert lines[:20] == [f"f:{n}: chosen: it is blank; mend" for n in range(20)]
-    assert lines[20] == "and 8 more:"
-    assert [line.split(" × ")[0].strip() for line in lines[21:]] == ["5", "3"]
+    assert lines[:3] == [f"f:{n}: chosen: it is blank; mend" for n in range(3)]
+    assert [line.split('"')[1] for line in lines[3:6]] == ["bot", "me", "you"]
+    assert lines[6:] == ["and 23 more:", "  22 × chosen: it is blank", "  1 × messages[…].role: … is no role"]
+    assert len(str(DataError(problems[:10])).splitlines()) == 10
 
 
 def test_a_prompt_key_forgets_spacing_and_composition_but_not_speakers():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_sound_data_leave_with_0_and_are_written(
 def test_bad_rows_leave_with_2_and_everything_is_written_all_the_same(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """30 rows without an answer: 20 sentences, then one line with the count of the rest; skip_bad sets them aside."""
+    """30 rows without an answer: three sentences, then one line with the count of the rest; skip_bad sets them aside."""
     monkeypatch.chdir(tmp_path)
     lines(tmp_path / "mine.jsonl", [*PAIRS, *[{"prompt": "x", "chosen": "y", "rejected": ""}] * 30])
     asked = ("--model", str(tiny_folder), "--json", "a.json", "--page", "a.html")
@@ -48,7 +49,10 @@ def test_bad_rows_leave_with_2_and_everything_is_written_all_the_same(
     assert call("mine.jsonl", *asked) == 2
     told = capsys.readouterr().out
     assert "not sound: see above\nset data.skip_bad=true to set these 30 of 34 rows aside\n" in told
-    assert told.count("mine.jsonl:") == 20 + 3 and "10 × rejected: it is blank" in told
+    assert told.count("mine.jsonl:") == 3 + 3 and "27 × rejected: it is blank" in told
+    (line,) = (line for line in told.splitlines() if line.startswith("to look at the others, run: "))
+    assert call(*shlex.split(line.partition("data-check")[2])) == 0
+    capsys.readouterr()
     assert "mine.jsonl:5: rejected: it is blank; " in told
     written = json.loads(Path("a.json").read_text())
     assert written["rejected"] == {"rejected: it is blank": 30} and len(written["errors"]) == 30

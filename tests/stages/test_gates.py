@@ -27,7 +27,7 @@ def beside(value: float, towards: float) -> float:
         (below(2.34567, "the loss before"), "below 2.346, the loss before", [2.34], [2.34567, 2.4]),
         (at_most(10), "at most 10", [10, -3], [beside(10, UP)]),
         (between(0.7, 1.5), "0.7 to 1.5", [0.7, 1.5], [beside(0.7, DOWN), beside(1.5, UP)]),
-        (NONE, "0", [0, 0.0], [1, -1]),
+        (NONE, "exactly 0", [0, 0.0], [1, -1]),
     ],
 )
 def test_a_limit_holds_where_its_words_say(limit: Limit, words: str, holds: list[float], fails: list[float]) -> None:
@@ -42,7 +42,7 @@ def test_a_limit_holds_where_its_words_say(limit: Limit, words: str, holds: list
         (above(0), at_least(0.5), "above 0, better at least 0.5"),
         (at_most(3), between(0.7, 1.5), "at most 3, better 0.7 to 1.5"),
         (at_most(3), None, "at most 3"),
-        (None, NONE, "0"),
+        (None, NONE, "exactly 0"),
     ],
 )
 def test_a_threshold_is_composed_of_its_limits(must: Limit | None, should: Limit | None, words: str) -> None:

@@ -10,8 +10,10 @@ from own_rows import KINDS, Stage, checks, ids, preferences, removed, said, writ
 from data.schema import DataError, Problem
 from pipeline.artifacts.freshness import inputs_of
 from pipeline.artifacts.run import Run
+from pipeline.commands import Call
 from pipeline.rows.gather import together
 from pipeline.settings.config import Config, Data
+from pipeline.stages import data as stage_data
 
 
 def three() -> dict[str, Any]:
@@ -127,12 +129,12 @@ def test_the_mistakes_of_all_sources_are_told_together(stage: Stage) -> None:
 
 
 def test_no_source_hides_the_mistakes_of_another() -> None:
-    """Of two sources with 30 mistakes and 3, ten of the one and all of the other are shown, twenty counted."""
+    """Of two sources with 30 mistakes of a kind and 3, three of the one and all of the other are shown, the others counted."""
     many = DataError([Problem("a", n, "x", "it is wrong", "mend it") for n in range(30)], {"x: more": 5})
     few = DataError([Problem("b", n, "y", "it is bad", "mend it") for n in range(3)])
     lines = str(together([many, few])).splitlines()
-    assert [line[0] for line in lines[:13]] == ["a"] * 10 + ["b"] * 3
-    assert lines[13:] == ["and 25 more:", "  20 × x: it is wrong", "  5 × x: more"]
+    assert [line[0] for line in lines[:6]] == ["a"] * 3 + ["b"] * 3
+    assert lines[6:] == ["and 32 more:", "  27 × x: it is wrong", "  5 × x: more"]
     assert together([many]) is many
     some = DataError(many.problems[:16])
     assert together([some, few]).problems == some.problems + few.problems
@@ -152,3 +154,14 @@ def test_not_up_to_date_when_an_input_file_changed(where: str, tmp_path: Path, m
     assert inputs_of(Run("r"), "data", config) == before
     Path("mine.jsonl").write_text("two")
     assert inputs_of(Run("r"), "data", config) != before
+
+
+def test_bad_rows_end_with_the_command_that_sets_them_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write("a.jsonl", [*preferences("a", 3), {"prompt": "x", "chosen": "y", "rejected": None}])
+    call = Call("r.yaml", "a", (f"data.source={source}",), asked="all", caller="make")
+    with pytest.raises(DataError) as caught:
+        stage_data._own(Config(data=Data(source=source)), Run("a", call=call))
+    assert str(caught.value).splitlines()[-1] == (
+        "set data.skip_bad=true to set this 1 of 4 rows aside; run: make all RECIPE=r.yaml RUN=a DATA=a.jsonl SET=data.skip_bad=true"
+    )
