@@ -36,10 +36,11 @@ def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:
     text, known = show_prompt(asked).strip(), [show_prompt(one.prompt).strip() for one in held_out]
     words, lengths = len(text.split()), sorted(len(one.split()) for one in known)
     said = []
-    if words < lengths[0]:
-        said.append(f"is shorter than all of them ({words} words, theirs {lengths[0]} to {lengths[-1]})")
-    if words > lengths[-1]:
-        said.append(f"is longer than all of them ({words} words, theirs {lengths[0]} to {lengths[-1]})")
+    theirs = f"{lengths[0]} to {lengths[-1]}" if lengths[0] < lengths[-1] else f"all {lengths[0]}"
+    if 2 * words < lengths[0]:  # a word more or less is no other kind
+        said.append(f"is far shorter than any of them (words: {words}, theirs {theirs})")
+    if words >= 2 * lengths[-1]:
+        said.append(f"is far longer than any of them (words: {words}, theirs {theirs})")
     ending = sum(one.endswith(tuple(ENDS)) for one in known) / len(known)
     if text.endswith(tuple(ENDS)) and ending < RARE:
         said.append(f"ends as a sentence does, which {ending:.0%} of theirs do: there may be nothing left to say")
