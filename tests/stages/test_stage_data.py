@@ -72,7 +72,7 @@ def test_rows_left_out_by_design_are_told_by_reason(
     assert manifest.data["sources"][0]["left_out"] == {reason: 10}
     assert removed(manifest) == {f"left_out ({reason})": 10}
     line = prepare.summary(manifest, Run("r"))
-    warned, *_, last = line.splitlines()
+    _, warned, *_, last = line.splitlines()
     assert warned.startswith("data: warning: training prompts ") and warned.endswith(
         " (at least 1, better 100): add rows"
     )
