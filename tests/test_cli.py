@@ -131,7 +131,7 @@ def test_several_mistakes_are_a_line_each(recipe: Path) -> None:
     ("override", "parts"),
     [
         ("seed=0", ["mine.jsonl", "no such file"]),
-        ("model=./nowhere", ["./nowhere: no tokenizer to be had there", "give a folder or Hub id"]),
+        ("model=./nowhere", ["model: ./nowhere: no such folder", "or a Hub id"]),
     ],
 )
 def test_a_mistake_that_only_the_stage_sees_is_a_sentence_too(

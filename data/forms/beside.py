@@ -54,7 +54,8 @@ def beside(shape: Shape, row: dict[str, Any], chosen: Format) -> Beside:
     rest = [key for key in rest if key not in used]
     left = [key for key in chosen.leaves.split() if key in shape.kinds]
     watched = [] if chosen.tells else [key for key in rest if columns.watched(shape.kinds[key], key)]
-    unread = tuple(key for key in shape.kinds if key in left or key in rest)
+    nobody = {*left, *rest}
+    unread = tuple(key for key in shape.kinds if key in nobody)
     return Beside(unread, tuple(watched), system, history, held, margin, weights)
 
 
