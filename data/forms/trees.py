@@ -2,25 +2,36 @@
 
 People wrote several replies to one message and others ranked these siblings, 0 the best. They come as flat rows that
 name their parent, or as one row a tree. Either way a ranking is made at every message of a prompter with two or more
-ranked replies; its prompt is the path of messages from the root.
+ranked replies; its prompt is the path of messages from the root. Where `events` say who ranked the replies and how, every
+person's order is a ranking, in the place of the `rank` that was made of them all.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from data.forms import checks
 from data.forms.place import Place
+from data.reading.flaws import called
 from data.schema import Completion, Problem, Ranking
 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
+class Order(NamedTuple):
+    """One person's order of the replies to `parent`, or else to the message that holds it: their ids, the best first."""
+
+    annotator: str | None
+    ids: list[str]
+    parent: str | None
+    where: str
+
+
 @dataclass
 class Message:
-    """One message; `field` stands before the names of its fields where a row holds more than one message.
+    """One message; `before` stands before the names of its fields where a row holds more than one message.
 
-    `root` says whether its row names no parent, None where it has no such key; `reason` says why nothing is made of it,
+    `orders` are what people said of replies. `root` says whether its row names no parent, None where it has no such key; `reason` says why nothing is made of it,
     None as long as something may be.
     """
 
@@ -31,13 +42,14 @@ class Message:
     rank: int | None
     deleted: bool
     at: Place
-    field: str = ""
+    before: str = ""
+    orders: list[Order] = field(default_factory=list)
     reason: str | None = None
     used: bool = False
     root: bool | None = False
 
     def report(self, key: str, problem: str, fix: str) -> None:
-        self.at.report(self.field + key, problem, fix)
+        self.at.report(self.before + key, problem, fix)
         self.reason = "refused"
 
 
@@ -65,11 +77,43 @@ def _message(row: dict[str, Any], at: Place, field: str) -> Message | None:
     rank = None if row.get("rank") in (None, "") else checks.number(row, "rank", here, low=0)
     if rank is not None and rank != int(rank):
         here.report("rank", f"{rank:g} is a score, not a rank", "write the places: 0 for the best, 1 for the next")
+    orders = _orders(row, here)
     for problem in inner:
         at.report(field + problem.field, problem.problem, problem.fix)
     if inner or name is None or role is None or said is None:
         return None
-    return Message(name, None, ROLES[role], said, None if rank is None else int(rank), deleted, at, field)
+    return Message(name, None, ROLES[role], said, None if rank is None else int(rank), deleted, at, field, orders)
+
+
+def _orders(row: dict[str, Any], at: Place) -> list[Order]:
+    """What people said in the ranking events of a message; where nothing could be ranked nothing was said."""
+    events = row.get("events")
+    if events is None:
+        return []
+    given = events.get("ranking") if isinstance(events, dict) else events
+    key = "events.ranking" if isinstance(events, dict) else "events"
+    if given is None:
+        return []
+    if not isinstance(events, dict) or not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        at.report(key, f"it is {called(given)}, not a list of events by kind", "export the trees again, or ignore it")
+        return []
+    made: list[Order] = []
+    for place, event in enumerate(given):
+        here = at.within(f"{key}[{place}]")
+        if checks.truth(event, "not_rankable", here):
+            continue
+        who = checks.optional_name(event, "user_id", here)
+        parent = checks.optional_text(event, "ranking_parent_id", here)
+        ids = event.get("ranked_message_ids")
+        if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+            here.report(
+                "ranked_message_ids", f"it is {called(ids)}, not a list of ids", "write the ids, the best first"
+            )
+        elif len(set(ids)) < len(ids):
+            here.report("ranked_message_ids", "an id stands twice in it", "name every reply once")
+        else:
+            made.append(Order(who, ids, parent, f"{key}[{place}].ranked_message_ids"))
+    return made
 
 
 def by_parent(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
@@ -84,12 +128,14 @@ def by_parent(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
         if first is not part.value:
             where = f"line {first.at.line}" + (f" of {first.at.file}" if first.at.file != part.at.file else "")
             part.value.report("message_id", f"the id is also that of {where}", "give every message its own id")
-    made = {ranking.id: ranking for ranking in _rankings(messages)}
+    made: dict[str, list[Ranking]] = {}
+    for message, ranking in _rankings(messages):
+        made.setdefault(message.id, []).append(ranking)
     for part in parts:
         if messages[part.value.id] is not part.value:
             continue
-        if part.value.id in made:
-            yield part, made[part.value.id]
+        if part.value.id in made and not part.at.problems:
+            yield from ((part, ranking) for ranking in made[part.value.id])
         elif not part.value.used and not part.at.problems:
             part.at.leave_out(part.value.reason or "no ranked replies")
 
@@ -119,7 +165,7 @@ def openassistant_tree(row: dict[str, Any], at: Place) -> list[Ranking] | None:
         waiting += [(reply, f"{key}[{place}].", below) for place, reply in reversed(list(enumerate(replies)))]
     if len(at.problems) > before:
         return None
-    made = list(_rankings(messages))
+    made = [ranking for _, ranking in _rankings(messages)]
     if len(at.problems) > before:
         return None
     if not made:
@@ -129,9 +175,10 @@ def openassistant_tree(row: dict[str, Any], at: Place) -> list[Ranking] | None:
     return made or None
 
 
-def _rankings(messages: dict[str, Message]) -> Iterator[Ranking]:
-    """A ranking for each message that has two ranked replies, in the order of the messages."""
+def _rankings(messages: dict[str, Message]) -> Iterator[tuple[Message, Ranking]]:
+    """The rankings of each message that has two ranked replies, in the order of the messages."""
     _refuse(messages)
+    said = _said(messages)
     replies: dict[str, list[Message]] = {}
     for message in messages.values():
         if message.parent is not None and message.role == "assistant" and message.reason is None:
@@ -140,6 +187,15 @@ def _rankings(messages: dict[str, Message]) -> Iterator[Ranking]:
             else:
                 replies.setdefault(message.parent, []).append(message)
     for message in messages.values():
+        orders = said.get(message.id)
+        if message.reason == "refused":
+            continue
+        if orders:
+            for number, (order, best_first) in enumerate(orders, 1):
+                name = message.id if len(orders) == 1 else f"{message.id}-{number}"
+                tiers_of = [[reply.id] for reply in best_first]
+                yield message, _ranking(name, message, best_first, tiers_of, messages, order.annotator)
+            continue
         ranked = _distinct(sorted(replies.get(message.id, []), key=lambda reply: reply.rank or 0))
         tiers: dict[int, list[str]] = {}
         for reply in ranked:
@@ -148,16 +204,48 @@ def _rankings(messages: dict[str, Message]) -> Iterator[Ranking]:
             for reply in ranked:
                 reply.reason = "tie" if len(ranked) > 1 else "only one ranked reply"
             continue
-        path = _path(message, messages)
-        for used in (*ranked, *path):
-            used.used = True
-        yield Ranking(
-            message.id,
-            [{"role": one.role, "content": one.text} for one in path],
-            tuple(Completion(reply.id, reply.text) for reply in ranked),
-            tuple(tuple(tier) for tier in tiers.values()),
-            message.at.source,
-        )
+        yield message, _ranking(message.id, message, ranked, list(tiers.values()), messages)
+
+
+def _ranking(
+    name: str,
+    message: Message,
+    ranked: list[Message],
+    tiers: list[list[str]],
+    messages: dict[str, Message],
+    annotator: str | None = None,
+) -> Ranking:
+    path = _path(message, messages)
+    for used in (*ranked, *path):
+        used.used = True
+    return Ranking(
+        name,
+        [{"role": one.role, "content": one.text} for one in path],
+        tuple(Completion(reply.id, reply.text) for reply in ranked),
+        tuple(tuple(tier) for tier in tiers),
+        message.at.source,
+        annotator,
+    )
+
+
+def _said(messages: dict[str, Message]) -> dict[str, list[tuple[Order, list[Message]]]]:
+    """By message, each person's order of two or more of its replies; tells where one names what is no reply to it."""
+    made: dict[str, list[tuple[Order, list[Message]]]] = {}
+    given = [(holder, order, order.parent or holder.id) for holder in messages.values() for order in holder.orders]
+    for holder, order, parent in given:
+        strange = [one for one in order.ids if one not in messages or messages[one].parent != parent]
+        if strange:
+            what = f'it names "{strange[0]}", and no sound reply to "{parent}" has this id'
+            holder.report(order.where, what, "add the reply, or take its id out")
+    for holder, order, parent in given:
+        kept: dict[str, Message] = {}
+        if holder.reason != "refused" and parent in messages and messages[parent].reason is None:
+            for reply in (messages[one] for one in order.ids):
+                if reply.reason is None:
+                    kept.setdefault(reply.text.strip(), reply)
+        if len(kept) > 1:
+            made.setdefault(parent, []).append((order, list(kept.values())))
+    return made
 
 
 def _distinct(replies: list[Message]) -> list[Message]:

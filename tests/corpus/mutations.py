@@ -21,6 +21,7 @@ OPTIONAL = {
     "rank",
     "replies",
     "deleted",
+    "events",
     "parent_id",
     "rubric",
     "order.responses.status",

@@ -5,6 +5,7 @@ import gzip
 import pytest
 from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
+POLARITY = "rank 0 is best; of ranking events the first id"
 NAME = "openassistant"
 ROWS = rows_of(NAME)
 AT = {row["message_id"]: place for place, row in enumerate(ROWS)}
@@ -30,7 +31,7 @@ def test_siblings_are_ranked_below_the_path_that_leads_to_them() -> None:
     """m1 has the replies m3 (0), m2 (1) and m4, which is deleted; m5 has m6 (0), m7 (1) and m8 without a rank; n1 has
     one reply. m9 stands below the deleted m4."""
     loaded = read(example(NAME))
-    assert (loaded.format, loaded.kind, loaded.account.polarity) == (NAME, "rankings", "rank 0 is best")
+    assert (loaded.format, loaded.kind, loaded.account.polarity) == (NAME, "rankings", POLARITY)
     assert [(row.id, row.source) for row in loaded.rows] == [("m1", f"{example(NAME)}:2"), ("m5", f"{example(NAME)}:6")]
     assert orders(loaded) == [[["m3"], ["m2"]], [["m6"], ["m7"]]]
     first, second = loaded.rows

@@ -3,6 +3,7 @@
 import pytest
 from asked import GONE, Row, but, example, orders, problems_of, read, rows_of, write
 
+POLARITY = "rank 0 is best; of ranking events the first id"
 NAME = "openassistant_tree"
 ROWS = rows_of(NAME)
 TREE = ROWS[0]
@@ -11,7 +12,7 @@ TREE = ROWS[0]
 def test_every_message_with_ranked_replies_gives_a_ranking() -> None:
     """Tree a: a0 before a1 (a2 is deleted), and two turns down a002, a003, a001. Tree b has one reply, tree c two."""
     loaded = read(example(NAME))
-    assert (loaded.format, loaded.kind, loaded.account.polarity) == (NAME, "rankings", "rank 0 is best")
+    assert (loaded.format, loaded.kind, loaded.account.polarity) == (NAME, "rankings", POLARITY)
     assert [row.id for row in loaded.rows] == ["a", "a00", "c"]
     assert orders(loaded) == [[["a0"], ["a1"]], [["a002"], ["a003"], ["a001"]], [["c0"], ["c1"]]]
     assert loaded.rows[1].prompt == [
