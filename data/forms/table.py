@@ -321,7 +321,7 @@ FORMATS: dict[str, Format] = {
         "rankings",
         has("data", "annotations"),
         tools.label_studio,
-        "the first id of the ranker is best",
+        "the first id of the ranker is best; left: the first answer, right: the second",
         reads="data annotations",
         leaves="predictions drafts file_upload meta",
     ),

@@ -11,6 +11,7 @@ from data.forms import checks, columns
 from data.forms import rankings as making
 from data.forms.columns import plain
 from data.forms.options import meant
+from data.forms.pairs import sides
 from data.forms.place import Place
 from data.forms.shapes import Shape
 from data.reading.flaws import called
@@ -22,6 +23,7 @@ STATUSES = ("submitted", "draft", "discarded", "pending")
 ITEM_TEXTS = ("body", "text", "title")
 UNRANKED = "_"
 """Label Studio's name for the items that nobody put anywhere."""
+PAIRWISE = ("left", "right")
 
 
 class Judgement(NamedTuple):
@@ -224,23 +226,31 @@ def _argilla_places(answer: Any, field: str, at: Place) -> dict[str, int] | None
 
 
 def label_studio(row: dict[str, Any], at: Place) -> list[Ranking] | None:
-    """A task of the JSON export: `data` with a prompt and a list of items, `annotations` that rank these."""
+    """A task of the JSON export: `data` with a prompt and a list of items, `annotations` that rank these; or two texts, of
+    which they choose one."""
     data = checks.record(row, "data", at)
     annotations = checks.records(row, "annotations", at, least=0)
     if data is None or annotations is None:
         return None
     before = len(at.problems)
     prompt = _prompt(data, at, "data.")
-    texts = _items(data, at)
+    pair = _pair(data, annotations, at)
+    if len(at.problems) > before:
+        return None
+    if pair is None:
+        texts = _items(data, at)
+    else:
+        said = {key: checks.text({f"data.{key}": data[key]}, f"data.{key}", at) for key in data if key in pair}
+        texts = {key: text for key, text in said.items() if text is not None}
     judgements: list[Judgement] = []
     for place, annotation in enumerate(annotations):
         field = f"annotations[{place}]"
         if not checks.truth({f"{field}.was_cancelled": annotation.get("was_cancelled")}, f"{field}.was_cancelled", at):
-            judgement = _judgement(annotation, field, texts, at)
+            judgement = _judgement(annotation, field, texts, pair, at)
             judgements += [] if judgement is None else [judgement]
-    _nothing_lost(
-        {key: value for key, value in data.items() if key not in PROMPTS and not _is_items(value)}, "data.", at
-    )
+    read = (*PROMPTS, *(pair or ()))
+    rest = {key: value for key, value in data.items() if key not in read and (pair is not None or not _is_items(value))}
+    _nothing_lost(rest, "data.", at)
     if len(at.problems) > before or prompt is None or texts is None:
         return None
     if not judgements:
@@ -248,6 +258,24 @@ def label_studio(row: dict[str, Any], at: Place) -> list[Ranking] | None:
         at.leave_out("cancelled" if cancelled else "nothing was ranked")
         return None
     return _rankings(row, at, prompt, texts, judgements)
+
+
+def _pair(data: dict[str, Any], annotations: list[dict[str, Any]], at: Place) -> tuple[str, str] | None:
+    """The fields of the two texts of a Pairwise tag, the left one first; None where nobody used such a tag."""
+    lists = [results for one in annotations if isinstance(results := one.get("result"), list)]
+    chosen = [one for results in lists for one in results if isinstance(one, dict) and one.get("type") == "pairwise"]
+    if not chosen:
+        return None
+    found: set[tuple[str, str] | None] = set()
+    for one in chosen:
+        named = [name.strip() for name in str(one.get("to_name")).split(",")]
+        own = len(named) == 2 and named[0] != named[1] and all(name in data for name in named)
+        found.add((named[0], named[1]) if own else sides(tuple(data)))
+    if len(found) == 1 and None not in found:
+        return found.pop()
+    what = "it is not certain which two of its fields were compared"
+    at.report("data", what, "name them answer1 (left) and answer2 (right), or as to_name does")
+    return None
 
 
 def _is_items(value: Any) -> bool:
@@ -283,7 +311,9 @@ def _items(data: dict[str, Any], at: Place) -> dict[str, str] | None:
     return texts if len(at.problems) == before else None
 
 
-def _judgement(annotation: dict[str, Any], field: str, texts: dict[str, str] | None, at: Place) -> Judgement | None:
+def _judgement(
+    annotation: dict[str, Any], field: str, texts: dict[str, str] | None, pair: tuple[str, str] | None, at: Place
+) -> Judgement | None:
     """What an annotation says; None where it says nothing, or what is wrong with it was reported."""
     key = f"{field}.result"
     results = checks.records({key: annotation.get("result")}, key, at, least=0)
@@ -293,12 +323,20 @@ def _judgement(annotation: dict[str, Any], field: str, texts: dict[str, str] | N
     annotator = checks.optional_name({f"{field}.completed_by": who}, f"{field}.completed_by", at)
     if not results:
         return None
-    rankers = [place for place, result in enumerate(results) if result.get("type") == "ranker"]
+    rankers = [place for place, result in enumerate(results) if result.get("type") in ("ranker", "pairwise")]
     if len(rankers) != 1:
         what = "there are two rankings in it" if rankers else "there is no ranking in it"
         at.report(key, what, "export a project in which a Ranker tag orders one list")
         return None
     value = results[rankers[0]].get("value")
+    if pair is not None:
+        where = f"{key}[{rankers[0]}].value.selected"
+        selected = value.get("selected") if isinstance(value, dict) else value
+        if selected not in PAIRWISE:
+            at.report(where, f"it is {columns.sample(selected)}, not left or right", "export the task again")
+            return None
+        better = PAIRWISE.index(selected)
+        return Judgement(annotator, {pair[better]: 0, pair[1 - better]: 1}, where)
     found = _order(value.get("ranker") if isinstance(value, dict) else None, f"{key}[{rankers[0]}].value.ranker", at)
     if found is None:
         return None

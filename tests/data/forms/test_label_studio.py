@@ -20,7 +20,7 @@ def test_annotations_that_were_not_cancelled_are_rankings(path: Path) -> None:
     assert (loaded.format, loaded.kind, loaded.account.polarity) == (
         NAME,
         "rankings",
-        "the first id of the ranker is best",
+        "the first id of the ranker is best; left: the first answer, right: the second",
     )
     assert [(row.id, row.annotator, row.prompt) for row in loaded.rows] == [
         ("11-1", "5", "How is a boat built?"),
@@ -98,3 +98,41 @@ def test_a_mistake_is_told(tmp_path, bad: Row, field: str, says: str) -> None:
     kept = read(tmp_path / "rows.jsonl", skip_bad=True)
     assert orders(kept) == orders(read(example(NAME))) and [reject.line for reject in kept.rejects] == [7]
     assert kept.read == 7 == kept.account.used + kept.account.left_out.total() + kept.account.rejected.total()
+
+
+PAIRS = rows_of("label_studio.pairwise")
+CHOICE = ("annotations", 0, "result", 0)
+
+
+def test_a_choice_of_two() -> None:
+    """1: left, an oak; 2: right, a pike, and a cancelled choice; 3: two people who disagree."""
+    loaded = read(EXAMPLES / "label_studio.pairwise.jsonl")
+    better = [{one.id: one.text for one in row.completions}[row.ranking[0][0]] for row in loaded.rows]
+    assert better == ["An oak.", "A pike.", "A gull.", "A hat."]
+    assert [(row.id, row.annotator) for row in loaded.rows] == [("1", "1"), ("2", "1"), ("3-1", "2"), ("3-2", "3")]
+    assert loaded.problems == []
+
+
+def test_left_is_what_to_name_has_first(tmp_path) -> None:
+    """Or, where it names no fields, the first of two that are counted."""
+    turned = but(PAIRS[0], *CHOICE, "to_name", "answer2,answer1")
+    tags = but(PAIRS[0], *CHOICE, "to_name", "tag-b,tag-a")
+    assert orders(read(write(tmp_path, [turned]))) == [[["answer2"], ["answer1"]]]
+    assert orders(read(write(tmp_path, [tags]))) == [[["answer1"], ["answer2"]]]
+
+
+@pytest.mark.parametrize(
+    ("bad", "field", "says"),
+    [
+        (but(PAIRS[0], *CHOICE, "value", "selected", "both"), "annotations[0].result[0].value.selected", "not left or right"),
+        (but(PAIRS[0], *CHOICE, "value", {}), "annotations[0].result[0].value.selected", "it is null, not left or right"),
+        (but(PAIRS[0], "data", "answer1", GONE), "data", "not certain which two"),
+        (but(PAIRS[2], *CHOICE, "to_name", "answer2,answer1"), "data", "not certain which two"),
+        (but(PAIRS[0], "data", "answer2", " "), "data.answer2", "it is blank"),
+        (but(PAIRS[0], "data", "context", "A page."), "data.context", "nothing reads it"),
+        (but(PAIRS[0], "annotations", 0, "result", PAIRS[0]["annotations"][0]["result"] * 2), "annotations[0].result", "two rankings"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_cannot_be_read_is_told(tmp_path, bad: Row, field: str, says: str) -> None:
+    line, where, problem = problems_of(tmp_path, [*PAIRS, bad | {"id": 9}])[0]
+    assert (line, where) == (4, field) and says in problem
