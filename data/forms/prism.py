@@ -71,9 +71,9 @@ def by_turn(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
             if turn != expected:
                 before = None
             expected = turn + 1
-            if not _sound(group):
+            group = _sound(group)
+            if not group:
                 before = None
-                _leave_out([part for part in group if not part.at.problems], "beside a refused answer")
                 continue
             if before is None:
                 _leave_out(group, "an earlier turn is missing")
@@ -86,25 +86,30 @@ def by_turn(parts: list[Any]) -> Iterator[tuple[Any, Ranking]]:
             before = None if chosen is None else [*before, asked, {"role": "assistant", "content": chosen}]
 
 
-def _sound(group: list[Any]) -> bool:
-    """Whether the answers of a turn agree on what was asked and which was chosen; reports where they do not."""
-    first, chosen = group[0], [part for part in group if part.value.chosen]
-    before = sum(len(part.at.problems) for part in group)
-    places: dict[int, Any] = {}
+def _sound(group: list[Any]) -> list[Any]:
+    """The answers of a turn that agree with those above them on what was asked and which was chosen; none where the scores
+    contradict the choice. Reports the others."""
+    first, chosen = group[0], None
+    places: set[int] = set()
     for part in group:
         where = f"line {first.at.line}" + (f" of {first.at.file}" if first.at.file != part.at.file else "")
         if part.value.asked != first.value.asked:
             part.at.report("user_prompt", f"it is not that of {where}, in the same turn", "give a turn one prompt")
-        if places.setdefault(part.value.place, part) is not part:
+        elif part.value.place in places:
             part.at.report("within_turn_id", "it stands twice in the turn", "take one of the rows out")
-    for part in chosen[1:]:
-        part.at.report(
-            "if_chosen", f"the answer of line {chosen[0].at.line} was chosen in this turn", "let one be true"
-        )
-    if len(chosen) == 1 and chosen[0].value.score < max(part.value.score for part in group):
+        elif part.value.chosen and chosen is not None:
+            what = f"the answer of line {chosen.at.line} was chosen in this turn"
+            part.at.report("if_chosen", what, "let one be true")
+        else:
+            places.add(part.value.place)
+            chosen = part if part.value.chosen else chosen
+    kept = [part for part in group if not part.at.problems]
+    if chosen is not None and chosen.value.score < max(part.value.score for part in kept):
         what = "it was chosen, and another answer of the turn has a higher score"
-        chosen[0].at.report("if_chosen", what, "correct the scores, or take the turn out")
-    return sum(len(part.at.problems) for part in group) == before
+        chosen.at.report("if_chosen", what, "correct the scores, or take the turn out")
+        _leave_out([part for part in kept if part is not chosen], "beside a refused answer")
+        return []
+    return kept
 
 
 def _ranking(group: list[Any], prompt: list[dict[str, str]]) -> Ranking | None:
