@@ -54,6 +54,11 @@ ASKING = {
 """Names of columns that may be part of a prompt."""
 NEAR = ("label", "score", "rating", "ranking", "winner", "preference", "margin", "reward", "deleted")
 """Names that are looked for in others that seem to misspell them."""
+REFERENCES = (
+    *("solution", "answer", "ground_truth", "reference_answer", "expected_answer", "final_answer", "correct_answer"),
+    *("gold_answer", "target"),
+)
+"""Names of columns that hold what an answer to a prompt is checked against, as rows for GRPO have them."""
 LEARNED = ("weight", "train", "trainable")
 """Whether a row, or an answer of a conversation, is to be learned from."""
 NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?\s*|(?i:true|false|none|null|n/?a|nan)", re.ASCII)
@@ -87,17 +92,23 @@ def lost(name: str, value: Any) -> Lost | None:
     if judged(ours) and (numeral or not isinstance(value, str) or len(value) <= LABEL):
         what = f"it seems to be a judgement ({sample(value)}), which no form reads beside these columns"
         return Lost(what, f"give it a name of ours with data.columns or data.map, or set {go} to leave it unread")
-    if numeral or not _speaks(value):
+    checked = ours in REFERENCES and (numeral or isinstance(value, int | float))
+    if not checked and (numeral or not _speaks(value)):
         return None
     what = f"nothing reads it, and it says something ({sample(value)})"
     keep = f"keep it for a reward function with data.keep={quoted([name])}"
-    return Lost(what, f"{_named(ours, name)}, {keep}, or set {go} to leave it unread", True)
+    return Lost(what, f"{_named(ours, name)}, {keep}, or set {go} to leave it unread", not checked)
 
 
 @lru_cache(maxsize=4096)
 def judged(ours: str) -> bool:
     """Whether a column of this name, or of a name that it seems to misspell, says what something is worth."""
     return JUDGED.fullmatch(ours) is not None or bool(difflib.get_close_matches(ours, NEAR, n=1, cutoff=0.8))
+
+
+def references(keys: Iterable[str]) -> list[str]:
+    """The columns that hold what an answer is checked against."""
+    return [key for key in keys if plain(key) in REFERENCES]
 
 
 def _named(ours: str, name: str) -> str:
@@ -123,7 +134,7 @@ def watched(kind: Any, name: str) -> bool:
     """Whether something could be lost with a value of this kind (`shapes.signature`) under this name."""
     speaks = isinstance(kind, tuple) or kind in ("text", "transcript", "structure")
     ours = plain(name)
-    return speaks or (kind != "NoneType" and (MEDIA.fullmatch(ours) is not None or judged(ours)))
+    return speaks or (kind != "NoneType" and (MEDIA.fullmatch(ours) is not None or judged(ours) or ours in REFERENCES))
 
 
 def repeated(value: Any, read: Iterable[str]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from data.forms import checks
+from data.forms import checks, columns
 from data.forms.pairs import sides
 from data.forms.shapes import Format, Shape, Signature, signature
 from data.forms.table import CONTENT, FORMATS
@@ -16,6 +16,8 @@ from data.schema import DataError, Problem
 MANY = 100
 """Keys from which a row is not searched for misspellings."""
 SHOWN = 12
+ASKED = ("question", "query", "problem", "input")
+"""Names of columns that ask something."""
 
 
 def named(name: str, source: str) -> Format:
@@ -56,9 +58,22 @@ def detect(rows: Sequence[SourceRow]) -> str:
             raise DataError([two_formats(row, names)])
     first = readable[0]
     assert first.row is not None
-    fix = spelling(first.row) or "name the columns (columns: {prompt: …}), or write one of the formats of docs/data.md"
+    fix = (
+        spelling(first.row)
+        or _checked(first.row)
+        or "name the columns (columns: {prompt: …}), or write one of the formats of docs/data.md"
+    )
     problem = f"no format is known with the keys {listed(first.row)}"
     raise DataError([Problem(first.file, first.line, "keys", problem, fix)])
+
+
+def _checked(keys: Collection[str]) -> str:
+    """What to do with questions and what their answers are checked against; empty where there are none such."""
+    asked, answers = [key for key in ASKED if key in keys], columns.references(keys)
+    if len(asked) != 1 or not answers:
+        return ""
+    prompts = f"set data.columns={{prompt: {asked[0]}}} and data.keep={columns.quoted(answers)} if these are prompts"
+    return f"{prompts}, or data.columns={{prompt: {asked[0]}, completion: {answers[0]}}} if they are demonstrations"
 
 
 def listed(keys: Collection[str]) -> str:

@@ -6,9 +6,10 @@ A format is one small function `(row, at)` that gives one of our rows, or report
 import os.path
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
-from data.forms import checks
+from data.forms import checks, columns
 from data.forms import rankings as making
 from data.forms.place import Place
 from data.forms.transcripts import Answer
@@ -19,6 +20,8 @@ from data.schema import Completion, Demonstration, Judgement, Prompt, PromptText
 
 # A text may be cut before white space, or after a character of a script that writes no spaces.
 BOUNDARY = re.compile(r"\s+|(?<=[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef])")
+PROMPTS = "data.columns={prompt: messages}"
+"""What makes prompts of conversations that end with the user."""
 REPEATED = 8
 """Characters from which a prompt at the start of an answer is no greeting returned but a prompt repeated."""
 LABELS: dict[Any, bool] = {True: True, False: False}
@@ -177,7 +180,12 @@ def messages(row: dict[str, Any], at: Place) -> Demonstration | None:
     learned = learned_of(row, "messages", at)
     if learned is None:
         return None
+    before = len(at.problems)
     answer = checks.conversation({"messages": learned.turns} if "messages" in row else row, "messages", at)
+    if answer is None and (kept := columns.references(row)):
+        for place, problem in enumerate(at.problems[before:], before):
+            fix = problem.fix.replace(PROMPTS, f"{PROMPTS} and data.keep={columns.quoted(kept)}")
+            at.problems[place] = replace(problem, fix=fix)
     name = checks.name(row, at)
     return None if answer is None or name is None else Demonstration(name, *answer, at.source, spared=learned.spared)
 
