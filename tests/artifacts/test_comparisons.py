@@ -74,7 +74,12 @@ def test_a_name_that_is_no_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize(("name", "told"), [("1", "1"), ("gefräßig", "gefräßig"), ("a-b_2", "a-b_2")])
 def test_make_hands_a_name_on(tmp_path: Path, name: str, told: str) -> None:
     """1 is no number there, and a NAME of the environment is none of ours."""
-    call = ["make", "-n", "-f", str(ROOT / "Makefile"), "-o", ".venv/ready", "compare"]
+    quiet = [
+        "make",
+        "--no-print-directory",
+        "-n",
+    ]  # make test is make too, and says which folder a make within it enters
+    call = [*quiet, "-f", str(ROOT / "Makefile"), "-o", ".venv/ready", "compare"]
     done = subprocess.run([*call, f"NAME={name}"], cwd=ROOT, capture_output=True, text=True, check=True)
     words = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {done.stdout.strip().lstrip('@')}"], capture_output=True, text=True
