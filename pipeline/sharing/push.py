@@ -25,7 +25,6 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.data_check.figures import languages
 from pipeline.graph import STAGES
-from pipeline.settings.data import Data
 from pipeline.sharing import adapter
 from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of
 
@@ -195,7 +194,16 @@ def _card(
 
 
 def _sources(settings: dict[str, Any]) -> list[str]:
-    return Data(**settings).sources()
+    """All that stage data read, by its manifest's settings; a former version, with settings that are gone, may have written them."""
+    known = {
+        name: value
+        for name, value in settings.items()
+        if name in ("source", "demonstrations", "prompts", "eval_prompts")
+    }
+    parts = [part["source"] for part in settings.get("mixture") or []] or [known.pop("source", None)]
+    return [
+        name for name in (*parts, *(value for name, value in known.items() if name != "source")) if name is not None
+    ]
 
 
 def _languages(run: Run) -> list[str]:

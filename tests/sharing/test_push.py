@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import EMBEDDED_MODEL
+from pipeline.settings.data import Data, Part
 from pipeline.sharing import push as sharing
-from pipeline.sharing.push import PushError, push
+from pipeline.sharing.push import PushError, _sources, push
 from pipeline.training.card import Base, base_of, card, datasets_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,3 +253,12 @@ def test_what_the_hub_knows_of_bases_and_data_sets(there: Path) -> None:
     sources = ["Anthropic/hh-rlhf#train", "org/name:config@main#test", "mine.jsonl", "data/mine.jsonl", "data/*.jsonl"]
     sources += ["mine.adapters:rows", "film_reviews", "/abs/x", "../up/x", "runs/demo#train"]
     assert datasets_of(sources) == ["Anthropic/hh-rlhf", "org/name"]
+
+
+def test_sources_are_those_of_the_settings_and_a_former_versions_too() -> None:
+    for settings in (
+        Data(source="a.jsonl", demonstrations="d.jsonl", eval_prompts="e.jsonl"),
+        Data(mixture=[Part(source="a.jsonl", weight=1), Part(source="b.jsonl", weight=2)]),
+    ):
+        recorded = settings.model_dump(mode="json") | {"annotators": "separate"}
+        assert sorted(_sources(recorded)) == sorted(settings.sources())
