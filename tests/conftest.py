@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files by LONG, the others behind as they were."""
     tests = Path(__file__).parent
     place = {tests / name: number for number, name in enumerate(LONG)}
+    assert all(path.is_file() for path in place), "a file of LONG moved"
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.commands import listing
 from pipeline.settings.config import Config, ConfigError, is_section
 from pipeline.settings.sections import CUTS
-from pipeline.settings.wrong import told
+from pipeline.settings.wrong import told, untagged
 
 
 class _Loader(yaml.SafeLoader):
@@ -172,6 +172,20 @@ def _place(
     return next((place for place in named if place in overrides), next(iter([*named, *around]), None))
 
 
+def _by_setting(invalid: ValidationError) -> list[tuple[tuple[str, ...], list[Any]]]:
+    """Pydantic's errors by the setting that they are about. Of the alternatives that it tried those that came furthest count."""
+    found: dict[tuple[str, ...], list[Any]] = {}
+    for error in invalid.errors():
+        path = tuple(str(part) for part in error["loc"])
+        found.setdefault(untagged(path, every_field()), []).append(error)
+    return [
+        (path, errors)
+        for path, errors in found.items()
+        if not any(path != other and other[: len(path)] == path for other in found)
+        or errors[0]["type"] == "value_error"
+    ]
+
+
 def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe and apply `key=value` overrides (values as YAML). Raises ConfigError with every mistake, each by file and line."""
     file = Path(recipe)
@@ -189,19 +203,18 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as invalid:
-        for e in invalid.errors():
-            path = tuple(str(p) for p in e["loc"])
-            name = ".".join(path)
+        for path, found in _by_setting(invalid):
+            e, name = found[0], ".".join(path)
             if e["type"] == "extra_forbidden":
                 messages = [f"no such setting; {_nearest(name)}"]
-            elif e["type"] == "missing" and name in every_field():
-                messages = [f"is needed too; write {name}=…"]
+            elif e["type"] == "missing":
+                messages = [f"is needed too; write {name}=…" if name in every_field() else "is needed too"]
                 if beside := [place for other, place in where.items() if other[:-1] == path[:-1]]:
                     where[path] = beside[0]
             elif e["type"] == "value_error":
                 messages = str(e["ctx"]["error"]).splitlines()
             else:
-                messages = [told(e, name, every_field(), _place(path, "", where, overrides) in overrides)]
+                messages = [told(found, name, every_field(), _place(path, "", where, overrides) in overrides)]
             for message in messages:
                 place = _place(path, message if e["type"] == "value_error" else "", where, overrides) or file
                 errors.append(f"{place}: {name + ': ' if name else ''}{message}")

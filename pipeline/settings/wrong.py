@@ -3,9 +3,12 @@
 import difflib
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, get_origin
 
+import yaml
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from pipeline.commands import listing, settings
@@ -27,16 +30,28 @@ BOUNDS = {
 }
 
 
-def told(error: Mapping[str, Any], name: str, fields: Mapping[str, FieldInfo], overridden: bool) -> str:
-    """One of pydantic's errors about the setting `name` as a sentence with the remedy.
+def untagged(path: Sequence[str], fields: Mapping[str, FieldInfo]) -> tuple[str, ...]:
+    """The place of one of pydantic's errors without its name for the alternative that it tried, such as list[str]."""
+    for end in range(1, len(path)):
+        info = fields.get(".".join(path[:end]))
+        if info is not None and get_origin(info.annotation) is UnionType and not path[end].isdigit():
+            inside = any(name.startswith(".".join(path[: end + 1])) for name in fields)
+            return tuple(path) if inside else (*path[:end], *path[end + 1 :])
+    return tuple(path)
+
+
+def told(errors: Sequence[Mapping[str, Any]], name: str, fields: Mapping[str, FieldInfo], overridden: bool) -> str:
+    """Pydantic's errors about the setting `name`, one for each alternative that it tried, as a sentence with the remedy.
 
     `fields`: every setting by its name. `overridden`: it was given as key=value, not in a recipe.
     """
+    error = errors[0]
     kind, given = error["type"], error["input"]
-    if kind in KINDS:
-        value = _example(kind, name, given, fields)
+    if kinds := [one["type"] for one in errors if one["type"] in KINDS]:
+        examples = (_example(one, name, given, fields) for one in kinds)
+        value = next((one for one in examples if one is not None and _fits(*one, fields)), None)
         remedy = "" if value is None else f"; write {_written(*value, overridden)}"
-        return f"takes {KINDS[kind]}, not {given!r}{remedy}"
+        return f"takes {' or '.join(KINDS[one] for one in kinds)}, not {given!r}{remedy}"
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
         return f"is {given}; set it to {words} {error['ctx'][key]:g}"
@@ -44,15 +59,15 @@ def told(error: Mapping[str, Any], name: str, fields: Mapping[str, FieldInfo], o
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         near = difflib.get_close_matches(str(given), known, n=1)
         return f"takes {error['ctx']['expected']}, not {given!r}" + (f"; did you mean {near[0]}?" if near else "")
-    section = name.rpartition(".")[0].split(".")[0]
+    section = name.split(".")[0] if "." in name else ""
     return f"{error['msg']}, not {given!r}; what it takes is shown by {listing(section).removeprefix('run: ')}"
 
 
 def _example(kind: str, name: str, given: Any, fields: Mapping[str, FieldInfo]) -> tuple[str, str] | None:
-    """A setting and a value that would be right, what was given in another form where that can be read; None: none is known."""
+    """A setting and a value that may be right, what was given in another form where that can be read; None: none is known."""
     words = [one for one in re.split(r"[\s,;]+", given.strip("[](){}")) if one] if isinstance(given, str) else []
-    if kind == "list_type":
-        return name, f"[{','.join(words or [str(given)])}]"
+    if kind == "list_type" and words:
+        return name, f"[{','.join(words)}]"
     if kind == "dict_type":
         pairs = dict(pair for one in words if len(pair := re.split("[:=]", one, maxsplit=1)) == 2 and pair[1])
         if pairs:
@@ -60,11 +75,25 @@ def _example(kind: str, name: str, given: Any, fields: Mapping[str, FieldInfo]) 
         return f"{name}.KEY", "VALUE"
     if kind == "model_type":
         inside = [one for one in fields if one.startswith(f"{name}.")]
-        return (inside[0], _plain(fields[inside[0]].get_default(call_default_factory=True))) if inside else None
-    if name in fields and not fields[name].is_required():
-        default = fields[name].get_default(call_default_factory=True)
-        return (name, _plain(default)) if default is not None else None
-    return None
+        name = next((one for one in inside if _default(fields[one]) is not None), name)
+    default = _default(fields[name]) if name in fields else None
+    return None if default is None else (name, _plain(default))
+
+
+def _default(info: FieldInfo) -> Any:
+    return None if info.is_required() else info.get_default(call_default_factory=True)
+
+
+def _fits(name: str, value: str, fields: Mapping[str, FieldInfo]) -> bool:
+    """Whether a value, as it is written, is one that the setting takes, as far as the setting's type says."""
+    if name not in fields:
+        return name.endswith(".KEY")
+    takes: Any = fields[name].annotation
+    try:
+        TypeAdapter(takes).validate_python(yaml.safe_load(value), strict=True)
+    except (ValidationError, yaml.YAMLError):
+        return False
+    return True
 
 
 def _plain(value: Any) -> str:

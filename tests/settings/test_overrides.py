@@ -1,5 +1,7 @@
 """Do overrides replace what the recipe says, is a wrong one named itself, and is every setting listed?"""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pydantic import BaseModel
 from recipe_mistakes import told
 
 from pipeline.settings.config import SFT, Config, ConfigError
-from pipeline.settings.recipe import fields, load
+from pipeline.settings.recipe import every_field, fields, load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,3 +124,30 @@ def test_a_section_that_may_be_left_out_can_be_set_in_parts(recipe: Any) -> None
         load(recipe(""), ["compare.llm.modle=m"])
     with pytest.raises(ConfigError, match=r"data\.mixture\.source: no such setting"):
         load(recipe(""), ["data.mixture.source=a.jsonl"])  # a list of sections has no one source
+
+
+BAD = ("abc", "-1", "[1]", "{a: 1}", "3.5", "null", "true", "0", "a,b", "x:y")
+BESIDE = (
+    "compare.llm",
+    "compare.models",
+)  # an example is of the setting's type; the key beside it, or the model, may be missing
+
+
+@pytest.mark.parametrize("name", every_field())
+def test_the_value_that_a_message_writes_is_taken(name: str) -> None:
+    """Whatever is given: the words are ours, and what is to be written is right for that setting."""
+    for bad in BAD:
+        for line in _wrong(f"{name}={bad}"):
+            assert "Input should" not in line and "[str]" not in line.partition(": takes ")[0]
+            written = re.search(r"^\S+: \S+: takes .*; write (.+)$", line)
+            if written is not None and not name.startswith(BESIDE):
+                (override,) = shlex.split(written[1])
+                assert not any(one.startswith(f"{override}: ") for one in _wrong(override)), line
+
+
+def _wrong(override: str) -> list[str]:
+    try:
+        load(ROOT / "recipes" / "smoke.yaml", [override])
+    except ConfigError as error:
+        return str(error).splitlines()
+    return []

@@ -71,7 +71,7 @@ def test_one_source_is_a_mixture_of_one(recipe: Any) -> None:
         (MIXTURE.replace("weight: 1", "wieght: 1"), [], ["r.yaml:6: data.mixture.1.wieght: no such setting"]),
         (MIXTURE.replace("weight: 1", "weight: 0"), [], ["r.yaml:6: data.mixture.1.weight: is 0; set it to above 0"]),
         (MIXTURE.replace("tag: code", "tag: ' '"), [], ["r.yaml:5: data.mixture.1.tag: "]),
-        ("data:\n  mixture:\n    - tag: code", [], ["r.yaml:3: data.mixture.0.source: Field required"]),
+        ("data:\n  mixture:\n    - tag: code", [], ["r.yaml:3: data.mixture.0.source: is needed too"]),
         ("data:\n  demonstrations: d.jsonl\n  axis: safer", [],
          ["r.yaml:3: data: axis: film_reviews has no use for it; leave it out",
           "r.yaml:2: data: demonstrations: film_reviews has no use for it; leave it out"]),
