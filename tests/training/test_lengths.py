@@ -71,8 +71,21 @@ def walked(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("stage", ["rloo", "rft", "best_of_n", "compare"])
 def test_a_full_context_is_read(walked: Path, learned: Path, stage: str) -> None:
-    """Nothing scores on the policy's base there, so the EOS needs no place."""
-    run_stage(stage, config(learned, f"ppo.response_length={ROOM}"), "edge")
+    """Nothing scores on the policy's base there, so the EOS needs no place. The longest prompt and all that may follow it fill the
+    context, to the last position."""
+    read = [0]
+
+    def note(module: torch.nn.Module, given: object, named: dict[str, Any], states: Any) -> None:
+        if (at := named.get("position_ids")) is not None:
+            read.append(int(at.max()) + 1)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note, with_kwargs=True)
+    try:
+        run_stage(stage, config(learned, f"ppo.response_length={ROOM}"), "edge")
+    finally:
+        hook.remove()
+    assert (walked / stage / "manifest.json").is_file() and max(read) <= CONTEXT
+    assert max(read) >= CONTEXT - 1
 
 
 @pytest.mark.parametrize(
