@@ -134,6 +134,9 @@ push: .venv/ready ## put a model on the Hub: MODEL=ppo TO=name/repo (PRIVATE=1, 
 test: .venv/ready ## the tests, JOBS=2 at a time (SLOW=1: the long ones too)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(SLOW),-m 'slow or not slow')
 
+faults: .venv/ready ## every fault on purpose: kills, full disks, flipped bytes, signals, hostile files; ends with a table (15 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -n $(JOBS) --dist load -m 'slow or not slow' --whole-matrix
+
 models: .venv/ready ## which architectures work, and what falls back: docs/models.md (minutes)
 	@OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m zoo.table
 

@@ -97,6 +97,9 @@ def problems(text: str, page: Path = ROOT / "README.md") -> list[str]:
         for path, name in re.findall(r"((?:pipeline|data|reward|policies)/[\w/]+\.py):([A-Za-z_][\w.]*)", line):
             if (ROOT / path).exists() and name not in defined(ROOT / path):
                 found.append(f"{path}:{name}")
+        for path, name in re.findall(r"(tests/[\w/]+\.py)::([A-Za-z_]\w*)", line):
+            if (ROOT / path).exists() and name not in defined(ROOT / path):
+                found.append(f"{path}::{name}")
         for key in re.findall(SETTING, line):
             if key not in SETTINGS | PARTS and not key.endswith(".py") and not runs(key):  # data.loading is a module
                 found.append(key)

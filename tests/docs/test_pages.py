@@ -101,3 +101,10 @@ def test_every_limit_of_a_gate_is_on_its_page(stage: str) -> None:
     limits = re.findall(r"\b(?:at_least|above|at_most|between)\(([-\d., e]+)\)", source)
     numbers = {number.strip() for limit in limits for number in limit.split(",")} - {"1"}  # told as "none"
     assert numbers and [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.]*\d)", section)] == []
+
+
+def test_every_promise_names_its_test() -> None:
+    """`problems` checks that the tests are there."""
+    page = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8").partition("## What is not promised")[0]
+    rows = [row for row in re.findall(r"^\| (.*) \|$", page, re.MULTILINE) if row != "promise | test"]
+    assert [row for row in rows if not re.search(r"\| .*`tests/[\w/]+\.py::test_\w+`", row)] == []
