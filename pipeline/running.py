@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, parents, read_by
 from pipeline.artifacts.kept import taken_back
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.refusals import Refused, sentence
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
 from pipeline.commands import Call
@@ -56,10 +57,15 @@ def guarded(work: Callable[[], None]) -> None:
         print("interrupted; the same command goes on from the last state", file=sys.stderr)
         os._exit(130) if "RANK" in os.environ else sys.exit(130)
     except Exception as error:
-        if not isinstance(error, user_errors()):
+        users = isinstance(error, user_errors()) and not isinstance(error, Refused)
+        told = str(error) if isinstance(error, user_errors()) else sentence(error)
+        if told is None:
             raise
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
+        if (
+            not users or os.environ.get("RANK", "0") == "0"
+        ):  # what a machine refuses, it may refuse to one process alone
+            with suppress(OSError):  # the terminal may be a file on a full disk
+                print(f"error: {told}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -16,6 +16,7 @@ from pipeline.artifacts.freshness import section_values
 from pipeline.artifacts.kept import contents, remove
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST, at_work, check_run_name
+from pipeline.artifacts.refusals import size_words
 from pipeline.artifacts.run import Run
 from pipeline.commands import ROOT, Call, pruning
 from pipeline.graph import STAGES
@@ -101,13 +102,6 @@ def prune(paths: Sequence[Path]) -> int:
         with suppress(OSError):  # something else lies there
             folder.rmdir()
     return freed
-
-
-def size_words(size: int) -> str:
-    """Such as 1.6 GB."""
-    if size < 1e6:
-        return f"{size / 1e3:.0f} kB"
-    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def _folders(path: Path) -> list[str]:

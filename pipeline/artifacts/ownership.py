@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import refusals
 from pipeline.artifacts.errors import ArtifactError
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .partial and _seed_12
@@ -84,6 +85,8 @@ def held(folder: Path, what: str) -> Iterator[None]:
     try:
         file = _locked(folder / LOCK, what)
     except OSError as error:
+        if refusals.sentence(error) is not None:
+            raise
         reason = error.strerror or type(error).__name__
         raise ArtifactError(
             f"{folder / LOCK}: cannot be locked ({reason}); see that runs/ may be written to and holds nothing else of that name"

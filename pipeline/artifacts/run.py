@@ -5,17 +5,18 @@
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.artifacts import manifest as manifests
+from pipeline.artifacts import refusals
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, flaw
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST, check_run_name, held
-from pipeline.commands import Call
+from pipeline.commands import Call, pruning
 
 NAMED = "compare-"  # how the folder of a comparison with a name begins
 
@@ -145,9 +146,20 @@ class Run:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}; {self.remedy(stage)}")
         return digest([[item["path"], item.get("identity", item["sha256"])] for item in found.files])
 
-    def held(self, stage: str) -> AbstractContextManager[None]:
-        """Within the block this run makes the stage, and no other process may. Raises ArtifactError that names who does."""
-        return held(self.partial(stage), f"{self.folder(stage)}") if self.main_process else nullcontext()
+    @contextmanager
+    def held(self, stage: str) -> Iterator[None]:
+        """Within the block this run makes the stage, and no other process may. Raises ArtifactError that names who does, and Refused
+        for what the machine refuses within the block."""
+        partial, former = self.partial(stage), ""
+        with suppress(OSError):
+            former = (
+                f"; what is kept of former results goes too; {pruning(self.name)}" if any(self.kept.iterdir()) else ""
+            )
+        with (
+            refusals.told(stage, partial, former),
+            held(partial, f"{self.folder(stage)}") if self.main_process else nullcontext(),
+        ):
+            yield
 
 
 def _and(stages: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished
 from pipeline.artifacts.ownership import held
 from pipeline.artifacts.publish import working_folder
+from pipeline.artifacts.refusals import Refused
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
 from pipeline.running import due
@@ -187,7 +188,7 @@ def test_a_second_move_that_fails_undoes_the_first(run: Run) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(Refused, match="no space is left"):
             due("data", Config(seed=1), run)
     assert finished(run, "data", Config(seed=2)) is not None and text("data") == "2\n"
     assert sorted(os.listdir("runs/demo")) == [".kept", "data"]
