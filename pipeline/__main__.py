@@ -14,6 +14,7 @@ from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.commands import CALLER, Call
 from pipeline.graph import STAGES, Stage, command_name
+from pipeline.redaction import watch_terminal
 from pipeline.running import FURTHER_SEED, guarded, make, make_all, make_share
 from pipeline.settings import listing
 from pipeline.settings.config import ConfigError
@@ -226,8 +227,10 @@ def options(
 def rlhf() -> None:
     """The console script of that name; what it starts, and the commands in its messages, go by it."""
     os.environ.setdefault(CALLER, "rlhf")
+    watch_terminal()
     app(prog_name="rlhf")
 
 
 if __name__ == "__main__":
+    watch_terminal()
     app(prog_name="python -m pipeline")

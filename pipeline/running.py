@@ -25,6 +25,7 @@ from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
 from pipeline.commands import Call
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
+from pipeline.redaction import watch_terminal
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.outside import check_outside
 from pipeline.settings.recipe import load
@@ -51,6 +52,7 @@ def user_errors() -> tuple[type[Exception], ...]:
 
 def guarded(work: Callable[[], None]) -> None:
     """Run `work` and turn a user's mistakes into sentences and exit code 2, an interruption into 130."""
+    watch_terminal()
     try:
         work()
     except KeyboardInterrupt:

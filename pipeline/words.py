@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from pipeline.commands import assignments
+from pipeline.redaction import redacted
 
 EXAMPLE = {"RUN": "demo", "RECIPE": "recipes/smoke.yaml", "DATA": "my_preferences.jsonl"}
 SETTINGS, TAKERS = ("model", "force"), ("push", "inspect", "data-check")
@@ -86,4 +87,4 @@ def _parts(words: Sequence[str]) -> list[list[str]]:
 
 if __name__ == "__main__":
     goals, targets, variables, given = _parts(sys.argv[1:])
-    print(f"error: {flaw(goals, targets, variables, dict(one.split('=', 1) for one in given))}")
+    print(redacted(f"error: {flaw(goals, targets, variables, dict(one.split('=', 1) for one in given))}"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.redaction import redacted, redacted_in
 
 
 def sha256(path: Path) -> str:
@@ -42,12 +43,17 @@ def flaw(folder: Path, files: list[dict[str, Any]]) -> str | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all. Refuses NaN and infinities."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write JSON whole or not at all, secrets taken out. Refuses NaN and infinities."""
+    _write_whole(path, json.dumps(redacted_in(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 whole or not at all: to a temporary sibling, flushed to disk, then renamed."""
+    """Write UTF-8 whole or not at all, secrets taken out; halves of surrogate pairs become question marks."""
+    _write_whole(path, redacted(text).encode("utf-8", "replace").decode())
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """To a temporary sibling, flushed to disk, then renamed."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

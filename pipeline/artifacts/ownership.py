@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.artifacts import refusals
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.redaction import reason
 
 LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .partial and _seed_12
 LOCK = "lock"  # the file in a stage's partial folder that its maker holds
@@ -30,6 +31,8 @@ def check_run_name(name: str) -> str:
 
     Raises ArtifactError, with the name in ASCII, as it may hold anything.
     """
+    if (why := reason(name)) is not None:
+        raise ArtifactError(f"run name: it holds {why}; write for instance RUN=demo (--run demo)")
     allowed = all(c in " ._-" or unicodedata.category(c)[0] in "LNM" for c in name)
     tidy = name == " ".join(name.split()) and name[:1] not in ("", ".", "-")
     if not (allowed and tidy and len(name.encode("utf-8", "replace")) <= LONGEST_NAME):

@@ -27,6 +27,7 @@ from pipeline.data_check.readable import Judged, Readable
 from pipeline.data_check.tally import Tally
 from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
+from pipeline.redaction import redacted
 from pipeline.rows.gather import EVAL, JUDGEMENTS, NO_JUDGEMENT, PROMPTS_ALONE, Portion, in_chat, options, taken_as
 from pipeline.settings.config import EMBEDDED_REVIEWS, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
@@ -52,7 +53,7 @@ def run(
     for path, content in written.items():
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.encode("utf-8", "backslashreplace" if path is to else "replace"))
+            path.write_bytes(redacted(content).encode("utf-8", "backslashreplace" if path is to else "replace"))
             print(f"written: {path}")
     if not result["sound"] and result["aside"]:
         aside = [*settings, "data.skip_bad=true"]

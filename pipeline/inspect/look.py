@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest
+from pipeline.artifacts.files import digest, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
@@ -128,7 +128,7 @@ def run(
         / f"{slug(prompt, completion, model, seed, how.words() + (', chat' if chat else ''))}.html"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(page.encode("utf-8", "replace"))
+    write_text(path, page)
     index.write(run)
     return path
 

@@ -9,7 +9,6 @@ the question marks them as data, between lines that they cannot forge.
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,14 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
-from huggingface_hub import InferenceClient
 
-# HTTPError is the root of every transport error, of httpx2 or httpx as the installed huggingface_hub has it
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, InferenceTimeoutError, OfflineModeIsEnabled
-
+from pipeline.judges.endpoint import Endpoint as Endpoint
+from pipeline.judges.endpoint import NoAnswer, ask
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from pipeline.pages.progress import bar
 from policies.template import PromptText, show_prompt
@@ -59,65 +55,8 @@ REFUSED = {
 }
 TRANSIENT = {408, 409, 425, 429}
 GIVE_UP_AFTER = 20  # questions without an answer in a row: the endpoint is down or answers something else altogether
+MOST_TOKENS = 10**9  # of one request, as the endpoint tells
 LONGEST_WAIT = 60.0  # seconds between two attempts, whatever Retry-After says
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Whom to ask, and how hard to try. Raises JudgeError for a setting that cannot be.
-
-    api_key_env names the environment variable that holds the key; None sends none. max_calls bounds the requests of one
-    run, repeated ones included; what is left then stays without a judgement. timeout is in seconds for one request; a
-    request that failed is sent again after `wait` seconds, then twice that, until it was sent `attempts` times.
-    max_tokens bounds the reply; a model that thinks aloud needs more, None leaves it to the endpoint.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str | None = None
-    max_calls: int = 2000
-    concurrency: int = 4
-    attempts: int = 3
-    timeout: float = 60.0
-    wait: float = 1.0
-    max_tokens: int | None = 32
-
-    def __post_init__(self) -> None:
-        # no value is repeated here: it may well be a key
-        try:
-            parts = urlsplit(self.base_url)
-            whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:  # brackets that do not match, a port that is no number
-            whole = False
-        if not whole:
-            raise JudgeError("LLM judge: base_url is not an address; write for instance http://127.0.0.1:8000/v1")
-        if parts.username is not None or parts.password is not None:
-            raise JudgeError("LLM judge: base_url holds a user or password; name a variable in api_key_env instead")
-        if self.api_key_env is not None and not re.fullmatch("[A-Z_][A-Z0-9_]*", self.api_key_env):
-            raise JudgeError(
-                "LLM judge: api_key_env is the name of an environment variable in capitals, such as OPENAI_API_KEY, "
-                "never the key itself"
-            )
-        for name in ("max_calls", "concurrency", "attempts"):
-            if getattr(self, name) < 1:
-                raise JudgeError(f"LLM judge: {name} is {getattr(self, name)}; make it at least 1")
-
-    @property
-    def address(self) -> str:
-        """base_url without its query, fit to be shown."""
-        return urlsplit(self.base_url)._replace(query="", fragment="").geturl()
-
-    def key(self) -> str:
-        """The key from the environment, to be sent and never shown. Raises JudgeError when it is not there."""
-        if self.api_key_env is None:
-            # without any, InferenceClient would send the machine's Hugging Face token to a stranger
-            return "none"
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise JudgeError("LLM judge: the environment variable that api_key_env names is not set; export it")
-        if not re.fullmatch(r"[\x21-\x7e]+", key):
-            raise JudgeError("LLM judge: the key in the environment holds a space or no ASCII text; export it again")
-        return key
 
 
 def judge(endpoint: Endpoint, cache: Path, name: str | None = None) -> Judge:
@@ -220,7 +159,7 @@ class _Asker:
 
     def __init__(self, endpoint: Endpoint, cache: Path) -> None:
         self.endpoint = endpoint
-        self.client = InferenceClient(base_url=endpoint.base_url, api_key=endpoint.key(), timeout=endpoint.timeout)
+        self.key = endpoint.key()
         self.cache = cache
         self.answers = read_cache(cache)
         self.counts = _Counts()
@@ -240,7 +179,7 @@ class _Asker:
         return np.array([self._outcome(pair, keys) for pair in pairs], dtype=np.float64)
 
     def summary(self) -> dict[str, Any]:
-        asked: dict[str, Any] = {"model": self.endpoint.model, "base_url": self.endpoint.address}
+        asked: dict[str, Any] = {"model": self.endpoint.model, "base_url": self.endpoint.base_url}
         asked["template"] = _digest(TEMPLATE)
         return asked | vars(self.counts) | {"problems": dict(self.counts.problems)}
 
@@ -302,7 +241,7 @@ class _Asker:
             lost = self.unanswered >= GIVE_UP_AFTER
         if lost:
             raise self._stop(
-                f"{GIVE_UP_AFTER} questions in a row got no answer from {self.endpoint.address} "
+                f"{GIVE_UP_AFTER} questions in a row got no answer from {self.endpoint.base_url} "
                 f"(last: {reply.problem}); mend the endpoint or its settings, what was answered is kept in {self.cache}"
             )
 
@@ -322,37 +261,35 @@ class _Asker:
 
     def _call(self, text: str) -> _Reply:
         """One request. Raises JudgeError where no other request would fare better."""
+        body: dict[str, Any] = {"model": self.endpoint.model, "messages": [{"role": "user", "content": text}]}
+        body |= {"temperature": 0.0, "stream": False}
+        body |= {} if self.endpoint.max_tokens is None else {"max_tokens": self.endpoint.max_tokens}
         try:
-            found = self.client.chat_completion(
-                [{"role": "user", "content": text}],
-                model=self.endpoint.model,
-                temperature=0.0,
-                max_tokens=self.endpoint.max_tokens,
-            )
-            content, usage = found.choices[0].message.content, found.usage
-        except OfflineModeIsEnabled:
-            raise self._stop("HF_HUB_OFFLINE is set, so no request leaves; unset it") from None
-        except InferenceTimeoutError:
-            return _Reply(None, "timeout")
-        except HfHubHTTPError as error:
-            return self._refusal(error)
-        except HTTPError as error:
-            return _Reply(None, type(error).__name__)  # its text may quote the headers, and so the key
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+            status, headers, raw = ask(self.endpoint, self.key, body)
+        except NoAnswer as none:
+            return _Reply(None, str(none), none.again)
+        except JudgeError:
+            self.halt.set()
+            raise
+        if status != 200:
+            return self._refusal(status, headers.get("retry-after", ""))
+        try:
+            found = json.loads(raw)
+            content, usage = found["choices"][0]["message"]["content"], found.get("usage")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return _Reply(None, "a response that is no chat completion")
         winner = parse(content)
-        told = [_count(getattr(usage, name, None)) for name in ("prompt_tokens", "completion_tokens")]
+        told = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
         problem = "" if winner else "a reply that is not A, B or tie"
         return _Reply(winner, problem, prompt_tokens=told[0], completion_tokens=told[1])
 
-    def _refusal(self, error: HfHubHTTPError) -> _Reply:
-        status = error.response.status_code
+    def _refusal(self, status: int, after: str) -> _Reply:
         if status in REFUSED:
-            raise self._stop(f"{self.endpoint.address} answers {status}: {REFUSED[status]}") from None
-        after = error.response.headers.get("retry-after", "")
+            raise self._stop(f"{self.endpoint.base_url} answers {status}: {REFUSED[status]}")
         again = status in TRANSIENT or status >= 500
         hint = ": too long a question, or temperature 0 or max_tokens not taken" if status in (400, 422) else ""
-        return _Reply(None, f"status {status}{hint}", again, float(after) if after.isdecimal() else 0.0)
+        wait = float(after) if after.isdecimal() and len(after) < 10 else LONGEST_WAIT if after.isdecimal() else 0.0
+        return _Reply(None, f"status {status}{hint}", again, wait)
 
     def _stop(self, problem: str) -> JudgeError:
         """The error to raise, once no thread sends anything more."""
@@ -360,8 +297,10 @@ class _Asker:
         return JudgeError(f"LLM judge: {problem}")
 
 
-def _count(told: Any) -> int:
-    return told if isinstance(told, int) and told > 0 else 0
+def _count(usage: Any, name: str) -> int:
+    """Tokens that the endpoint says it used; what it cannot have used is not counted."""
+    told = usage.get(name) if isinstance(usage, dict) else None
+    return told if type(told) is int and 0 < told < MOST_TOKENS else 0
 
 
 def _digest(value: Any) -> str:

@@ -39,7 +39,7 @@ def called(config: Config, run: Run) -> list[Judge]:
             )
     found = [independent(name) for name in config.judges()]
     if (section := config.compare.llm) is not None:
-        endpoint = llm.Endpoint(section.base_url, section.model, section.api_key_env, section.max_calls)
+        endpoint = llm.Endpoint(**section.model_dump())
         found.append(llm.judge(endpoint, run.root / run.name / "llm_judge.jsonl"))
     return found
 

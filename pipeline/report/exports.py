@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
 from pipeline.pages.common import require_finite, to_json
+from pipeline.redaction import redacted, redacted_in
 from pipeline.report import page, seed_spread
 from pipeline.report.answer import answer
 from pipeline.report.curves import Evaluations
@@ -37,7 +38,7 @@ def write(
     folder: Path,
     evaluations: Evaluations | None = None,
 ) -> None:
-    """Write `FILES` (UTF-8) into `folder`, or nothing at all. comparator.json needs two models to compare. `evaluations` is what ppo
+    """Write `FILES` (UTF-8) into `folder`, or nothing at all, secrets taken out of what is said about the run. comparator.json needs two models to compare. `evaluations` is what ppo
     said before and after, for the page.
 
     Raises ValueError naming the number when one is not finite: JSON has no NaN and a page should show none.
@@ -46,15 +47,15 @@ def write(
     for index, row in enumerate(samples):
         require_finite(row, f"samples[{index}]")
     pages = {
-        "report.html": page.html(report, samples, opinions, table(report), evaluations).encode("utf-8", "replace"),
-        "report.json": _bytes(to_json(report.to_json(), indent=2) + "\n"),
-        "report.csv": table(report).encode("utf-8", "replace"),
-        "report.md": markdown(report).encode("utf-8", "replace"),
-        "MODEL_CARD.md": card(report).encode("utf-8", "replace"),
+        "report.html": _text(page.html(report, samples, opinions, table(report), evaluations)),
+        "report.json": _bytes(to_json(redacted_in(report.to_json()), indent=2) + "\n"),
+        "report.csv": _text(table(report)),
+        "report.md": _text(markdown(report)),
+        "MODEL_CARD.md": _text(card(report)),
         "samples.jsonl": _bytes("".join(to_json(row) + "\n" for row in samples)),
     }
     if (found := comparator(report, samples, opinions)) is not None:
-        pages["comparator.json"] = _bytes(to_json(found, indent=1) + "\n")
+        pages["comparator.json"] = _bytes(to_json(redacted_in(found), indent=1) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pages.items():
         (folder / name).write_bytes(content)
@@ -63,6 +64,10 @@ def write(
 def write_samples(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write samples as JSON lines, as samples.jsonl is written."""
     path.write_bytes(_bytes("".join(to_json(row) + "\n" for row in rows)))
+
+
+def _text(text: str) -> bytes:
+    return redacted(text).encode("utf-8", "replace")
 
 
 def _bytes(text: str) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.schema import Ranking
-from pipeline.artifacts.files import read_rows
+from pipeline.artifacts.files import read_rows, write_text
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
@@ -38,7 +38,7 @@ def write(
     """
     numbers = summarise(held_out, detail["held_out"], read_rows(folder / "metrics.jsonl"))
     require_finite(numbers, "evaluation")
-    (folder / "report.html").write_bytes(page(numbers, detail["calibration"], provenance).encode("utf-8", "replace"))
+    write_text(folder / "report.html", page(numbers, detail["calibration"], provenance))
     return numbers
 
 

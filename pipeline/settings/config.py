@@ -17,6 +17,7 @@ from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
 from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
+from pipeline.settings.llm_judge import LLMJudge as LLMJudge
 from pipeline.settings.sections import (
     OBSERVES,
     ConfigError,
@@ -177,18 +178,6 @@ class PPO(Training):
                 f"use {multiples(self.batch_size, world_size * self.num_mini_batches)}"
             )
         return mini // world_size
-
-
-class LLMJudge(Section):
-    """A language model behind an OpenAI-compatible endpoint, asked which completion is better."""
-
-    base_url: str = Field(description="such as http://127.0.0.1:8000/v1")
-    model: str
-    # no pattern here: a key written in its place by mistake would be shown in the error
-    api_key_env: str | None = Field(
-        None, description="name of the environment variable that holds the key; null: none", json_schema_extra=OBSERVES
-    )
-    max_calls: int = Field(2000, ge=1, description="requests of one run at most, repeated ones included")
 
 
 class Compare(Section):

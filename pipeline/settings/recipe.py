@@ -15,21 +15,16 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline import redaction
 from pipeline.commands import listing
+from pipeline.settings import limited_yaml
 from pipeline.settings.config import Config, ConfigError, is_section
 from pipeline.settings.sections import CUTS
 from pipeline.settings.wrong import told, untagged
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe loading that refuses a key given twice and reads 1e-4 as a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$|^[-+]?\.[0-9]+(?:[eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
+IN_ITS_PLACE = "a key belongs in an environment variable: take it out, export it, and name the variable in compare.llm.api_key_env (the Hub's is HF_TOKEN)"
+LONGEST_SHOWN = 200
+"""Characters of what a user wrote that a message repeats."""
 
 
 def _lines(
@@ -39,7 +34,7 @@ def _lines(
         for key, value in node.value:
             inner = (*path, str(key.value))
             if inner in found:
-                errors.append(f"{file}:{key.start_mark.line + 1}: {'.'.join(inner)}: given twice; keep one")
+                errors.append(f"{file}:{key.start_mark.line + 1}: {_shown('.'.join(inner))}: given twice; keep one")
             found[inner] = key.start_mark.line + 1
             _lines(value, inner, found, errors, file)
     elif isinstance(node, yaml.SequenceNode):
@@ -86,6 +81,8 @@ def _kind(section: str) -> Any:
 
 def _nearest(name: str) -> str:
     known = every_field()
+    if len(name) > LONGEST_SHOWN:  # nothing of ours is like that, and to look how near it comes would take its time
+        return listing("")
     section, leaf = name.split(".")[0], name.split(".")[-1]
     if section in ("ppo", "rloo") and leaf in ("generation", "do_sample", "num_beams", *CUTS):
         return (
@@ -111,41 +108,80 @@ def _nearest(name: str) -> str:
 
 
 def _read(file: Path, errors: list[str]) -> tuple[dict[Any, Any], dict[tuple[str, ...], str]]:
-    """A recipe's settings, and the `file:line` of each. Raises ConfigError for what is no recipe at all."""
+    """A recipe's settings, and the `file:line` of each. Raises ConfigError for what is no recipe at all, or holds a key."""
     lines: dict[tuple[str, ...], int] = {}
+    with file.open("rb") as stream:
+        whole = stream.read(limited_yaml.LARGEST + 1)
+    if len(whole) > limited_yaml.LARGEST:
+        raise ConfigError(f"{file}: more than {limited_yaml.LARGEST // 1024} KB, which no recipe has; name a recipe")
     text = ""
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        _lines(yaml.compose(text, Loader=_Loader), (), lines, errors, str(file))
-        raw = yaml.load(text, Loader=_Loader)
+        text = whole.decode("utf-8-sig")
+        node = limited_yaml.composed(text)
+        _refuse_secrets(node, (), str(file))
+        _lines(node, (), lines, errors, str(file))
+        raw = limited_yaml.loaded(text)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        line = whole.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{file}:{line + 1}: not valid YAML: {problem}; mend the syntax") from None
-    except ValueError as error:  # a date such as 2024-13-45
-        raise ConfigError(
-            f"{file}: a value reads as a date or number and is none ({error}); put it in quotes"
-        ) from None
+        line, problem = limited_yaml.problem_of(error, text)
+        raise ConfigError(f"{file}:{line}: {problem}") from None
     if not isinstance(raw, dict | None):
         raise ConfigError(f"{file}:1: a recipe is a mapping of settings, such as 'seed: 0'")
     return raw or {}, {path: f"{file}:{line}" for path, line in lines.items()}
 
 
+def _refuse_secrets(node: yaml.Node | None, path: tuple[str, ...], file: str) -> None:
+    """Raise ConfigError where a recipe holds a key, without repeating it."""
+    if isinstance(node, yaml.ScalarNode) and (why := redaction.reason(str(node.value))) is not None:
+        name = _shown(".".join(path))
+        raise ConfigError(
+            f"{file}:{node.start_mark.line + 1}: {name + ': ' if name else ''}it holds {why}; {IN_ITS_PLACE}"
+        )
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _refuse_secrets(key, path, file)
+            _refuse_secrets(value, (*path, str(key.value)), file)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_secrets(value, path, file)
+
+
+def _shown(text: str) -> str:
+    """What a user wrote as a message repeats it: on one line, not long, without a key."""
+    text = redaction.redacted(text)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def _written(override: str) -> str:
+    """An override as messages repeat it: without its value where a key may stand, at its place or at a wrong one."""
+    key = override.partition("=")[0]
+    secret = re.fullmatch(redaction.NAMES, key, re.I) or key.startswith("compare.llm")
+    return _shown(f"{key}=…" if secret and "=" in override else override)
+
+
 def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], str], errors: list[str]) -> None:
     """Put one `key=value` into the recipe's settings; a section given whole replaces the recipe's."""
     key, equals, value = override.partition("=")
+    written = _written(override)
+    if (why := redaction.reason(override)) is not None:
+        raise ConfigError(f"{written}: it holds {why}; {IN_ITS_PLACE}")
     if not equals or not key:
-        errors.append(f"{override}: not key=value; write for instance ppo.kl_coef=0.1")
+        errors.append(f"{written}: not key=value; write for instance ppo.kl_coef=0.1")
         return
     if not any(name == key or name.startswith(f"{key}.") for name in every_field()) and not _in_a_mapping(key):
-        errors.append(f"{override}: {key}: no such setting; {_nearest(key)}")
+        errors.append(f"{written}: {_shown(key)}: no such setting; {_nearest(key)}")
         return
     try:
-        parsed = yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
+        parsed = limited_yaml.loaded(value)
+    except limited_yaml.Unreadable:
+        parsed = value
+    except limited_yaml.BeyondLimit as error:
+        errors.append(f"{written}: {error.problem}")
+        return
+    except yaml.YAMLError:
         parsed = value
     path = tuple(key.split("."))
     target = raw
@@ -158,7 +194,7 @@ def _override(override: str, raw: dict[Any, Any], where: dict[tuple[str, ...], s
     target[path[-1]] = parsed
     for inner in [p for p in where if p[: len(path)] == path]:
         del where[inner]
-    where[path] = override
+    where[path] = written
 
 
 def _place(
@@ -200,11 +236,13 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw, where = _read(file, errors)
     for override in overrides:
         _override(override, raw, where, errors)
+    given = [_written(override) for override in overrides]
     try:
         config = Config.model_validate(raw)
     except ValidationError as invalid:
         for path, found in _by_setting(invalid):
             e, name = found[0], ".".join(path)
+            shown = _shown(name)
             if e["type"] == "extra_forbidden":
                 messages = [f"no such setting; {_nearest(name)}"]
             elif e["type"] == "missing":
@@ -214,10 +252,10 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Config:
             elif e["type"] == "value_error":
                 messages = str(e["ctx"]["error"]).splitlines()
             else:
-                messages = [told(found, name, every_field(), _place(path, "", where, overrides) in overrides)]
+                messages = [told(found, name, every_field(), _place(path, "", where, given) in given)]
             for message in messages:
-                place = _place(path, message if e["type"] == "value_error" else "", where, overrides) or file
-                errors.append(f"{place}: {name + ': ' if name else ''}{message}")
+                place = _place(path, message if e["type"] == "value_error" else "", where, given) or file
+                errors.append(f"{place}: {shown + ': ' if shown else ''}{message}")
         raise ConfigError("\n".join(errors)) from None
     if errors:
         raise ConfigError("\n".join(errors))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -47,20 +48,27 @@ def told(errors: Sequence[Mapping[str, Any]], name: str, fields: Mapping[str, Fi
     """
     error = errors[0]
     kind, given = error["type"], error["input"]
+    shown = _repeated(given) if not name.startswith("compare.llm") else "what it is"  # a key may stand there
     if kinds := [one["type"] for one in errors if one["type"] in KINDS]:
         examples = (_example(one, name, given, fields) for one in kinds)
         value = next((one for one in examples if one is not None and _fits(*one, fields)), None)
         remedy = "" if value is None else f"; write {_written(*value, overridden)}"
-        return f"takes {' or '.join(KINDS[one] for one in kinds)}, not {given!r}{remedy}"
+        return f"takes {' or '.join(KINDS[one] for one in kinds)}, not {shown}{remedy}"
     if kind in BOUNDS:
         words, key = BOUNDS[kind]
-        return f"is {given}; set it to {words} {error['ctx'][key]:g}"
+        return f"is {shown}; set it to {words} {error['ctx'][key]:g}"
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
         near = difflib.get_close_matches(str(given), known, n=1)
-        return f"takes {error['ctx']['expected']}, not {given!r}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"takes {error['ctx']['expected']}, not {shown}" + (f"; did you mean {near[0]}?" if near else "")
     section = name.split(".")[0] if "." in name else ""
-    return f"{error['msg']}, not {given!r}; what it takes is shown by {listing(section).removeprefix('run: ')}"
+    return f"{error['msg']}, not {shown}; what it takes is shown by {listing(section).removeprefix('run: ')}"
+
+
+def _repeated(given: Any) -> str:
+    """A value as a message repeats it, on one line and not long."""
+    text = repr(given)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _example(kind: str, name: str, given: Any, fields: Mapping[str, FieldInfo]) -> tuple[str, str] | None:
@@ -102,6 +110,22 @@ def _plain(value: Any) -> str:
 
 def _written(name: str, value: str, overridden: bool) -> str:
     return settings(f"{name}={value}") if overridden else f"{name.rpartition('.')[2]}: {value}"
+
+
+def no_address(base_url: str) -> str | None:
+    """What is wrong with an endpoint's base_url, in words that do not repeat it, as it may hold a key; None: nothing is."""
+    try:
+        parts = urlsplit(base_url)
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is no number
+        return "base_url is not an address; write for instance http://127.0.0.1:8000/v1"
+    if not whole or not base_url.isprintable() or re.search(r"[\s\\]", base_url):
+        return "base_url is not an address; write for instance http://127.0.0.1:8000/v1"
+    if "@" in parts.netloc:
+        return "base_url holds a user or password; take it out, and name the variable that holds the key in api_key_env"
+    if "?" in base_url:
+        return "base_url holds a query, from which a key gets into reports and logs; take it out, and name the variable that holds the key in api_key_env"
+    return None
 
 
 def multiples(number: int, step: int) -> str:

@@ -25,6 +25,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.data_check.figures import languages
 from pipeline.graph import STAGES
+from pipeline.redaction import redacted, redacted_in
 from pipeline.sharing import adapter
 from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of
 
@@ -102,7 +103,7 @@ def contents(
         told.append("the adapter stays here: its base model is not on the Hub; the merged weights go")
     page, verdict = _report(run, stage)
     if page is not None and report:
-        files["report.html"] = _without_paths(page.read_text(encoding="utf-8")).encode()
+        files["report.html"] = redacted(_without_paths(page.read_text(encoding="utf-8"))).encode()
         told.append(f"{page} shows held-out prompts and answers and goes too; REPORT=0 (--no-report) leaves it out")
     elif page is None:
         told.append(f"no report of this model; to have one there, first {run.remedy('compare')}")
@@ -186,6 +187,8 @@ def _card(
         about.append(f"`adapter/` is the same change as a LoRA adapter on the base model, for PEFT and vLLM{near}.")
     lines = (run.folder(stage) / "README.md").read_text(encoding="utf-8").splitlines()
     what = next(line.removeprefix("# ") for line in lines if line.startswith("# "))
+    # once more: a former version may have published the run
+    about, sources = redacted_in(about), redacted_in(sources)
     text = card(
         stage, what, to, base, made.metrics, datasets=datasets_of(sources), languages=_languages(run), about=about
     )

@@ -14,7 +14,7 @@ from typing import Any
 from data.refining import mixing, split
 from data.refining.clean import Steps
 from data.schema import DataError, prompt_key
-from pipeline.artifacts.files import write_rows
+from pipeline.artifacts.files import write_rows, write_text
 from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
@@ -71,7 +71,7 @@ def run(config: Config, run: Run) -> Manifest:
         write_rows(made_in / f"{name}.jsonl", [row.to_json() for row in rows])
     if rejects:
         write_rows(made_in / "rejects.jsonl", rejects)
-    (made_in / "samples.md").write_text(samples(files, tokenizer, gathered.sources), encoding="utf-8")
+    write_text(made_in / "samples.md", samples(files, tokenizer, gathered.sources))
     write_rows(made_in / "metrics.jsonl", [metrics])
     return publish(
         run,

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from pipeline.artifacts.files import keep_rows, read_rows
+from pipeline.artifacts.files import keep_rows, read_rows, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
 from pipeline.artifacts.manifest import Manifest
@@ -333,5 +333,5 @@ def _save(
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():
             (made / name).write_bytes((folder / name).read_bytes())
-    (made / "samples.md").write_text(evaluations.table(), encoding="utf-8")
+    write_text(made / "samples.md", evaluations.table())
     return saved

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from pipeline.artifacts.files import write_json
+from pipeline.artifacts.files import write_json, write_text
 from pipeline.settings.config import Config
 from pipeline.training.card import base_of, card, datasets_of, policy
 from pipeline.training.merging import Stored, distributions, divergence, merge, with_adapter
@@ -113,4 +113,4 @@ def write_card(folder: Path, config: Config, stage: str, what: str, metrics: dic
     about = [f"Base model: {base}. Seed {config.seed}. Settings, parents and hashes: `manifest.json`."]
     sources = datasets_of(config.data.sources())
     text = card(stage, what, str(place), base_of(base), metrics, datasets=sources, about=about)
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)

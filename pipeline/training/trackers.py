@@ -13,6 +13,7 @@ from pipeline.artifacts.files import digest
 from pipeline.artifacts.freshness import section_values
 from pipeline.artifacts.ownership import MARK
 from pipeline.artifacts.run import Run
+from pipeline.redaction import redacted, redacted_in
 from pipeline.settings.config import Config, ConfigError
 
 
@@ -45,6 +46,7 @@ class Trackers:
 
     def alert(self, text: str, step: int) -> None:
         """Training was halted, and why."""
+        text = redacted(text)
         for tracker in self.open:
             tracker.alert(f"{self.name} halted", text, step)
 
@@ -58,7 +60,7 @@ def open_trackers(stage: str, config: Config, run: Run) -> Trackers:
     called = f"{stage} seed {config.seed}"
     if not run.main_process:
         return Trackers(called)
-    settings, folder = flat(section_values(config, stage)), run.partial(stage)
+    settings, folder = flat(redacted_in(section_values(config, stage))), run.partial(stage)
     began = json.loads((folder / MARK).read_text(encoding="utf-8"))["started"]
     identity, resumed = digest([run.name, stage, config.seed, began])[:16], (folder / "metrics.jsonl").is_file()
     logs, found = run.root / run.name / "logs", list[Tracker]()

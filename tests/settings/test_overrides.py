@@ -115,7 +115,8 @@ def test_a_section_that_may_be_left_out_can_be_set_in_parts(recipe: Any) -> None
     for override in ("compare.llm.model=m", "compare.llm={model: m}"):
         with pytest.raises(ConfigError) as error:
             load(recipe(""), [override])
-        assert str(error.value) == f"{override}: compare.llm.base_url: is needed too; write compare.llm.base_url=…"
+        key = override.partition("=")[0]  # a value that may be a key is not repeated
+        assert str(error.value) == f"{key}=…: compare.llm.base_url: is needed too; write compare.llm.base_url=…"
     with pytest.raises(
         ConfigError, match=r"r\.yaml:2: compare\.llm\.model: is needed too; write compare\.llm\.model=…"
     ):
