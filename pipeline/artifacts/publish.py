@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest, sha256, write_json
+from pipeline.artifacts.files import digest, permitted, sha256, write_json
 from pipeline.artifacts.freshness import inputs_of, read_by, section_values
 from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.kept import check_room, put_in_place, rescue
@@ -112,6 +112,7 @@ def publish(
         notes=notes or {},
         command=None if run.call is None else run.call.given(),
     )
+    permitted(made)
     _flush(made)
     write_json(made / MANIFEST, asdict(manifest))
     put_in_place(run, stage, made)

@@ -21,6 +21,7 @@ from data.loading import scan
 from data.reading.options import Options
 from data.refining.agreement import agreement
 from data.schema import AnyRow, Problem, Ranking
+from pipeline.artifacts.files import write_bytes
 from pipeline.commands import checking
 from pipeline.data_check import doubts, figures, page
 from pipeline.data_check.readable import Judged, Readable
@@ -53,7 +54,7 @@ def run(
     for path, content in written.items():
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(redacted(content).encode("utf-8", "backslashreplace" if path is to else "replace"))
+            write_bytes(path, redacted(content).encode("utf-8", "backslashreplace" if path is to else "replace"))
             print(f"written: {path}")
     if not result["sound"] and result["aside"]:
         aside = [*settings, "data.skip_bad=true"]

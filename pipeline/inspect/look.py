@@ -8,6 +8,7 @@ that a held-out prompt gets the completion that its last evaluation saw; or deco
 
 import gc
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest, write_text
+from pipeline.artifacts.files import digest, write_bytes, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
@@ -309,7 +310,9 @@ def _states(
         print(f"inspect: the reward model reads {len(shown)} held-out completions, once for all pages", flush=True)
         known = inspect_maps.last_states(model, reads, [(ranking.prompt, text) for ranking, _, text in shown])
         kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, known)
+        raw = io.BytesIO()
+        np.save(raw, known)
+        write_bytes(kept, raw.getvalue())
     states = np.concatenate([known, inspect_maps.last_states(model, reads, [(asked, episode.text)])])
     names = [ranking.id for ranking, _, _ in shown] + ["this one"]
     return inspect_maps.states_figures(states, names, [kind for _, kind, _ in shown] + ["this one"], seed)

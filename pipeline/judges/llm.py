@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -129,6 +130,14 @@ def read_cache(path: Path) -> dict[str, str]:
                 f"{path}:{number}: not an answer of an LLM judge; take the line or the file away"
             ) from None
     return answers
+
+
+def _private(path: str, flags: int) -> int:
+    """Open what tells of prompts and costs for its owner alone."""
+    file = os.open(path, flags, 0o600)
+    with suppress(PermissionError):  # another user's, who may share it
+        os.fchmod(file, 0o600)
+    return file
 
 
 @dataclass
@@ -255,7 +264,7 @@ class _Asker:
     def _keep(self, key: str, reply: _Reply) -> None:
         row: dict[str, Any] = {"key": key, "model": self.endpoint.model, "winner": reply.winner}
         row |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-        with self.cache.open("a", encoding="utf-8") as file:
+        with open(self.cache, "a", encoding="utf-8", opener=_private) as file:
             file.write(json.dumps(row) + "\n")
         self.answers[key] = str(reply.winner)
 

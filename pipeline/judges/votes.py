@@ -21,7 +21,7 @@ import numpy as np
 from data.reading import sources
 from data.reading.flaws import SourceRow, stop
 from data.schema import DataError, Problem
-from pipeline.artifacts.files import digest, write_json
+from pipeline.artifacts.files import digest, write_bytes, write_json
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from policies.template import PromptText, show_prompt
 
@@ -158,7 +158,7 @@ def write_ballot(samples: Sequence[dict[str, Any]], a: str, b: str, path: str | 
     if not rows:
         raise JudgeError(f"ballot: {a} and {b} wrote the same for every prompt, so there is nothing to choose between")
     form.parent.mkdir(parents=True, exist_ok=True)
-    form.write_bytes((_csv(rows) if form.suffix == ".csv" else _jsonl(rows)).encode("utf-8", "replace"))
+    write_bytes(form, (_csv(rows) if form.suffix == ".csv" else _jsonl(rows)).encode("utf-8", "replace"))
     write_json(key, {"models": [a, b], "seed": seed, "items": items})
     return Ballot(form, key, len(rows), len(order) - len(rows))
 

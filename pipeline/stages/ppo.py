@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from pipeline.artifacts.files import keep_rows, read_rows, write_text
+from pipeline.artifacts.files import keep_rows, permitted, read_rows, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
 from pipeline.artifacts.manifest import Manifest
@@ -192,6 +192,8 @@ class Watching:
             self.evaluations.add(step, episodes)
 
     def progress(self, done: int) -> None:
+        if self.accelerator.is_main_process:
+            permitted(self.log_file.parent)
         self.bar.update(done - self.bar.n)
 
     def end(self, result: Result) -> None:

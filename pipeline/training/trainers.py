@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from pipeline.artifacts.files import keep_rows
+from pipeline.artifacts.files import keep_rows, permitted
 from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
 from pipeline.training.trackers import Trackers
@@ -157,6 +157,10 @@ class Report(TrainerCallback):
             self.path.touch()  # a run of fewer steps than logging_steps logs nothing
             # Rows past the resumed step were written by the interrupted run.
             keep_rows(self.path, lambda row: row["step"] <= state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            permitted(Path(args.output_dir))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
