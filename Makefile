@@ -12,6 +12,7 @@ FORMAT ?=
 MODEL  ?=
 MODELS ?=
 YES    ?=
+VERIFY ?=
 TO     ?=
 
 BIN    := .venv/bin
@@ -21,7 +22,7 @@ SPACE  := $() $()
 OPEN   := (
 quoted  = '$(subst ','\'',$(1))'
 FROM    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
-ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC)
+ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC) $(if $(VERIFY),--verify)
 ONE     = $(if $(filter command,$(origin RUN)),--run $(call quoted,$(RUN)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
@@ -87,7 +88,7 @@ compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo
 gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
 	@$(CALL) gold $(ARGS)
 
-all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3)
+all: .venv/ready ## every stage in order; those up to date are passed over (SEEDS=3; VERIFY=1 reads every file again)
 	@$(CALL) all $(ARGS) $(MORE)
 
 ##@ Baselines

@@ -39,12 +39,11 @@ Processes = Annotated[
     int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="training seeds: the recipe's, and those that follow it")]
+Verify = Annotated[bool, typer.Option("--verify", help="read every file again before a stage is told to be up to date")]
 
 
-def called(
-    asked: str, recipe: Path, overrides: list[str] | None, run: str | None, nproc: int = 1, seeds: int = 1
-) -> Call:
-    return Call.of(recipe, run or recipe.stem, overrides or [], nproc=nproc, seeds=seeds, asked=asked)
+def called(asked: str, recipe: Path, overrides: list[str] | None, run: str | None, **more: int) -> Call:
+    return Call.of(recipe, recipe.stem if run is None else run, overrides or [], asked=asked, **more)
 
 
 def command(record: Stage) -> None:
@@ -54,8 +53,10 @@ def command(record: Stage) -> None:
     def start(call: Call) -> None:
         guarded(lambda: make_share(stage, call) if FURTHER_SEED in os.environ else make(stage, call))
 
-    def entry(recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1) -> None:
-        start(called(stage, recipe, overrides, run, nproc))
+    def entry(
+        recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, verify: Verify = False
+    ) -> None:
+        start(called(stage, recipe, overrides, run, nproc=nproc, verify=verify))
 
     def seeded(
         recipe: Recipe,
@@ -63,8 +64,9 @@ def command(record: Stage) -> None:
         run: Name = None,
         nproc: Processes = 1,
         seeds: Seeds = 1,
+        verify: Verify = False,
     ) -> None:
-        start(called(stage, recipe, overrides, run, nproc, seeds))
+        start(called(stage, recipe, overrides, run, nproc=nproc, seeds=seeds, verify=verify))
 
     # a short help that is given is not cut
     app.command(command_name(stage), help=record.help, short_help=record.help)(seeded if record.seeded else entry)
@@ -79,9 +81,14 @@ ALL = "All stages, one after another; those up to date are passed over."
 
 @app.command("all", help=ALL, short_help=ALL)
 def everything(
-    recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, seeds: Seeds = 1
+    recipe: Recipe,
+    overrides: Overrides = None,
+    run: Name = None,
+    nproc: Processes = 1,
+    seeds: Seeds = 1,
+    verify: Verify = False,
 ) -> None:
-    guarded(lambda: make_all(called("all", recipe, overrides, run, nproc, seeds)))
+    guarded(lambda: make_all(called("all", recipe, overrides, run, nproc=nproc, seeds=seeds, verify=verify)))
 
 
 CHECK = "What is in a source of data and what is wrong with it; nothing trains."

@@ -37,6 +37,7 @@ class Call:
         tuple[str, str], ...
     ] = ()  # further words of `asked` by their names in make, such as ("PROMPT", "A funny")
     caller: str = ""
+    verify: bool = False  # whether "up to date" is told only after every file was read again
 
     @classmethod
     def of(cls, recipe: str | Path, run: str, overrides: Sequence[str] = (), **more: Any) -> "Call":

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.freshness import finished, parents, read_by
-from pipeline.artifacts.kept import taken_back
+from pipeline.artifacts.freshness import finished, models_read, parents, read_by, read_now
+from pipeline.artifacts.kept import check_room, taken_back
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refusals import Refused, sentence
 from pipeline.artifacts.run import Run
@@ -74,6 +75,7 @@ def guarded(work: Callable[[], None]) -> None:
 def due(stage: str, config: Config, run: Run) -> bool:
     """Whether the stage is to be made: it is not up to date, and no former result of it is what it would be. One that is is taken
     back here. What is missing is told before anything heavy is imported or started."""
+    lineage.check(run, stage, config)
     # before a look at what is finished: the main process may move it between the two
     kept = None if run.main_process else taken_back(run, stage, config)
     done = finished(run, stage, config) or kept
@@ -102,11 +104,6 @@ def due_seed(config: Config, call: Call, stage: str, further: int) -> bool:
     """Whether the stage is to be made with the seed `further` after the recipe's."""
     world = 1 if STAGES[stage].one_process else call.nproc
     return due(stage, *with_seed(stage, config, Run(call.run, world_size=world, call=call), further))
-
-
-def missing_baselines(config: Config, name: str) -> list[str]:
-    """The baselines that compare.models names and the run does not have yet."""
-    return [stage for stage in parents("compare", config) if stage in BASELINES and Run(name).manifest(stage) is None]
 
 
 def run_stage(
@@ -146,8 +143,13 @@ def _tell_what_is_replaced(steps: Sequence[Step], call: Call | None) -> None:
 
 
 def _make(stage: str, config: Config, run: Run) -> None:
-    importlib.import_module("pipeline.training.context").quiet()  # first: libraries talk while they are imported
+    context = importlib.import_module("pipeline.training.context")
+    context.quiet()  # first: libraries talk while they are imported
     module = importlib.import_module(f"pipeline.stages.{stage}")
+    check_room(run, stage)
+    if "model" in models_read(stage, config):
+        context.base_model(config)  # one of ours is made when it is missing, and what it is counts from here on
+    run = replace(run, begun=read_now(run, stage, config))  # before the stage reads anything
     manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)
@@ -165,7 +167,7 @@ def make(stage: str, call: Call) -> None:
     if call.nproc > 1 and stage == "rloo":
         alone = replace(call, nproc=1).again()
         raise ConfigError(f"rloo is the work of one process, and {call.nproc} were asked for; run: {alone}")
-    first = missing_baselines(config, call.run) if stage == "compare" else []
+    first = lineage.baselines_to_make(Run(call.run, call=call), config) if stage == "compare" else []
     check_outside(config, [*first, stage])
     if first:
         print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
@@ -201,11 +203,12 @@ def make_guarded(*arguments: Any) -> None:
 
 
 def make_all(call: Call) -> None:
-    """Make every stage of the walk that is due, and stage gold where rankings are set aside for it."""
+    """Make every stage of the walk that is due, the baselines that are compared, and stage gold where rankings are set aside for it."""
     config = load(call.recipe, call.overrides)
     stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
-    if config.data.gold_fraction and config.compare.gold is None:
-        stages.insert(stages.index("compare"), "gold")
+    also = [stage for stage in parents("compare", config) if stage in BASELINES]
+    also += ["gold"] if config.data.gold_fraction and config.compare.gold is None else []
+    stages[stages.index("compare") : stages.index("compare")] = also
     check_outside(config, stages)
     chain(stages, call, config)
 

@@ -164,7 +164,7 @@ def test_a_traceback_leaves_with_1(recipe: Path) -> None:
         "import sys, types\n"
         "def run(config, run): raise ZeroDivisionError('ours')\n"
         "sys.modules['pipeline.stages.data'] = types.SimpleNamespace(run=run)\n"
-        "sys.modules['pipeline.training.context'] = types.SimpleNamespace(quiet=lambda: None)\n"
+        "sys.modules['pipeline.training.context'] = types.SimpleNamespace(quiet=lambda: None, base_model=lambda config: None)\n"
         "from pipeline.__main__ import app\napp(['data', 'try.yaml'])"
     )
     env = {k: v for k, v in os.environ.items() if k not in LAUNCHER} | {"PYTHONPATH": str(ROOT)}
@@ -259,7 +259,9 @@ def stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     for stage in STAGES:
         monkeypatch.setitem(sys.modules, f"pipeline.stages.{stage}", Stage(stage))  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "pipeline.training.context", SimpleNamespace(quiet=lambda: None))  # type: ignore[arg-type]
+    monkeypatch.setitem(
+        sys.modules, "pipeline.training.context", SimpleNamespace(quiet=lambda: None, base_model=lambda config: None)
+    )  # type: ignore[arg-type]
     monkeypatch.chdir(tmp_path)
     for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
@@ -328,7 +330,8 @@ def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypa
     started = Processes()
     monkeypatch.setattr(running, "in_a_process", started)
     monkeypatch.setattr(running, "due", lambda *_: True)
-    monkeypatch.setattr(running, "missing_baselines", partial(only_rloo_is_there, running.missing_baselines))
+    missing = partial(only_rloo_is_there, running.lineage.baselines_to_make)
+    monkeypatch.setattr(running.lineage, "baselines_to_make", missing)
     recipe = str(ROOT / "recipes/smoke.yaml")
     models = "compare.models=[base,few_shot,sft,ppo,best_of_2,dpo,rloo]"
     cli.app(["compare", recipe, models, "--run", "r"], standalone_mode=False)
@@ -336,8 +339,8 @@ def test_compare_makes_the_baselines_that_are_not_there(tmp_path: Path, monkeypa
     assert started.calls[0] == ("dpo", Call(recipe, "r", (models,), asked="compare"), 0, True)
 
 
-def only_rloo_is_there(missing: Any, config: Config, name: str) -> list[str]:
-    every: list[str] = missing(config, name)
+def only_rloo_is_there(missing: Any, run: Run, config: Config) -> list[str]:
+    every: list[str] = missing(run, config)
     assert every == ["dpo", "rloo", "best_of_n"]
     return [stage for stage in every if stage != "rloo"]
 

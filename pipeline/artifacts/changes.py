@@ -5,19 +5,10 @@ ppo.kl_coef 0.1 → 0.05: ppo and compare are made again; what was there is kept
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.freshness import (
-    finished,
-    function_files,
-    inputs_of,
-    local_files,
-    read_by,
-    section_values,
-    sources,
-)
+from pipeline.artifacts.freshness import finished, inputs_of, read_by, read_now, section_values
 from pipeline.artifacts.kept import former_results
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST
@@ -71,10 +62,10 @@ def _due(stage: str, config: Config, run: Run, made: set[str]) -> bool:
             return True
         if finished(run, stage, config) is not None:
             return False
-        wanted = inputs_of(run, stage, config)
+        kept = former_results(run, run.folder(stage).name).values()
+        return all(one.inputs != inputs_of(run, stage, config, one.outside) for one in kept)
     except ArtifactError:  # a parent that is not there: told when the stage's turn comes
         return True
-    return all(one.inputs != wanted for one in former_results(run, run.folder(stage).name).values())
 
 
 def _reasons(
@@ -87,7 +78,7 @@ def _reasons(
     command: dict[str, Any] | None,
 ) -> None:
     """Add why a finished stage is made again: what differs in its settings, its parents, or else the files it reads."""
-    was, now = (live.command or {}).get("recipe"), (command or {}).get("recipe")
+    was, now = live.command and live.command["recipe"], (command or {}).get("recipe")
     settings = differences(live.config["settings"], section_values(config, stage))
     if settings and was and now and was != now:
         again.recipes[f"recipe {was} → {now}"] = None
@@ -103,13 +94,11 @@ def _reasons(
         again.others[f"{parent} is not the one that {run.folder(stage).name} was made of"] = None
     if settings or others or made.intersection(parents):
         return
-    if live.inputs == inputs_of(run, stage, config):
+    if live.inputs == inputs_of(run, stage, config, live.outside):
         again.others[f"{run.folder(stage)} is not whole"] = None
         return
-    if live.inputs == inputs_of(run, stage, config):
-        again.others[f"{run.folder(stage)} is not whole"] = None
-        return
-    read = [*(one for one in sources(stage, config) if local_files(one)), *map(_near, function_files(stage, config))]
+    now = read_now(run, stage, config, live.outside).outside
+    read = [name for name in dict.fromkeys([*live.outside, *now]) if live.outside.get(name) != now.get(name)]
     if read:
         again.others[f"what {stage} reads has changed ({', '.join(read)})"] = None
 
@@ -119,10 +108,6 @@ def _identity(run: Run, parent: str) -> str | None:
         return run.identity(parent)
     except ArtifactError:
         return None
-
-
-def _near(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
 
 
 def _why(again: _Again) -> str:

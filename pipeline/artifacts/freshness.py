@@ -2,16 +2,19 @@
 
 import glob
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.reading.sources import ADAPTER
 from pipeline.artifacts import other_runs, seeds
-from pipeline.artifacts.files import digest, sha256
+from pipeline.artifacts.embedded import EMBEDDED_FOLDER, TINY_FOLDER
+from pipeline.artifacts.files import digest
+from pipeline.artifacts.hashes import hashed, memory
 from pipeline.artifacts.manifest import CONTRACT, Manifest
-from pipeline.artifacts.run import Run
+from pipeline.artifacts.run import Inputs, Run
 from pipeline.graph import BASELINES, STAGES, parents_of
-from pipeline.settings.config import Config, best_of
+from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config, best_of
 from pipeline.settings.deciding import deciding
 
 
@@ -89,32 +92,78 @@ def read_by(run: Run, stage: str, config: Config) -> tuple[str, ...]:
     return (*found, *gold, *(one.folder for one in seeds.further(run, config)), *others)
 
 
-def inputs_of(run: Run, stage: str, config: Config) -> str:
-    """Hash of everything that decides what a stage makes: its settings but those that only observe, its parents' contents, its
-    local input files."""
-    local = []
-    for source in sources(stage, config):
-        local += [sha256(path) for path in local_files(source)]
-    local += [sha256(path) for path in function_files(stage, config)]
+def models_read(stage: str, config: Config) -> dict[str, Path]:
+    """The folders of models outside the run that a stage reads, by the setting that names them; a Hub id is none, as its revision
+    says what it is, and neither is what `sources` names."""
+    named: dict[str, str | None] = {}
+    if stage in ("data", "sft") or (stage == "compare" and {"base", "few_shot"}.intersection(config.compare.models)):
+        named["model"] = config.model
+    if "reward" in STAGES[stage].reads:
+        named["reward.model"] = config.reward.model
+    if {"ppo", "ppo.reward_funcs"}.intersection(STAGES[stage].reads):
+        named |= {f"ppo.reward_funcs {name}": name for name in config.ppo.reward_funcs if name != "reward"}
+    own = {EMBEDDED_MODEL: EMBEDDED_FOLDER, TINY_MODEL: TINY_FOLDER}
+    folders = {setting: own.get(name, Path(name)) for setting, name in named.items() if name is not None}
+    return {setting: path for setting, path in folders.items() if path.is_dir() or path in own.values()}
+
+
+def _outside(run: Run, stage: str, config: Config, known: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The hashes of the rows, texts and functions that a stage reads, in their order; and all that it reads, by name. A model of
+    ours that was removed to be made again when it is needed is taken to be what is `known` of it."""
+    rows = {source: local_files(source) for source in sources(stage, config)}
+    rows |= {f"module {path.stem}": [path] for path in function_files(stage, config)}
+    models = models_read(stage, config)
+    inside = {setting: _files_of(folder) for setting, folder in models.items()}
+    every = [path for paths in (*rows.values(), *inside.values()) for path in paths]
+    of = hashed(dict.fromkeys(every), memory(run.root), run.verify)
+    named = {name: digest([of[path] for path in paths]) for name, paths in rows.items() if paths}
+    for setting, paths in inside.items():
+        told = [[path.relative_to(models[setting]).as_posix(), of[path]] for path in paths]
+        named[setting] = digest(told) if paths else known.get(setting, digest([]))
+    return [of[path] for paths in rows.values() for path in paths], named
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """All files of a model's folder but those of version control and of download tools, which no library reads."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in found if not {".git", ".cache"}.intersection(path.relative_to(folder).parts))
+
+
+def read_now(run: Run, stage: str, config: Config, known: Mapping[str, str] | None = None) -> Inputs:
+    """Everything that decides what a stage makes, as it is now: its settings but those that only observe, its parents' contents, its
+    local input files and models. `known` is what was found outside of the run before. Raises ArtifactError."""
+    local, outside = _outside(run, stage, config, known or {})
     identities = {parent: run.identity(parent) for parent in read_by(run, stage, config)}
-    return digest(
-        {
-            "contract": CONTRACT,
-            "stage": stage,
-            "settings": deciding(section_values(config, stage)),
-            "parents": identities,
-            "local": local,
-        }
-    )
+    models = {setting: outside[setting] for setting in models_read(stage, config)}
+    found = {
+        "contract": CONTRACT,
+        "stage": stage,
+        "settings": deciding(section_values(config, stage)),
+        "parents": identities,
+        "local": local,
+    }
+    return Inputs(digest(found | ({"models": models} if models else {})), identities, outside)
+
+
+def inputs_of(run: Run, stage: str, config: Config, known: Mapping[str, str] | None = None) -> str:
+    """The hash of `read_now`."""
+    return read_now(run, stage, config, known).sha256
 
 
 def finished(run: Run, stage: str, config: Config) -> Manifest | None:
-    """The manifest, if the stage is already made from these very inputs and settings and all its files are there."""
+    """The manifest, if the stage is already made from these very inputs and settings and all its files are what was published.
+
+    Raises ArtifactError where it cannot be told: a parent is missing, or its folder holds what nobody published.
+    """
     found = run.manifest(stage)
-    if found is None or found.inputs != inputs_of(run, stage, config):
+    if found is None or found.inputs != inputs_of(run, stage, config, found.outside):
         return None
-    present = all(
-        (run.folder(stage) / f["path"]).is_file() and (run.folder(stage) / f["path"]).stat().st_size == f["size"]
-        for f in found.files
-    )
-    return found if present else None
+    return found if run.flaw(stage, found, anew=run.verify) is None else None
+
+
+def replaced(before: Inputs, now: Inputs) -> list[str]:
+    """The names of what was read and is another one now."""
+    both = ((before.parents, now.parents), (before.outside, now.outside))
+    return [name for old, new in both for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]

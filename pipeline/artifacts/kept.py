@@ -156,10 +156,10 @@ def _returning(run: Run, stage: str, config: Config) -> tuple[tuple[Path, Manife
     """The kept folder that is what the stage would make now, whole by every hash, with its manifest; and a sentence for each that
     is not whole."""
     told: list[str] = []
-    wanted = inputs_of(run, stage, config)
     for folder in _candidates(run, stage):
         try:
             manifest = manifests.read(folder / MANIFEST)
+            wanted = inputs_of(run, stage, config, manifest.outside)
             wrong = None if manifest.inputs != wanted else flaw(folder, manifest.files) or ""
         except FileNotFoundError:  # moved by the process that works on it
             continue

@@ -1,31 +1,136 @@
-"""What does a published folder say of itself? Its manifest.json, written last, so that a folder that has one is complete."""
+"""What does a published folder say of itself? Its manifest.json, written last, so that a folder that has one is complete.
 
+What is read here comes from outside: a disk, an archive, another machine. So its size and depth are limited before it is parsed, every
+field is checked, and its last field, `seal`, is the hash of all the others: a manifest in which a byte changed is none. Only one that
+a former version wrote has no seal.
+"""
+
+import hashlib
 import json
+import math
 import os
 import platform
+import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NotRequired
 
-CONTRACT = 1
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, ValidationError, with_config
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from pipeline.artifacts.ownership import MANIFEST, is_plain_name
+from pipeline.graph import STAGES
+from pipeline.redaction import redacted_in
+
+CONTRACT: Literal[1] = 1
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
+LARGEST = 16 * 2**20  # bytes of a manifest; ours have some hundred thousand at most
+DEEPEST = 40  # lists and objects inside each other
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
-@dataclass(frozen=True)
+class Newer(ValueError):
+    """A manifest that a newer version wrote: sound, and not for this one to judge."""
+
+
+def _inside(path: str) -> str:
+    parts = path.split("/")
+    if path == MANIFEST or not all(map(_is_file_name, parts)) or PurePosixPath(path).as_posix() != path:
+        raise ValueError(f"{ascii(path)} is no file inside of the folder")
+    return path
+
+
+def _is_file_name(name: str) -> bool:
+    return name not in ("", ".", "..") and "\\" not in name and name.isprintable() and len(name.encode()) <= 255
+
+
+def _of_a_run(role: str) -> str:
+    if not 1 <= len(parts := role.split("/")) <= 2 or not all(map(is_plain_name, parts)):
+        raise ValueError(f"{ascii(role)} is no stage's folder")
+    return role
+
+
+def _known(stage: str) -> str:
+    if stage not in STAGES:
+        raise ValueError(f"{ascii(stage)} is no stage of this version")
+    return stage
+
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Result = Literal["pass", "warn", "fail"]
+_CLOSED = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_CLOSED)
+class File(TypedDict):
+    """A published file; `identity` where its contents name a folder (publish.py)."""
+
+    path: Annotated[str, AfterValidator(_inside)]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Hash
+    identity: NotRequired[Hash]
+
+
+@with_config(_CLOSED)
+class Parent(TypedDict):
+    """What a stage was made of: a folder of its run, or RUN/STAGE, and the hash of its contents."""
+
+    role: Annotated[str, AfterValidator(_of_a_run)]
+    path: str
+    sha256: Hash
+
+
+@with_config(_CLOSED)
+class Checked(TypedDict):
+    """A line of a gate (gate.Check)."""
+
+    name: str
+    result: Result
+    figure: Finite | None
+    threshold: str
+    why: NotRequired[str]
+
+
+@with_config(_CLOSED)
+class Closed(TypedDict):
+    """How a stage ended (gate.Gate)."""
+
+    result: Result
+    checks: list[Checked]
+
+
+@with_config(_CLOSED)
+class Resolved(TypedDict):
+    """The settings that a stage read."""
+
+    settings: dict[str, Any]
+    sha256: Hash
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
+class Given(TypedDict):
+    """What a command line was given (commands.Call.given)."""
+
+    recipe: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True, config=_CLOSED)
 class Manifest:
     """What a published folder says of itself (manifest.json)."""
 
-    contract: int
-    stage: str
+    contract: Literal[1]
+    stage: Annotated[str, AfterValidator(_known)]
     run: str
-    inputs: str
-    parents: list[dict[str, str]]
-    files: list[dict[str, Any]]
-    config: dict[str, Any]
+    inputs: Hash
+    parents: list[Parent]
+    files: list[File]
+    config: Resolved
     tokenizer: str
     model: dict[str, Any]
     seed: int
@@ -35,51 +140,107 @@ class Manifest:
     machine: str
     git_commit: str | None
     data: dict[str, Any]
-    metrics: dict[str, float]
-    gate: dict[str, Any]
+    metrics: dict[str, Finite]
+    gate: Closed
     started: str
     finished: str
     forced: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
-    command: dict[str, Any] | None = (
-        None  # what the command line was given (commands.Call.given); None: not made by one
-    )
+    command: Given | None = None  # None: not made by a command line
+    outside: dict[str, Hash] = field(default_factory=dict)  # what it read outside of the run (outside.py), by its name
+    seal: str | None = None
+
+    def __post_init__(self) -> None:
+        for what, names in (("files", [f["path"] for f in self.files]), ("parents", [p["role"] for p in self.parents])):
+            if twice := sorted({name for name in names if names.count(name) > 1} if len(names) < 1000 else set()):
+                raise ValueError(f"{what} has {ascii(twice[0])} twice")
+
+
+def sealed(found: Manifest) -> Manifest:
+    """The same as it is written, secrets taken out, with its seal: the hash of all the rest."""
+    raw = redacted_in(asdict(found))
+    return Manifest(**(raw | {"seal": seal_of(raw)}))
 
 
 def read(path: Path) -> Manifest:
-    """A manifest.json. Raises OSError, or ValueError that says what is wrong with it."""
+    """A manifest.json. Raises OSError, Newer, or ValueError that says what is wrong with it."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["contract"] == CONTRACT:
-            return _checked(Manifest(**raw))
-        wrong = f"contract {raw['contract']}, this version reads {CONTRACT}"
-    except (ValueError, KeyError, TypeError) as error:
-        wrong = f"not a manifest ({error})"
-    raise ValueError(wrong)
+        with path.open("rb") as file:
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise ValueError(f"more than {LARGEST // 2**20} MB")
+        text = raw.decode("utf-8")
+        found = _parsed(text)
+        contract = found.get("contract")
+        if isinstance(contract, int) and contract > CONTRACT:
+            raise Newer(f"made by a newer version (contract {contract}, this one reads {CONTRACT})")
+        manifest = Manifest(**found)
+        if "seal" in found and (text != text_of(found) or found["seal"] != seal_of(found)):
+            raise ValueError("changed since it was published")
+    except Newer:
+        raise
+    except ValidationError as error:
+        raise ValueError(f"not a manifest of ours ({_words(error)})") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a manifest of ours ({error})") from None
+    return manifest
 
 
-def _checked(found: Manifest) -> Manifest:
-    """`found`, if the fields that others look into are what publish writes. Raises ValueError."""
-    inside: dict[str, tuple[Any, set[str]]] = {
-        "files": (found.files, {"path", "size", "sha256"}),
-        "parents": (found.parents, {"role", "sha256"}),
-        "gate": ([found.gate], {"result", "checks"}),
-        "config": ([found.config], {"settings"}),
-    }
-    for name, kind in get_type_hints(Manifest).items():
-        if not _is_of(getattr(found, name), kind):
-            raise ValueError(f"{name} is not what publish writes")
-    for name, (entries, keys) in inside.items():
-        if not all(isinstance(one, dict) and keys <= set(one) for one in entries):
-            raise ValueError(f"{name} is not what publish writes")
+def _parsed(text: str) -> dict[str, Any]:
+    """The object of a JSON text, strictly. Raises ValueError."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[{\]}]", _STRINGS.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise ValueError(f"lists and objects more than {DEEPEST} deep")
+    found = json.loads(text, object_pairs_hook=_once, parse_constant=_refused, parse_float=_finite)
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
     return found
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's kind, its contents not looked at."""
-    if isinstance(kind, UnionType):
-        return any(_is_of(value, one) for one in get_args(kind))
-    return isinstance(value, get_origin(kind) or kind)
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{ascii(next(name for name in names if names.count(name) > 1))} stands there twice")
+    return found
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(found := float(number)):
+        raise ValueError(f"{number[:20]} is too large")
+    return found
+
+
+def text_of(raw: dict[str, Any]) -> str:
+    """A manifest as publish writes it."""
+    return json.dumps(raw, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def seal_of(raw: dict[str, Any]) -> str:
+    """The hash of a manifest but its seal, as it is written."""
+    rest = {name: value for name, value in raw.items() if name != "seal"}
+    return hashlib.sha256(text_of(rest).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _words(error: ValidationError) -> str:
+    """The first of what pydantic finds wrong, with the field's name, and how many more there are."""
+    first, *more = error.errors(include_url=False, include_input=False)
+    place = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in first["loc"]).lstrip(".")
+    kinds = {
+        "missing": "is missing",
+        "unexpected_keyword_argument": "is no field of it",
+        "extra_forbidden": "is no field of it",
+    }
+    said = kinds.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    said = f"{place}: {said}" if place and first["type"] not in kinds else f"{place} {said}".strip()
+    return f"{said}, and {len(more)} more" if more else said
 
 
 def now() -> str:

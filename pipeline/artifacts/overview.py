@@ -172,11 +172,11 @@ def _remarks(run: Run, folder: Path) -> str:
     if isinstance(found, str):
         return ""
     told = []
-    recipe = _recipe(str((found.command or {}).get("recipe", "")))
+    recipe = _recipe(found.command["recipe"] if found.command else "")
     if recipe is not None and found.stage in STAGES:
         told.append(_settings(differences(section_values(recipe, found.stage), found.config["settings"])))
-    elif found.command and isinstance(given := found.command.get("overrides"), list):
-        told.append(" ".join(map(str, given)))
+    elif found.command:
+        told.append(" ".join(found.command["overrides"]))
     for parent in found.parents:
         try:
             same = run.identity(parent["role"]) == parent["sha256"]

@@ -33,15 +33,28 @@ def check_run_name(name: str) -> str:
     """
     if (why := reason(name)) is not None:
         raise ArtifactError(f"run name: it holds {why}; write for instance RUN=demo (--run demo)")
-    allowed = all(c in " ._-" or unicodedata.category(c)[0] in "LNM" for c in name)
-    tidy = name == " ".join(name.split()) and name[:1] not in ("", ".", "-")
-    if not (allowed and tidy and len(name.encode("utf-8", "replace")) <= LONGEST_NAME):
+    if not is_plain_name(name):
         shown = ascii(name if len(name) <= 60 else f"{name[:60]}...")
         raise ArtifactError(
             f"run name {shown}: a run is one folder below runs/, named with letters, digits, '.', '_', '-' and spaces, "
             f"not beginning with '.' or '-', at most {LONGEST_NAME} bytes; write for instance RUN=demo (--run demo)"
         )
     return name
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is one component of a path, as check_run_name says it."""
+    allowed = all(c in " ._-" or unicodedata.category(c)[0] in "LNM" for c in name)
+    tidy = name == " ".join(name.split()) and name[:1] not in ("", ".", "-")
+    return allowed and tidy and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
+
+
+def check_folder(folder: Path, what: str) -> None:
+    """Raise ArtifactError where something else than a real folder stands in the place of `folder`: what is done below a link is done
+    elsewhere. `what` belongs there."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        found = f"a link to {os.readlink(folder)}" if folder.is_symlink() else "no folder"
+        raise ArtifactError(f"{folder}: {found}, and {what} belongs there; move it away, or choose another RUN")
 
 
 def check_replaceable(folder: Path, mark: str) -> None:

@@ -8,16 +8,17 @@ import re
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from pipeline.artifacts import manifest as manifests
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, permitted, sha256, write_json
-from pipeline.artifacts.freshness import inputs_of, read_by, section_values
+from pipeline.artifacts.freshness import read_now, replaced, section_values
 from pipeline.artifacts.gate import Gate
 from pipeline.artifacts.kept import check_room, put_in_place, rescue
-from pipeline.artifacts.manifest import CONTRACT, Manifest, git_commit, libraries, machine, now
+from pipeline.artifacts.manifest import CONTRACT, Closed, File, Given, Manifest, git_commit, libraries, machine, now
 from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, check_replaceable, clear
-from pipeline.artifacts.run import Run
+from pipeline.artifacts.run import Inputs, Run
 from pipeline.settings.config import Config
 
 BELOW_RUNS = re.compile(rb'"/[^"]*/(runs/[^"]*)"')
@@ -29,18 +30,18 @@ def working_folder(run: Run, stage: str, config: Config) -> Path:
 
     Raises ArtifactError where a folder that is not ours stands in the place of this one or of what will be published.
     """
-    partial, inputs = run.partial(stage), inputs_of(run, stage, config)
+    partial, begun = run.partial(stage), run.begun or read_now(run, stage, config)
     if run.main_process:
         mark = partial / MARK
         check_replaceable(partial, MARK)
         check_room(run, stage)
-        same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == inputs
+        same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == begun.sha256
         partial.mkdir(parents=True, exist_ok=True)
         if not same:
             _tell_what_goes(stage, mark)
             rescue(run, stage)
             clear(partial)
-            write_json(mark, {"inputs": inputs, "started": now()})
+            write_json(mark, {"inputs": begun.sha256, "started": now(), **_told(begun)})
     return partial
 
 
@@ -77,21 +78,17 @@ def publish(
         raise ArtifactError(
             f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {run.partial(stage)}"
         )
-    begun, inputs = json.loads((run.partial(stage) / MARK).read_text(encoding="utf-8")), inputs_of(run, stage, config)
-    if begun["inputs"] != inputs:
-        raise ArtifactError(
-            f"{stage}: a stage, a file or a function that it was made from has changed since it began, so nothing was published; "
-            f"{run.remedy(stage)}"
-        )
+    mark = json.loads((run.partial(stage) / MARK).read_text(encoding="utf-8"))
+    begun = _unchanged(run, stage, config, mark)
     settings = section_values(config, stage)
     manifest = Manifest(
         contract=CONTRACT,
         stage=stage,
         run=run.name,
-        inputs=inputs,
+        inputs=begun.sha256,
         parents=[
-            {"role": p, "path": os.path.relpath(run.folder(p), run.folder(stage)), "sha256": run.identity(p)}
-            for p in read_by(run, stage, config)
+            {"role": role, "path": os.path.relpath(run.folder(role), run.folder(stage)), "sha256": sha}
+            for role, sha in begun.parents.items()
         ],
         files=_files(made),
         config={"settings": settings, "sha256": digest(settings)},
@@ -105,14 +102,16 @@ def publish(
         git_commit=git_commit(),
         data=data or {},
         metrics=metrics,
-        gate=gate.to_json(),
-        started=begun["started"],
+        gate=cast(Closed, gate.to_json()),
+        started=mark["started"],
         finished=now(),
         forced=config.force,
         notes=notes or {},
-        command=None if run.call is None else run.call.given(),
+        command=None if run.call is None else cast(Given, run.call.given()),
+        outside=dict(begun.outside),
     )
     permitted(made)
+    manifest = manifests.sealed(manifest)
     _flush(made)
     write_json(made / MANIFEST, asdict(manifest))
     put_in_place(run, stage, made)
@@ -122,13 +121,39 @@ def publish(
     return manifest
 
 
-def _files(made: Path) -> list[dict[str, Any]]:
+def _told(begun: Inputs) -> dict[str, Any]:
+    """For the mark: what the attempt was begun from, so that what has changed can be named."""
+    return {"parents": dict(begun.parents), "outside": dict(begun.outside)}
+
+
+def _unchanged(run: Run, stage: str, config: Config, mark: dict[str, Any]) -> Inputs:
+    """What the stage was begun from, if all of that is still what lies there, every file of its parents too. Raises ArtifactError."""
+    found = read_now(run, stage, config)
+    begun = run.begun or found
+    if not begun.sha256 == mark["inputs"] == found.sha256:
+        before = run.begun or Inputs(
+            mark["inputs"], mark.get("parents", found.parents), mark.get("outside", found.outside)
+        )
+        what = ", ".join(replaced(before, found)) or "a setting, a file or a function that it was made from"
+        raise ArtifactError(
+            f"{stage}: {what} has changed since it began, so nothing was published; {run.remedy(stage)}"
+        )
+    for role in begun.parents:
+        parent = run.manifest(role)
+        if parent is not None and (wrong := run.flaw(role, parent, anew=False)) is not None:
+            raise ArtifactError(
+                f"{stage}: {wrong} while it was made from that, so nothing was published; {run.remedy(role, anew=True)}"
+            )
+    return begun
+
+
+def _files(made: Path) -> list[File]:
     """Path, size and hash of every file, but for a manifest that an attempt left which was killed while publishing. An adapter's
     settings name its base by the whole path, so they have a second hash, "identity", that is the same on every machine."""
     own = (made / MANIFEST, made / f"{MANIFEST}.tmp")
     found = []
     for path in sorted(path for path in made.rglob("*") if path.is_file() and path not in own):
-        item = {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
+        item: File = {"path": path.relative_to(made).as_posix(), "size": path.stat().st_size, "sha256": sha256(path)}
         if path.name == "adapter_config.json":
             here = BELOW_RUNS.sub(rb'"\1"', path.read_bytes())
             item["identity"] = hashlib.sha256(here).hexdigest()

@@ -5,7 +5,7 @@
 """
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +13,23 @@ from pathlib import Path
 from pipeline.artifacts import manifest as manifests
 from pipeline.artifacts import refusals
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest, flaw
-from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import MANIFEST, check_run_name, held
+from pipeline.artifacts.files import digest, flaw, strangers
+from pipeline.artifacts.hashes import hashed, memory
+from pipeline.artifacts.manifest import Manifest, Newer
+from pipeline.artifacts.ownership import MANIFEST, check_folder, check_run_name, held, is_plain_name
 from pipeline.commands import Call, pruning
+from pipeline.graph import STAGES
 
 NAMED = "compare-"  # how the folder of a comparison with a name begins
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What decides what a stage makes, as it was found at one time (freshness.read_now)."""
+
+    sha256: str  # of all of it, the settings too
+    parents: Mapping[str, str]  # role -> identity
+    outside: Mapping[str, str]  # what it reads outside of the run, as the recipe names it -> sha256
 
 
 @dataclass(frozen=True)
@@ -31,9 +42,17 @@ class Run:
     world_size: int = 1
     call: Call | None = None  # what the command line was given, for the manifests and for the commands in messages
     beside: Mapping[str, str] = field(default_factory=dict)  # stages made in a folder of another name (seeds.with_seed)
+    begun: Inputs | None = None  # what the stage that is being made reads, fixed when it began
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
+        check_folder(self.root, "the folder of all runs")
+        check_folder(self.root / self.name, "a run's folder")
+
+    @property
+    def verify(self) -> bool:
+        """Whether every file is to be read again, where its hash is remembered too."""
+        return self.call is not None and self.call.verify
 
     def at(self, role: str) -> tuple["Run", str]:
         """The run and the folder behind a parent's role: `ppo` is of this run, `demo/ppo` of another one."""
@@ -45,7 +64,11 @@ class Run:
 
     def folder(self, stage: str) -> Path:
         """Where a stage is published; `stage` may be a role as `at` has it."""
-        return self.root / stage if "/" in stage else self.root / self.name / self.beside.get(stage, stage)
+        run, name = self.at(stage)
+        name = run.beside.get(name, name)
+        if not is_plain_name(name):
+            raise ArtifactError(f"{ascii(name)}: a stage of a run is one folder of it, such as ppo or ppo_seed_1")
+        return run.root / run.name / name
 
     def partial(self, stage: str) -> Path:
         return self.root / self.name / f"{self.beside.get(stage, stage)}.partial"
@@ -91,18 +114,46 @@ class Run:
         return int(seed) - first.seed + 1 if first is not None else 1
 
     def manifest(self, stage: str) -> Manifest | None:
-        """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read."""
-        path = self.folder(stage) / MANIFEST
-        if not path.is_file():
+        """The manifest of a finished stage, or None. Raises ArtifactError when it cannot be read, or is another stage's."""
+        folder = self.folder(stage)
+        check_folder(folder, "what a stage made")
+        path = folder / MANIFEST
+        if not path.exists() and not path.is_symlink():
             return None
         try:
-            return manifests.read(path)
+            if path.is_symlink() or not path.is_file():
+                raise ValueError("no file of its own")
+            found = manifests.read(path)
+        except Newer as error:
+            raise ArtifactError(f"{path}: {error}; update this project, or choose another RUN") from None
         except ValueError as error:
             raise ArtifactError(f"{path}: {error}; {self.remedy(stage, anew=True)}") from None
+        if (wrong := _misplaced(folder.name, found)) is not None:
+            raise ArtifactError(f"{path}: {wrong}; move it to where it belongs, or {self.remedy(stage, anew=True)}")
+        return found
+
+    def flaw(self, stage: str, found: Manifest, anew: bool = True) -> str | None:
+        """What is not whole of a finished stage (files.flaw), every file read again, or only those whose hash is not remembered.
+
+        Raises ArtifactError where something lies there that its maker did not put there: that is nothing to make the stage again for.
+        """
+        folder = self.folder(stage)
+        if more := strangers(folder, found.files):
+            raise ArtifactError(
+                f"{more[0]}: not among the files that {folder / MANIFEST} lists, and it may change what is read here; move it out of "
+                f"{folder}, such as into this folder; run: mv -n {shlex.quote(str(more[0]))} ."
+            )
+        wrong = flaw(folder, found.files, self._sha256(anew))
+        # what is remembered may itself be damaged
+        return wrong if wrong is None or anew else flaw(folder, found.files, self._sha256(True))
+
+    def _sha256(self, anew: bool) -> Callable[[Path], str]:
+        return lambda path: hashed([path], memory(self.root), anew)[path]
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False, lineage: bool = True) -> Manifest:
-        """Open a finished stage: every file is there with its hash, it was made from the parents that are there now (`lineage`), its
-        gate did not fail, its tokenizer is the one in use.
+        """Open a finished stage: every file is there with its hash and no other is, it was made from the parents that are there now, as
+        they were from theirs (`lineage`), its gate did not fail, its tokenizer is the one in use. Where a stage is being made, it is
+        still what that stage found when it began.
 
         `tokenizer` is the fingerprint of tokenizer, chat template and special tokens that the caller will use. Raises ArtifactError.
         """
@@ -110,10 +161,18 @@ class Run:
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}; {self.remedy(stage)}")
-        if (wrong := flaw(folder, found.files)) is not None:
+        if (wrong := self.flaw(stage, found)) is not None:
             raise ArtifactError(f"{wrong}; {self.remedy(stage, anew=True)}")
-        if lineage:
-            self._check_lineage(stage, found)
+        if lineage and (chains := list(self.broken(stage, found))):
+            stale = [*chains[0].stages[::-1], *(one for chain in chains[1:] for one in chain.stages[::-1])]
+            raise ArtifactError(
+                f"{'; '.join(chain.words(self.folder(stage)) for chain in chains)}: the two do not belong together; "
+                f"{self.remedy(*in_order(stale))}"
+            )
+        if self.begun is not None and self.begun.parents.get(stage, contents(found)) != contents(found):
+            raise ArtifactError(
+                f"{folder}: made again while it was being read, so nothing is made of it; run the same command again"
+            )
         if tokenizer is not None and found.tokenizer != tokenizer:
             raise ArtifactError(
                 f"{folder}: made with another tokenizer, chat template or special tokens ({found.tokenizer[:12]}, now {tokenizer[:12]}); "
@@ -127,24 +186,23 @@ class Run:
             raise ArtifactError(f"{folder}: failed its gate: {failed}; mend {stage} first, or go on {how}")
         return found
 
-    def _check_lineage(self, stage: str, found: Manifest) -> None:
-        """The parents that a stage was made from are those that lie in the run now: its weights fit no others."""
-        others = []
+    def broken(self, stage: str, found: Manifest) -> Iterator["Chain"]:
+        """Where a finished stage's origin ends in a parent that is not the one that lies in the run now. Of parents that are the same,
+        theirs are looked at; what a model of another run was made of need not be there any more. Raises ArtifactError."""
         for parent in found.parents:
-            now_there = self.identity(parent["role"])
-            if now_there != parent["sha256"]:
-                others.append(f"{parent['role']} {parent['sha256'][:12]}, and {parent['role']} is now {now_there[:12]}")
-        if others:
-            raise ArtifactError(
-                f"{self.folder(stage)} was made from {'; from '.join(others)}: the two do not belong together; {self.remedy(stage)}"
-            )
+            role, was = parent["role"], parent["sha256"]
+            if (now := self.identity(role)) != was:
+                yield Chain((stage,), ((role, was),), now)
+            elif "/" not in role and (above := self.manifest(role)) is not None:
+                for chain in self.broken(role, above):
+                    yield Chain((stage, *chain.stages), ((role, was), *chain.origin), chain.now)
 
     def identity(self, stage: str) -> str:
         """One hash over the contents of a finished stage."""
         found = self.manifest(stage)
         if found is None:
             raise ArtifactError(f"no finished {stage} in {self.root / self.name}; {self.remedy(stage)}")
-        return digest([[item["path"], item.get("identity", item["sha256"])] for item in found.files])
+        return contents(found)
 
     @contextmanager
     def held(self, stage: str) -> Iterator[None]:
@@ -160,6 +218,44 @@ class Run:
             held(partial, f"{self.folder(stage)}") if self.main_process else nullcontext(),
         ):
             yield
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From a stage up to the ancestor that is another one now."""
+
+    stages: tuple[str, ...]  # that were made from the former one, the last of them itself
+    origin: tuple[tuple[str, str], ...]  # role and identity of what each of them was made from
+    now: str  # the identity of what lies there in place of the last
+
+    def words(self, folder: Path) -> str:
+        made = [f"{role} {was[:12]}" for role, was in self.origin]
+        return f"{folder} was made from {', which was made from '.join(made)}, and {self.origin[-1][0]} is now {self.now[:12]}"
+
+
+def contents(found: Manifest) -> str:
+    """One hash over the contents of a finished stage. Times, and where it was made, are no part of it."""
+    return digest([[item["path"], item.get("identity", item["sha256"])] for item in found.files])
+
+
+def stage_of(folder: str) -> str:
+    """The stage that a folder is of: ppo_seed_1 is of ppo, compare-greedy of compare."""
+    own, seeded, _ = folder.partition("_seed_")
+    return own if seeded else "compare" if folder.startswith(NAMED) else folder
+
+
+def in_order(folders: Sequence[str]) -> list[str]:
+    """Each folder once, as they are made one after another."""
+    place = {stage: number for number, stage in enumerate(STAGES)} | {"compare": len(STAGES)}
+    return sorted(dict.fromkeys(folders), key=lambda name: place.get(stage_of(name), len(STAGES)))
+
+
+def _misplaced(folder: str, found: Manifest) -> str | None:
+    """Why a manifest is not of the folder it lies in."""
+    stage = stage_of(folder)
+    if stage in STAGES and found.stage != stage:
+        return f"made by stage {found.stage}, and {stage} belongs there"
+    return None
 
 
 def _and(stages: Sequence[str]) -> str:

@@ -57,7 +57,8 @@ def siblings(run: "Run", stage: str) -> list[Sibling]:
     found = []
     for folder in _folders(run, stage):
         other = run.manifest(folder)
-        if other is not None and other.seed != own.seed and origin(other) == origin(own):
+        fits = other is not None and str(other.seed) == folder.rpartition("_seed_")[2]
+        if other is not None and fits and other.seed != own.seed and origin(other) == origin(own):
             # one that failed its gate stays: to leave out the seeds that went wrong would make the spread look small
             found.append(Sibling(stage, folder, other.seed, other.gate["result"]))
     return [Sibling(stage, stage, own.seed, own.gate["result"]), *sorted(found, key=lambda one: one.seed)]

@@ -25,6 +25,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, write_bytes, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import is_plain_name
 from pipeline.artifacts.run import Run
 from pipeline.inspect import maps as inspect_maps
 from pipeline.inspect.asking import advice, find_prompt
@@ -162,7 +163,7 @@ def _opened(config: Config, run: Run, model: str) -> tuple[Any, Config, float]:
         made = run.require("ppo", tokenizer=fingerprint(tokenizer), force=True)
         config = settings_of(made, config, run)
         kl_coef = made.metrics.get("objective/kl_coef", config.ppo.kl_coef)  # an adaptive one is where it ended
-    elif "/" not in model and run.manifest(model) is not None:
+    elif is_plain_name(model) and run.manifest(model) is not None:
         run.require(model, tokenizer=fingerprint(tokenizer), force=True)
     for parent in parents("ppo", config):
         run.require(parent, force=True)
@@ -193,7 +194,8 @@ def _source(config: Config, run: Run, model: str) -> str:
     """Folder or Hub id of the model that is looked into."""
     if model == "base":
         return base_model(config)
-    return str(run.folder(model)) if (run.folder(model) / "config.json").is_file() else model
+    own = is_plain_name(model) and (run.folder(model) / "config.json").is_file()
+    return str(run.folder(model)) if own else model
 
 
 def _roles(

@@ -109,7 +109,7 @@ def _given(run: Run) -> dict[str, Any]:
     for path in reversed(paths):
         try:
             if (given := manifest.read(path).command) is not None:
-                return given
+                return dict(given)
         except (OSError, ValueError):  # moved meanwhile, or not one of ours
             continue
     return {"recipe": "recipes/film_reviews.yaml", "overrides": []}

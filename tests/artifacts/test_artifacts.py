@@ -101,13 +101,13 @@ def test_a_failed_gate_is_refused_unless_forced(run: Run) -> None:
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
-        (lambda raw: json.dumps(raw | {"contract": 99}), ["contract 99"]),
         (lambda raw: json.dumps(raw | {"surprise": 1}), ["surprise"]),
         (lambda raw: json.dumps({k: v for k, v in raw.items() if k != "files"}), ["files"]),
         (lambda raw: json.dumps(raw | {"files": None}), ["files"]),
         (lambda raw: json.dumps(raw | {"gate": {}}), ["gate"]),
         (lambda raw: json.dumps([raw]), ["not a manifest"]),
         (lambda raw: json.dumps(raw)[:100], ["not a manifest"]),
+        (lambda raw: json.dumps(raw | {"seed": 4}), ["changed since it was published"]),
         (lambda raw: "", ["not a manifest"]),
         (lambda raw: b"\xff\xfe\x00", ["not a manifest"]),
     ],

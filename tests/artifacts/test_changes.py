@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resealed import changed
 from small_stage import make
 
 from pipeline.artifacts.changes import announcement
@@ -59,8 +60,7 @@ def test_several_settings_are_named_and_many_counted(whole: Run) -> None:
 
 def test_another_recipe_is_named(run: Run) -> None:
     make(run)
-    path = Path("runs/demo/data/manifest.json")
-    path.write_text(path.read_text().replace('"command": null', '"command": {"recipe": "recipes/a.yaml"}'))
+    changed(Path("runs/demo/data"), command={"recipe": "recipes/a.yaml", "overrides": []})
     other = {"recipe": "recipes/b.yaml"}
     assert told(run, Config(seed=1), "data", command=other) == (
         f"recipe recipes/a.yaml → recipes/b.yaml and seed 0 → 1: data is made again{KEPT}"

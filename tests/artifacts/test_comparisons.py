@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resealed import rewritten
 from small_stage import BAD, make, refused
 
 from data.schema import Demonstration, Prompt
 from pipeline.artifacts.changes import announcement
-from pipeline.artifacts.files import write_rows
+from pipeline.artifacts.files import sha256, write_rows
 from pipeline.artifacts.freshness import finished, inputs_of
 from pipeline.artifacts.other_runs import of_other_runs, open_models
 from pipeline.artifacts.run import Run
@@ -161,8 +162,8 @@ def rows(run: Run, held_out: list[str], trained: list[str]) -> list[Prompt]:
     manifest = json.loads((made / "manifest.json").read_text())
     for name, lines in kinds.items():
         write_rows(made / f"{name}.jsonl", lines)
-        manifest["files"].append({"path": f"{name}.jsonl", "size": 1, "sha256": f"{name}{held_out}{trained}"})
-    (made / "manifest.json").write_text(json.dumps(manifest))
+        manifest["files"].append({"path": f"{name}.jsonl", "size": 1, "sha256": sha256(made / f"{name}.jsonl")})
+    rewritten(made / "manifest.json", manifest)
     return [Prompt(p, p, "x:1") for p in held_out]
 
 

@@ -41,7 +41,7 @@ def test_stages_gates_figures_and_pages(run: Run) -> None:
 def test_the_answer_further_seeds_and_inspections(run: Run) -> None:
     for stage in ("data", "sft", "reward", "ppo"):
         make(run, stage)
-    make(Run("demo", beside={"ppo": "ppo_seed_1"}), "ppo")
+    make(Run("demo", beside={"ppo": "ppo_seed_1"}), "ppo", Config(seed=1))
     made = prepare(run, "compare")
     (made / "report.html").write_text("page")
     published(run, made, "compare", notes={"answer": "Yes. <b>Preferred</b>", "verdict": "long"})

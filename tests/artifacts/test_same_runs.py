@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from resealed import rewritten
 
 from pipeline.artifacts.files import sha256
 from pipeline.commands import Call
@@ -92,7 +93,7 @@ def test_the_sft_model_published_as_ppo_is_no_better(roots: tuple[Path, Path], m
     for item in manifest["files"]:
         if item["path"] == weights.name:
             item |= {"size": weights.stat().st_size, "sha256": sha256(weights)}
-    (run / "ppo" / "manifest.json").write_text(json.dumps(manifest))
+    rewritten(run / "ppo" / "manifest.json", manifest)
     run_stage("compare", load(RECIPE, SHRUNK), run.name)
     found = report(roots[0], run.name)
     prompts = found["prompts"]

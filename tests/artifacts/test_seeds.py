@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from resealed import changed
 from transformers import AutoModelForSequenceClassification
 
 import pipeline.stages.ppo
@@ -78,12 +79,6 @@ def again(name: str, *stages: str) -> Path:
     for stage in stages:
         shutil.copytree(Path("runs/whole") / stage, Path("runs") / name / stage)
     return Path("runs") / name
-
-
-def changed(folder: Path, **values: Any) -> None:
-    """Rewrite entries of a manifest."""
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -179,7 +174,7 @@ def test_without_a_share_there_is_no_gold_stage(walk: Path) -> None:
     [
         (lambda run: None, None),
         (
-            lambda run: changed(run / "reward", parents=[{"role": "data", "path": "", "sha256": "x"}]),
+            lambda run: changed(run / "reward", parents=[{"role": "data", "path": "", "sha256": "0" * 64}]),
             "stage reward was",
         ),
         (lambda run: changed(run / "gold", gate={"result": "fail", "checks": []}), "failed its gate"),
@@ -267,8 +262,14 @@ def test_only_seeds_that_fit_are_found(walk: Path) -> None:
         shutil.copytree(run / "ppo_seed_1", run / name)
     manifest = json.loads((run / "ppo_seed_1" / "manifest.json").read_text())
     given = manifest["config"]["settings"]
-    changed(run / "ppo_seed_3", seed=3, config={"settings": given | {"ppo": given["ppo"] | {"kl_coef": 9.0}}})
-    changed(run / "ppo_seed_4", seed=4, parents=[*manifest["parents"][:-1], {"role": "reward", "sha256": "other"}])
+    changed(
+        run / "ppo_seed_3",
+        seed=3,
+        config={"settings": given | {"ppo": given["ppo"] | {"kl_coef": 9.0}}, "sha256": "0" * 64},
+    )
+    changed(
+        run / "ppo_seed_4", seed=4, parents=[*manifest["parents"][:-1], manifest["parents"][-1] | {"sha256": "0" * 64}]
+    )
     changed(run / "ppo_seed_5", seed=0)
     changed(run / "ppo_seed_6.partial", seed=6)
     changed(run / "ppo_seed_2", gate={"result": "fail", "checks": []})

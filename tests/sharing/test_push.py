@@ -13,6 +13,7 @@ import torch
 from hub_to_push_to import Hub, flaws, hub
 from huggingface_hub import ModelCard
 from peft import PeftModel
+from resealed import rewritten
 from safetensors.torch import load
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -164,7 +165,7 @@ def test_a_model_whose_gate_failed_goes_only_by_force_and_says_so(there: Path, s
         "result": "fail",
         "checks": [{"name": "x", "figure": 0.1, "threshold": "above 0.5", "result": "fail"}],
     }
-    path.write_text(json.dumps(told))
+    rewritten(path, told)
     try:
         with pytest.raises(
             PushError,
@@ -181,7 +182,7 @@ def test_a_model_whose_gate_failed_goes_only_by_force_and_says_so(there: Path, s
 def test_a_report_of_another_model_does_not_go(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = there / "runs/demo/compare/manifest.json"
     before = path.read_text()
-    path.write_text(before.replace(Run("demo").identity("ppo"), "0" * 64))
+    rewritten(path, json.loads(before.replace(Run("demo").identity("ppo"), "0" * 64)))
     send("ppo", dry=True)
     path.write_text(before)
     assert "no report of this model" in capsys.readouterr().out

@@ -1,0 +1,41 @@
+"""Do the results that a stage will read belong together? Each was made from those that lie in the run now, up to the data."""
+
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.freshness import parents
+from pipeline.artifacts.run import Chain, Run, in_order, stage_of
+from pipeline.graph import BASELINES
+from pipeline.settings.config import Config
+
+MOST = 3  # parents that are told; more are only named in the command
+
+
+def check(run: Run, stage: str, config: Config) -> None:
+    """Raise ArtifactError unless all parents of `stage` were made from one another, and from what lies in the run now; the message
+    has the chain to what is another one, and the command that makes all of them again in their order.
+
+    A parent that is not there is for others to tell."""
+    chains, stale = _broken(run, in_order(parents(stage, config)))
+    if chains:
+        told = [chain.words(run.folder(chain.stages[0])) for chain in chains[:MOST]]
+        raise ArtifactError(f"{'; '.join(told)}: they do not belong together; {run.remedy(*in_order(stale))}")
+
+
+def baselines_to_make(run: Run, config: Config) -> list[str]:
+    """The baselines that a comparison reads and that are not there, or were made from parents that are others now."""
+    read = parents("compare", config)
+    stale = _broken(run, in_order(read))[1]
+    return [stage for stage in read if stage in BASELINES and (stage in stale or run.manifest(stage) is None)]
+
+
+def _broken(run: Run, stages: list[str]) -> tuple[list[Chain], list[str]]:
+    """Where the origins of finished stages end in another parent than is there now, and all that have to be made again for it."""
+    chains, stale = list[Chain](), list[str]()
+    for stage in stages:
+        found = run.manifest(stage)
+        if found is None:
+            continue
+        chains += (own := list(run.broken(stage, found)))
+        stale += [one for chain in own for one in chain.stages]
+        if any(stage_of(parent["role"]) in stale for parent in found.parents):
+            stale.append(stage)
+    return chains, stale
