@@ -154,7 +154,7 @@ def _attributed(account: Account, options: Options, watch: sources.Watch | None)
     """Each row with the problems that reading it brought, up to where the source cannot be read any further."""
     problems: list[Problem] = []
     try:
-        for row in sources.read(account.source, problems, options.max_rows, watch, options.encoding):
+        for row in sources.read(account.source, problems, options.max_rows, watch, options.encoding, options.limits):
             if problems:
                 yield row, problems[:]
                 problems.clear()

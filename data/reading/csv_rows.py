@@ -10,27 +10,28 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO
 
+from data.reading import limits as limited
 from data.reading.encodings import not_utf8
 from data.reading.flaws import UTF8_BOM, SourceRow, stop
+from data.reading.limits import USUAL, Limits
 from data.reading.written import parsed, unfolded
 from data.schema import DataError, Problem
 
-LARGEST_RECORD = 1 << 26
-"""Characters after the first line of a record at which its quote is taken for one never closed."""
+MOST_COLUMNS = 10_000
 FLAG = "winner_model_a"
 """A column of LMSYS's arena, whose other cells hold lists."""
 UNCLOSED = "unexpected end of data"
 """What the csv module says of a quote that is open at the end."""
 
 
-def csv_rows(stream: IO[bytes], file: str, problems: list[Problem]) -> Iterator[SourceRow]:
+def csv_rows(stream: IO[bytes], file: str, problems: list[Problem], limits: Limits = USUAL) -> Iterator[SourceRow]:
     """Rows of a CSV file with a header, as texts. Raises DataError."""
     undecoded: dict[int, Problem] = {}
     record: list[str] = []
 
     def lines() -> Iterator[str]:
         size = 0
-        for number, raw in enumerate(stream, 1):
+        for number, raw in enumerate(limited.lines(stream, file, limits), 1):
             raw = raw.removeprefix(UTF8_BOM) if number == 1 else raw
             try:
                 text = raw.decode("utf-8")
@@ -39,7 +40,7 @@ def csv_rows(stream: IO[bytes], file: str, problems: list[Problem]) -> Iterator[
                 text = raw.decode("utf-8", "replace")
             record.append(text)
             size = size + len(text) if len(record) > 1 else 0
-            if size > LARGEST_RECORD:
+            if size > limits.row:
                 raise csv.Error(UNCLOSED)
             yield text
 
@@ -83,6 +84,10 @@ def _csv_header(cells: list[str], file: str, line: int) -> list[str]:
     if len(cells) == 1 and (mark := re.search(r"[\t;|]", cells[0])):
         name = {"\t": "tabs", ";": "semicolons", "|": "bars"}[mark[0]]
         stop(file, line, "header", f"the columns are set apart by {name}", "use commas or JSON lines")
+    if len(cells) > MOST_COLUMNS:
+        stop(
+            file, line, "header", f"{len(cells)} columns, and at most {MOST_COLUMNS} are read", "keep those that count"
+        )
     counts = Counter(cells)
     for name in cells:
         if not name.strip():

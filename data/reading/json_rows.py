@@ -6,13 +6,16 @@ Problem and yields a SourceRow without it. Where the rest of the file is lost (a
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import IO, Any, NamedTuple
 
+from data.reading import limits as limited
 from data.reading.encodings import not_utf8
 from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, stop, too_deep
+from data.reading.limits import USUAL, Limits
 from data.reading.quick import quick_row
 from data.schema import DataError, Problem
 
@@ -26,8 +29,8 @@ LOOKED_AT = 1000
 """Rows of an array by which it is told whether each has a line of its own."""
 
 
-def json_lines(stream: IO[bytes], file: str, problems: list[Problem]) -> Iterator[SourceRow]:
-    lines = enumerate(stream, 1)
+def json_lines(stream: IO[bytes], file: str, problems: list[Problem], limits: Limits = USUAL) -> Iterator[SourceRow]:
+    lines = enumerate(limited.lines(stream, file, limits), 1)
     for line, raw in lines:
         raw = raw.removeprefix(UTF8_BOM) if line == 1 else raw
         if not raw.strip():
@@ -74,9 +77,9 @@ def careful_row(raw: bytes, file: str, line: int, problems: list[Problem]) -> di
     return row
 
 
-def json_array(stream: IO[bytes], file: str, problems: list[Problem]) -> Iterator[SourceRow]:
+def json_array(stream: IO[bytes], file: str, problems: list[Problem], limits: Limits = USUAL) -> Iterator[SourceRow]:
     """A row's line is the one it begins on, or, where several begin on one line, its number in the array."""
-    elements = _elements(_Text(stream), file)
+    elements = _elements(_Text(stream, file, limits), file)
     head: list[Element] = []
     broken: DataError | None = None
     try:
@@ -98,6 +101,9 @@ def json_array(stream: IO[bytes], file: str, problems: list[Problem]) -> Iterato
         raise broken
 
 
+BLANK = re.compile("[ \\t\\r\\n]*")
+
+
 class Element(NamedTuple):
     line: int
     row: Any
@@ -107,8 +113,8 @@ class Element(NamedTuple):
 class _Text:
     """The text of a stream, of which only a piece is kept: from `at`, where reading has come to."""
 
-    def __init__(self, stream: IO[bytes]):
-        self.stream = stream
+    def __init__(self, stream: IO[bytes], file: str, limits: Limits):
+        self.stream, self.file, self.limits = stream, file, limits
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self.kept = ""
         self.at = 0
@@ -150,8 +156,7 @@ class _Text:
     def next(self) -> str:
         """The next character that is no white space, which `at` then points to; empty at the end."""
         while True:
-            while self.kept[self.at : self.at + 1] in (" ", "\t", "\r", "\n"):
-                self.at += 1
+            self.at = BLANK.match(self.kept, self.at).end()  # type: ignore[union-attr]
             if self.at < len(self.kept) or not self.more():
                 return self.kept[self.at : self.at + 1]
 
@@ -162,7 +167,11 @@ class _Text:
             try:
                 value, end = decoder.raw_decode(self.kept, self.at)
             except json.JSONDecodeError as error:
-                if not (_may_be_cut(error) and self.more()):
+                if not _may_be_cut(error):
+                    raise
+                if len(self.kept) - self.at > self.limits.row:
+                    limited.too_long(self.file, self.here(), self.limits)
+                if not self.more():
                     raise
             else:
                 # A number may go on in the next piece.
@@ -261,6 +270,8 @@ def _broken(error: json.JSONDecodeError, column: int) -> tuple[str, str, str]:
 
 
 def _unreadable(error: ValueError) -> tuple[str, str, str]:
+    if "digits" in str(error):
+        return "line", "a number has more than 4300 digits", "put it in quotes if it is a text, or take it out"
     return "line", "the JSON cannot be read", f"mend it ({error})"
 
 

@@ -15,6 +15,8 @@ from data.reading.flaws import called, stop
 from data.reading.options import Options
 
 LISTING = "dataset_info.json"
+LARGEST = 1 << 24
+"""Bytes of such a listing."""
 PLACES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
 """Where rows may lie, in the order in which LLaMA-Factory looks."""
 PLAIN = ("revision", "subset", "split", "formatting", "ranking", "columns", "tags")
@@ -105,6 +107,8 @@ def find(source: str) -> Entry | None:
 def _entries(listing: Path) -> dict[str, Any]:
     file = str(listing)
     try:
+        if listing.stat().st_size > LARGEST:
+            stop(file, None, "file", f"it has more than {LARGEST // 2**20} MB, a listing of few lines", "name the rows")
         entries = json.loads(listing.read_text(encoding="utf-8-sig"))
     except OSError as error:
         stop(file, None, "file", f"it cannot be read ({error.strerror or error})", "check its permissions")

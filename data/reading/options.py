@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data.reading.limits import USUAL, Limits
+
 
 @dataclass(frozen=True)
 class Options:
@@ -15,7 +17,7 @@ class Options:
     into None (left out, and counted). `axis` chooses among several judgements of one row, `tie_gap` is the rating
     difference below which completions are tied,
     `reverse` turns the format's order of preference round. `max_rows` ends reading after so many rows, and lets a Hub
-    data set be streamed instead of fetched whole.
+    data set be streamed instead of fetched whole. `limits` is how much is taken of a row or of a packed file.
     """
 
     format: str | None = None
@@ -30,3 +32,4 @@ class Options:
     aggregate: Literal["each", "mean", "majority"] = "each"
     skip_bad: bool = False
     max_rows: int | None = None
+    limits: Limits = USUAL

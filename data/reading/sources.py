@@ -23,6 +23,8 @@ from data.reading.csv_rows import csv_rows
 from data.reading.encodings import UTF8, recoded
 from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, stop
 from data.reading.json_rows import json_array, json_lines
+from data.reading.limits import USUAL, Limits, Unpacked, Upto, check_regular
+from data.reading.parquet_rows import parquet_rows
 from data.schema import DataError, Problem
 
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?")
@@ -60,10 +62,11 @@ Watch = Callable[[IO[bytes], int], None]
 
 
 class Local(NamedTuple):
-    """How local files are read: who watches, and in which encoding texts are."""
+    """How local files are read: who watches, in which encoding texts are, and how much is taken."""
 
     watch: Watch | None
     encoding: str
+    limits: Limits
 
 
 def read(
@@ -72,6 +75,7 @@ def read(
     max_rows: int | None = None,
     watch: Watch | None = None,
     encoding: str = "utf-8",
+    limits: Limits = USUAL,
 ) -> Iterator[SourceRow]:
     """Yield the rows of `source`, the first `max_rows` if given; append a Problem for each row that cannot be read, which
     is yielded as None.
@@ -79,16 +83,19 @@ def read(
     `source` is a path, a pattern such as data/*.jsonl, a folder (saved by `datasets`, or of data files),
     `org/name[:config][@revision][#split]` on the Hub, or `module:function`, which is called without arguments and
     yields dictionaries. Texts of local files are in `encoding`. A saved data set takes `#split` too, a folder with LLaMA-Factory's dataset_info.json `#name` of
-    an entry in it. An existing path comes before the other meanings.
+    an entry in it. `limits` is how much is taken of a row and of a packed file. An existing path comes before the other meanings.
     Raises DataError where reading cannot go on (no such file, not text, cut off); problems found before are not in it.
     """
-    return islice(_read(source, problems, max_rows is not None, Local(watch, encoding)), max_rows)
+    return islice(_read(source, problems, max_rows is not None, Local(watch, encoding, limits)), max_rows)
 
 
 def _read(source: str, problems: list[Problem], streaming: bool, local: Local) -> Iterator[SourceRow]:
     path = Path(source).expanduser()
     folder = Path(source.partition("#")[0]).expanduser()
+    check_regular(path, source)
     if entry := listed(source):
+        if listed(entry.source):
+            stop(source, None, "file_name", "the entry names such a listing again", "write where the rows lie")
         for row in _read(entry.source, problems, streaming, local):
             yield row if row.row is None else row._replace(row=entry.row(row.row))
     elif path.is_file():
@@ -98,7 +105,7 @@ def _read(source: str, problems: list[Problem], streaming: bool, local: Local) -
     elif path.is_dir():
         yield from _read_files(path.rglob("*"), source, problems, local)
     elif glob.has_magic(source.partition("#")[0]):
-        yield from _read_files(map(Path, glob.iglob(str(path), recursive=True)), source, problems, local)
+        yield from _read_files(_matching(path), source, problems, local)
     elif match := ADAPTER.fullmatch(source):
         yield from _checked(_adapter(source), source, problems)
     elif not _names_a_file(source) and (match := HUB.fullmatch(source)):
@@ -128,6 +135,15 @@ def _read_files(paths: Iterable[Path], source: str, problems: list[Problem], loc
         yield from _read_file(path, str(path), problems, local)
 
 
+def _matching(pattern: Path) -> Iterable[Path]:
+    """The paths that a pattern matches. `**` does not follow links, which may lead round in a circle."""
+    if "**" not in pattern.parts:
+        return map(Path, glob.iglob(str(pattern)))
+    start = Path(pattern.anchor)
+    found = start.glob(str(pattern.relative_to(start)))
+    return (one for one in found if not any(part.startswith(".") for part in one.parts if part not in pattern.parts))
+
+
 def _names_a_file(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.lower().endswith(FILE_ENDINGS)
 
@@ -149,27 +165,30 @@ def _read_file(path: Path, file: str, problems: list[Problem], local: Local) -> 
             magic = raw.read(4)
             raw.seek(0)
             if magic == b"PAR1":
-                yield from _checked(_parquet(path, file), file, problems)
+                yield from _checked(parquet_rows(path, file, local.limits), file, problems)
                 return
-            stream: IO[bytes] = raw
+            whole = Upto(raw, file)
+            stream: IO[bytes] = io.BufferedReader(whole, BUFFER)
             if magic.startswith(b"\x1f\x8b"):
-                stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), BUFFER)  # type: ignore[arg-type]
+                inner: Any = gzip.GzipFile(fileobj=stream)
+                stream = io.BufferedReader(Unpacked(inner, whole.seen.st_size, file, local.limits), BUFFER)
             if local.encoding.lower() not in UTF8:
                 stream = recoded(stream, local.encoding, file)
             reader = _container(stream, file)
-            rows = reader(stream, file, problems)
+            rows = reader(stream, file, problems, local.limits)
             first = next(rows, None)
             if first is None:
                 stop(file, None, "file", "there are no rows in it", "add rows or leave the file out")
             yield first
             yield from rows
+            whole.check_unchanged()
     except (EOFError, zlib.error, gzip.BadGzipFile):
         stop(file, None, "file", "the gzip stream is broken or cut off", "copy or compress the file again")
     except OSError as error:
         stop(file, None, "file", f"it cannot be read ({error.strerror or error})", "check its permissions")
 
 
-Reader = Callable[[IO[bytes], str, list[Problem]], Iterator[SourceRow]]
+Reader = Callable[[IO[bytes], str, list[Problem], Limits], Iterator[SourceRow]]
 
 
 def _container(stream: IO[bytes], file: str) -> Reader:
@@ -205,7 +224,7 @@ def _container(stream: IO[bytes], file: str) -> Reader:
     return csv_rows
 
 
-# Parquet, saved data sets, the Hub, adapters
+# Saved data sets, the Hub, adapters
 
 
 def _checked(rows: Iterable[Any], source: str, problems: list[Problem]) -> Iterator[SourceRow]:
@@ -218,29 +237,17 @@ def _checked(rows: Iterable[Any], source: str, problems: list[Problem]) -> Itera
         stop(source, None, "file", "there are no rows in it", "add rows or leave it out")
 
 
-def _parquet(path: Path, file: str) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            for name in names:
-                if names.count(name) > 1:
-                    stop(file, None, name, "two columns have the same name", "rename or remove one")
-            for batch in table.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        stop(file, None, "file", f"the Parquet file is broken ({error})", "write or copy it again")
-
-
 def _saved(folder: Path, source: str) -> Iterator[Any]:
     import datasets
 
+    for path in sorted(folder.rglob("*")):
+        check_regular(path, str(path))
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        stop(source, None, "file", f"the folder is no whole saved data set ({error})", "save or copy it again")
+    # What stands in its files is a stranger's, and fails in as many ways.
+    except Exception as error:
+        what = f"the folder is no whole saved data set ({type(error).__name__}: {str(error)[:200]})"
+        stop(source, None, "file", what, "save or copy it again")
     yield from _one_split(loaded, source.partition("#")[2], source)
 
 

@@ -32,8 +32,8 @@ SPEAKER = re.compile(
 STARTS = frozenset({*" \n\r\t[{#*", *(name[0].upper() for name in PAIRS)})
 """What a text begins with that may be more than a text. Most texts do not, and are not looked at any further."""
 ANSWERS = re.compile(
-    r"^[ \t]*(?:#{2,4}[ \t]*(?:Response|Assistant|Answer|Output):?|(?:Assistant|ASSISTANT|Bot|AI|A|Answer|Response):"
-    r"|.*\[/INST\]|<\|(?:im_start\|>)?assistant(?:\|>)?)",
+    r"^(?:[ \t]*(?:#{2,4}[ \t]*(?:Response|Assistant|Answer|Output):?|(?:Assistant|ASSISTANT|Bot|AI|A|Answer|Response):"
+    r"|<\|(?:im_start\|>)?assistant(?:\|>)?)|.*\[/INST\])",
     re.MULTILINE,
 )
 """What stands before an answer in a text of several turns."""
@@ -63,7 +63,7 @@ def canonical(text: str) -> str | None:
     asks = re.escape(text.lstrip()[: first.end()].lstrip())
     for name in PAIRS[first["name"].lower()]:
         answers = re.escape(first["mark"]) + f"(?i:{name})" + re.escape(first["shut"])
-        pieces = re.split(rf"(?:^|\n)\s*(?:({asks})|({answers}))", f"\n{text.lstrip()}")
+        pieces = re.split(rf"(?:^|\n)[^\S\n]*(?:({asks})|({answers}))", f"\n{text.lstrip()}")
         if not pieces[0].strip() and any(pieces[2::3]):
             made = [
                 f"{HUMAN if asked else ASSISTANT} {said.strip()}"
@@ -164,10 +164,14 @@ def with_our_names(message: dict[str, Any]) -> dict[str, Any]:
     return {"role": role, "content": message[says[0]], **made}
 
 
+SAYS = re.compile(r"""['"](?:content|value)['"]\s*:""")
+
+
 def broken(text: str) -> bool:
     """Whether a text was meant as a list of messages but cannot be read as one."""
-    speaks = re.search(r"""['"](?:role|from)['"]\s*:.*['"](?:content|value)['"]\s*:""", text, re.DOTALL)
-    return speaks is not None and _messages(parsed(text)) is None
+    speaks = re.search(r"""['"](?:role|from)['"]\s*:""", text)
+    says = speaks and SAYS.search(text, speaks.end())
+    return says is not None and _messages(parsed(text)) is None
 
 
 def parsed(text: str) -> Any:

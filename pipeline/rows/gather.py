@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from data import reviews
 from data.loading import Loaded, to_rows
+from data.reading.limits import Limits
 from data.reading.options import Options
 from data.schema import SHOWN, DataError, Problem, examples
 from pipeline.artifacts.embedded import reviews_archive
@@ -113,7 +114,8 @@ def _absent(settings: Data, loaded: Sequence[Loaded]) -> list[DataError]:
 def options(part: Part, data: Data) -> Options:
     """How one source is read."""
     said = part.model_dump(exclude={"source", "tag", "weight", "ignore", "keep"})
-    return Options(**said, ignore=tuple(part.ignore), keep=tuple(part.keep), skip_bad=data.skip_bad)
+    limits = Limits(data.max_row_mb, data.max_unpacked_gb, data.max_ratio)
+    return Options(**said, ignore=tuple(part.ignore), keep=tuple(part.keep), skip_bad=data.skip_bad, limits=limits)
 
 
 def together(errors: Sequence[DataError]) -> DataError:

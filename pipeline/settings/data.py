@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.sections import Section
+from pipeline.settings.sections import OBSERVES, Section
 
 EMBEDDED_REVIEWS = "film_reviews"
 
@@ -92,6 +92,14 @@ class Data(Source):
     special_tokens: Literal["refuse", "strip", "keep"] = Field(
         "refuse",
         description="control tokens of a chat template inside a text: tell the row, take them out, leave them in",
+    )
+    max_row_mb: int = Field(16, ge=1, description="MB that one row or line may have", json_schema_extra=OBSERVES)
+    max_unpacked_gb: int = Field(64, ge=1, description="GB that one packed file may hold", json_schema_extra=OBSERVES)
+    max_ratio: int = Field(
+        250,
+        ge=1,
+        description="how many times its size a packed file may hold, from 100 MB on",
+        json_schema_extra=OBSERVES,
     )
     clean: Clean = Clean()
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
