@@ -16,7 +16,7 @@ VERIFY ?=
 TO     ?=
 
 BIN    := .venv/bin
-CALL    = PIPELINE_CALLER=make $(BIN)/python -m pipeline
+CALL    = PIPELINE_CALLER=make exec $(BIN)/python -m pipeline
 COMMA  := ,
 SPACE  := $() $()
 OPEN   := (

@@ -1,11 +1,15 @@
 """The command line: python -m pipeline STAGE RECIPE [key=value …], and nothing else. Imports a stage only when it runs."""
 
 import os
-import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
+
+from pipeline import ending
+
+if __name__ == "__main__":  # before more is imported: from here on every end is told
+    ending.begin()
 
 import typer
 
@@ -14,8 +18,9 @@ from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.commands import CALLER, Call
 from pipeline.graph import STAGES, Stage, command_name
+from pipeline.ranks import FURTHER_SEED
 from pipeline.redaction import watch_terminal
-from pipeline.running import FURTHER_SEED, guarded, make, make_all, make_share
+from pipeline.running import guarded, make, make_all, make_share
 from pipeline.settings import listing
 from pipeline.settings.config import ConfigError
 from pipeline.settings.recipe import load
@@ -117,7 +122,7 @@ def data_check(
         from pipeline.data_check import check as data_check
 
         if not data_check.run(source, overrides or [], model, to, page, recipe):
-            sys.exit(2)
+            raise ending.Ending(2)
 
     guarded(work)
 
@@ -234,6 +239,7 @@ def options(
 def rlhf() -> None:
     """The console script of that name; what it starts, and the commands in its messages, go by it."""
     os.environ.setdefault(CALLER, "rlhf")
+    ending.begin()
     watch_terminal()
     app(prog_name="rlhf")
 

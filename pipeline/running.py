@@ -3,35 +3,33 @@ accelerate or torchrun. Imports a stage only when it runs."""
 
 import importlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from pipeline import ending
 from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, models_read, parents, read_by, read_now
 from pipeline.artifacts.kept import check_room, taken_back
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.refusals import Refused, sentence
+from pipeline.artifacts.refusals import sentence
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
 from pipeline.commands import Call
+from pipeline.ending import ENDS, FAULT, INTERRUPTED, MISTAKE
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
-from pipeline.redaction import watch_terminal
+from pipeline.ranks import ASKED, FURTHER_SEED, environment, launch
+from pipeline.redaction import redacted, watch_terminal
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.outside import check_outside
 from pipeline.settings.recipe import load
-
-FURTHER_SEED, ASKED = "PIPELINE_FURTHER_SEED", "PIPELINE_ASKED"  # the environment of one process among several
 
 
 def user_errors() -> tuple[type[Exception], ...]:
@@ -52,24 +50,42 @@ def user_errors() -> tuple[type[Exception], ...]:
 
 
 def guarded(work: Callable[[], None]) -> None:
-    """Run `work` and turn a user's mistakes into sentences and exit code 2, an interruption into 130."""
+    """Run `work` and turn a user's mistakes into sentences and exit code 2, an interruption into a line and its signal's code, and an
+    end that a user's function asks for into a mistake."""
     watch_terminal()
     try:
-        work()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last state", file=sys.stderr)
-        os._exit(130) if "RANK" in os.environ else sys.exit(130)
+        with ending.guarding():
+            work()
+        ending.done()
+    except ending.Ending:
+        raise
+    except KeyboardInterrupt as error:
+        from_within = f"interrupted by {ending.culprit(error.__traceback__)}, which raised KeyboardInterrupt; the same command goes on"
+        _leave(INTERRUPTED, ending.sentence() if ending.asked() else from_within, ending.code())
+    except SystemExit as error:
+        place = ending.culprit(error.__traceback__)
+        _leave(
+            MISTAKE,
+            f"error: {place}: it ended the program (SystemExit: {error.code}) before its work was done; let it raise an error, or return",
+            2,
+        )
     except Exception as error:
-        users = isinstance(error, user_errors()) and not isinstance(error, Refused)
         told = str(error) if isinstance(error, user_errors()) else sentence(error)
-        if told is None:
+        if told is not None:
+            _leave(MISTAKE, f"error: {told}", 2)
+        if ENDS not in os.environ:
             raise
-        if (
-            not users or os.environ.get("RANK", "0") == "0"
-        ):  # what a machine refuses, it may refuse to one process alone
-            with suppress(OSError):  # the terminal may be a file on a full disk
-                print(f"error: {told}", file=sys.stderr)
-        sys.exit(2)
+        _leave(FAULT, traceback.format_exc(), 1)
+
+
+def _leave(kind: str, text: str, code: int) -> NoReturn:
+    with suppress(OSError):  # the terminal may be a file on a full disk
+        ending.say(kind, redacted(text))
+    if "RANK" not in os.environ and not (kind == INTERRUPTED and ending.alone()):
+        raise ending.Ending(code)
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)  # the others may wait for this process, and it for them; and an interpreter's end takes seconds
 
 
 def due(stage: str, config: Config, run: Run) -> bool:
@@ -181,12 +197,32 @@ def make_one(stage: str, call: Call, further: int, told: bool = False) -> None:
     """Make one stage with the seed `further` after the recipe's, in as many processes as `call` has; what it replaces is said first,
     unless it was `told`."""
     config = load(call.recipe, call.overrides)
+    before = _manifest(stage, config, call, further)
     if call.nproc == 1 or STAGES[stage].one_process:
         run_stage(stage, config, call.run, call, further, told)
     elif due_seed(config, call, stage, further):
         if not told:
             _tell_what_is_replaced([(stage, *with_seed(stage, config, Run(call.run), further))], call)
-        launch(stage, call, further)
+        if code := launch(stage, call, further):
+            raise ending.Ending(code)
+        _check_made(stage, config, call, further, before)
+    made = _manifest(stage, config, call, further)
+    if made is not None and made != before and made.notes.get("halted"):
+        raise ending.Ending(2)  # it was told; a run that was halted is not what was asked for
+
+
+def _manifest(stage: str, config: Config, call: Call, further: int) -> Manifest | None:
+    _, run = with_seed(stage, config, Run(call.run, call=call), further)
+    return run.manifest(stage)
+
+
+def _check_made(stage: str, config: Config, call: Call, further: int, before: Manifest | None) -> None:
+    """Raise ArtifactError where a process said that all went well, and the stage is what it was before."""
+    if (made := _manifest(stage, config, call, further)) is None or made == before:
+        raise ArtifactError(
+            f"{stage}: its process ended without publishing anything and said that all went well; look for what ends the program in "
+            f"a function of yours or in what it imports, such as os._exit; then run it again: {call.again()}"
+        )
 
 
 def make_share(stage: str, call: Call) -> None:
@@ -213,45 +249,6 @@ def make_all(call: Call) -> None:
     chain(stages, call, config)
 
 
-def _environment(nproc: int) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parent.parent)
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // nproc))} if nproc > 1 else {}
-    return {
-        **threads,
-        **os.environ,  # OMP_NUM_THREADS as the user has it, where it is set
-        "PIPELINE_NPROC": str(nproc),
-        "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-    }
-
-
-def launch(stage: str, call: Call, further: int = 0) -> None:
-    """Run one stage in as many processes as `call` has; exits with the stage's code.
-
-    accelerate launch starts them on GPUs; on CPU it would start one process where no MPI is installed, so torchrun does.
-    """
-    import torch
-
-    ours = ["-m", "pipeline", stage, call.recipe, *call.overrides]
-    if torch.cuda.is_available():
-        launcher = [
-            "-m",
-            "accelerate.commands.launch",
-            "--num_machines",
-            "1",
-            "--num_processes",
-            str(call.nproc),
-            "--multi_gpu",
-        ]
-    else:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(call.nproc)]
-    # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
-    told = {"PIPELINE_RUN": call.run, FURTHER_SEED: str(further), ASKED: f"{call.asked} {call.seeds}"}
-    started = subprocess.Popen([sys.executable, *launcher, *ours], env=_environment(call.nproc) | told)
-    with _ending_too(started, started.wait):
-        returned = started.wait()
-    sys.exit(_code(returned))
-
-
 def chain(stages: Sequence[str], call: Call, config: Config) -> None:
     """Make the stages that are due, each in a process of its own, those that are seeded once a seed; what they replace is said before
     the first of them starts. Exits with the code of the first that fails."""
@@ -265,8 +262,11 @@ def chain(stages: Sequence[str], call: Call, config: Config) -> None:
                 steps = [(stage, *with_seed(stage, config, Run(call.run), further)) for stage, further in todo[number:]]
                 _tell_what_is_replaced(steps, call)
             told = True
-            if returned := in_a_process(make_guarded, stage, call, further, told):
-                sys.exit(_code(returned))
+            before = _manifest(stage, config, call, further)
+            returned = in_a_process(make_guarded, stage, call, further, told)
+            if code := ending.ended(f"the process of {stage}", returned):
+                raise ending.Ending(code)
+            _check_made(stage, config, call, further, before)
 
 
 def _check_rankings(call: Call) -> None:
@@ -286,51 +286,25 @@ def in_a_process(work: Callable[..., None], *arguments: Any) -> int:
     The process is forked from one that has imported the libraries and done nothing else, so that they are imported once and
     not by every stage.
     """
-    os.environ.update(_environment(1))
+    os.environ.update(environment(1))
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["pipeline.training.quiet_imports", "pipeline.stages.compare", "pipeline.stages.ppo"])
+    forks.set_forkserver_preload(
+        ["pipeline.training.warm", "pipeline.training.quiet_imports", "pipeline.stages.compare", "pipeline.stages.ppo"]
+    )
     process = forks.Process(target=_child, args=(work, *arguments))
     process.start()
-    with _ending_too(process, process.join):
+    assert process.pid is not None
+    with ending.passing_on(process.pid):
         process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-@contextmanager
-def _ending_too(process: Any, wait: Callable[[], Any]) -> Iterator[None]:
-    """Within the block SIGTERM and Ctrl-C end `process` too, and it is waited for, so that nothing works on when this one is gone."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(128 + number)  # raised where the process is waited for: a wait inside of a wait would never end
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt):
-        process.terminate()
-        wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however that went."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _child(work: Callable[..., None], *arguments: Any) -> None:
-    _end_with_parent()
+    ending.heed_signals()
+    ending.with_parent(os.getppid())  # the process it is forked from, which ends with the one that asked for it
+    started_by = multiprocessing.parent_process()
+    assert started_by is not None
+    if not started_by.is_alive():
+        os._exit(128 + signal.SIGKILL)
     work(*arguments)
-
-
-def _code(returned: int) -> int:
-    return 128 - returned if returned < 0 else returned

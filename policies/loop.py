@@ -31,8 +31,11 @@ class Watch(Protocol):
     def show(self, step: int, episodes: list[Episode]) -> None:
         """The episodes of an evaluation after `step` iterations."""
 
+    def stopping(self) -> bool:
+        """Whether training is to end after this iteration, which is saved for that; asked of every process, which all say the same."""
+
     def progress(self, done: int) -> None:
-        """So many iterations are done and saved."""
+        """So many iterations are done, and saved where that was due."""
 
 
 class Silent:
@@ -45,6 +48,9 @@ class Silent:
     def log(self, figures: dict[str, float]) -> None: ...
 
     def show(self, step: int, episodes: list[Episode]) -> None: ...
+
+    def stopping(self) -> bool:
+        return False
 
     def progress(self, done: int) -> None: ...
 

@@ -191,7 +191,7 @@ def _close(loop: Loop, result: Result, done: int, kl_coef: float, figures: dict[
     result.first = result.first or figures
     result.last = figures
     loop.watch.log(figures)
-    if done % settings.save_steps == 0 or last:
+    if loop.watch.stopping() or done % settings.save_steps == 0 or last:
         if loop.accelerator.is_main_process:
             told = {"first": result.first, "last": result.last, "evals": result.evals}
             extra = {"step": done, "kl_coef": kl_coef, **told, "scheduler": loop.scheduler.state_dict()}

@@ -16,8 +16,9 @@ MAY_IMPORT = {
 }
 # The rooms of pipeline/ from the ground up: each imports only what stands before it. Beside them, modules of their own.
 ORDER = (
-    *("graph", "statistics", "redaction", "commands", "words", "settings", "artifacts", "pages", "rows", "training"),
-    *("data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "running", "__main__"),
+    *("ending", "graph", "statistics", "redaction", "commands", "words", "settings", "artifacts", "pages", "rows"),
+    *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "ranks"),
+    *("running", "__main__"),
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))

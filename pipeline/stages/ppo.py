@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
+from pipeline import ending
 from pipeline.artifacts.files import keep_rows, permitted, read_rows, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
@@ -163,10 +164,12 @@ class Watching:
         self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
         self.score, self.of_functions = score, dict[str, float]()
         self.bar: Any = None
+        self.asked = 0  # the signal that ends training before its last iteration
 
     def begin(self, step: int) -> None:
         """A resumed run repeats what the interrupted one did after its last state; those rows go."""
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
+        ending.reached(step, self.section.iterations())
         self.trackers.begin(step)
         if self.accelerator.is_main_process:
             for path in (self.log_file, self.evaluations.path):
@@ -191,12 +194,22 @@ class Watching:
         if self.accelerator.is_main_process:
             self.evaluations.add(step, episodes)
 
+    def stopping(self) -> bool:
+        self.asked = max(gather_object([ending.asked()]))  # of any process
+        return bool(self.asked)
+
     def progress(self, done: int) -> None:
         if self.accelerator.is_main_process:
             permitted(self.log_file.parent)
         self.bar.update(done - self.bar.n)
+        ending.reached(done, self.section.iterations())
+        if self.asked:
+            self.bar.close()
+            self.trackers.end()
+            ending.leave(self.asked)
 
     def end(self, result: Result) -> None:
+        ending.reached(None)
         self.bar.close()
         if result.halted is not None:
             self.trackers.alert(result.halted, int(result.last.get("step", 0)))

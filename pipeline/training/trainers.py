@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from pipeline import ending
 from pipeline.artifacts.files import keep_rows, permitted
 from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
@@ -133,6 +135,9 @@ def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]
     trainer.add_callback(report)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if report.asked:
+        ending.leave(report.asked)
+    ending.reached(None)
     return time.monotonic() - started, report.resumed_at
 
 
@@ -150,6 +155,8 @@ class Report(TrainerCallback):
         self.path, self.what, self.trackers, self.more = folder / "metrics.jsonl", what, trackers, more
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.asked = 0  # the signal that ends training before its last step
+        ending.reached(state.global_step, state.max_steps)
         self.resumed_at = state.global_step
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
         self.trackers.begin(state.global_step)
@@ -164,6 +171,10 @@ class Report(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update(state.global_step - self.bar.n)
+        ending.reached(state.global_step, state.max_steps)
+        self.asked = max(gather_object([ending.asked()]))  # of any process
+        if self.asked:
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = {k: v for k, v in (logs or {}).items() if isinstance(v, int | float)}

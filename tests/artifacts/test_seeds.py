@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 import pipeline.stages.ppo
 from data.refining import split
 from data.schema import Ranking, prompt_key
-from pipeline import running
+from pipeline import ranks, running
 from pipeline.artifacts import seeds
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import read_rows, sha256
@@ -309,6 +309,7 @@ def test_the_command_line_trains_each_seed_in_its_own_process(monkeypatch: pytes
     calls: list[tuple[Any, ...]] = []
     monkeypatch.setattr(running, "in_a_process", lambda work, *arguments: calls.append(arguments) or 0)
     monkeypatch.setattr(running, "due_seed", lambda *_: True)
+    monkeypatch.setattr(running, "_check_made", lambda *_: None)
     call = Call("r.yaml", "x", ("a=1",), nproc=2, seeds=3)
     running.chain(["reward", "ppo", "compare"], call, Config())
     given = [("reward", 0), ("ppo", 0), ("ppo", 1), ("ppo", 2), ("compare", 0)]
@@ -318,10 +319,9 @@ def test_the_command_line_trains_each_seed_in_its_own_process(monkeypatch: pytes
 def test_several_processes_are_told_which_seed(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the environment, which torchrun hands on; and a process that is so started takes that seed's folder."""
     given: dict[str, str] = {}
-    started = SimpleNamespace(wait=lambda: 0)
-    monkeypatch.setattr(running.subprocess, "Popen", lambda call, env: given.update(env) or started)
-    with pytest.raises(SystemExit):
-        running.launch("ppo", Call("r.yaml", "whole", nproc=2, asked="all"), further=2)
+    started = SimpleNamespace(wait=lambda: 0, pid=0)
+    monkeypatch.setattr(ranks.subprocess, "Popen", lambda call, env: given.update(env) or started)
+    assert ranks.launch("ppo", Call("r.yaml", "whole", nproc=2, asked="all"), further=2) == 0
     assert (given["PIPELINE_FURTHER_SEED"], given["PIPELINE_RUN"]) == ("2", "whole")
     monkeypatch.undo()
     call = [sys.executable, "-m", "pipeline", "ppo", str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]

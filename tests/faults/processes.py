@@ -1,0 +1,138 @@
+"""What do the tests of signals and pairs share? Commands of ours in a run that is prepared, and every process that they started.
+
+A process is found by a word in its environment, which each that it starts inherits: so none gets away.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts.files import weights_sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = ROOT / "recipes" / "smoke.yaml"
+MARK = "PIPELINE_TESTED"
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN", "PIPELINE_CALLER", MARK)
+CLEAN = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+REWARDS = '''
+import ctypes, os, signal, sys, threading, time
+
+def _paced(prompts, completions):
+    """Ten tenths of a second an iteration, unless PACE says less."""
+    with open("begun", "a") as file:
+        file.write("x")
+    time.sleep(float(os.environ.get("PACE", "0.3")))
+    return [sum(c in "aeiou" for c in text) / 10 for text in completions]
+
+def paced(prompts, completions):
+    return _paced(prompts, completions)
+
+def stuck(prompts, completions):
+    open("begun", "a").write("x")
+    time.sleep(100)
+'''
+SETTINGS = [
+    f"data.source={ROOT / 'data' / 'smoke.jsonl'}",
+    *("sft.max_steps=200", "sft.logging_steps=1", "sft.save_steps=50", "sft.max_new_tokens=4", "sft.eval_rows=2"),
+    *("ppo.reward_funcs=[rewards:paced]", "ppo.total_episodes=96", "ppo.batch_size=16", "ppo.response_length=4"),
+    *("ppo.save_steps=2", "ppo.eval_prompts=2", "compare.models=[sft,ppo]", "compare.prompts=4", "compare.perplexity_rows=2"),
+]  # fmt: skip
+
+
+def command(*words: str) -> list[str]:
+    """`python -m pipeline STAGE` by the recipe and settings of these tests, run r; words behind the stage are added."""
+    return [sys.executable, "-m", "pipeline", words[0], str(SMOKE), *SETTINGS, *words[1:], "--run", "r"]
+
+
+@dataclass
+class Started:
+    """A command that runs in `folder`."""
+
+    process: "subprocess.Popen[str]"
+    folder: Path
+    mark: str
+    out: str = ""
+    told: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code, what it wrote in `out` and `told`."""
+        self.out, self.told = self.process.communicate(timeout=seconds)
+        return self.process.returncode
+
+    def alive(self) -> dict[int, str]:
+        """All processes that it started and that are there, itself too: pid -> command line."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                except OSError:  # it has ended, or is not ours
+                    continue
+        return found
+
+    def gone(self, seconds: float = 5) -> None:
+        """Raise AssertionError where one of its processes is alive after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while left := self.alive():
+            assert time.monotonic() < deadline, f"left behind: {left}"
+            time.sleep(0.05)
+
+    def until(self, ready: Callable[[], Any], seconds: float = 100) -> Any:
+        """What `ready` returns, as soon as that is something."""
+        deadline = time.monotonic() + seconds
+        while not (found := ready()):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, f"never came; {self.alive()}"
+            time.sleep(0.02)
+        return found
+
+    def rows(self, stage: str, least: int) -> None:
+        """Wait until so many steps of a stage are logged."""
+        path = self.folder / "runs" / "r" / f"{stage}.partial" / "metrics.jsonl"
+        self.until(lambda: path.is_file() and path.read_bytes().count(b"\n") >= least)
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for process in self.alive():
+            try:
+                os.kill(process, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        if self.process.poll() is None:
+            self.process.wait(10)
+
+
+def start(folder: Path, *words: str, line: list[str] | None = None, **environment: str) -> Started:
+    """A command of ours, or the line that is given, in a process group of its own."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        line or command(*words),
+        cwd=folder,
+        env=CLEAN | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: mark} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    return Started(process, folder, mark)
+
+
+def copied(prepared: Path, folder: Path) -> Path:
+    """A run of one's own, as `prepared` has it."""
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    return folder
+
+
+def weights(folder: Path, stage: str) -> str | None:
+    return weights_sha256(folder / "runs" / "r" / stage)
