@@ -59,7 +59,7 @@ demo: .venv/ready ## embedded model and film reviews: all stages, then the repor
 	@$(CALL) all $(ARGS) $(MORE)
 
 smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
-	@rm -rf runs/smoke
+	@test ! -d runs/smoke || $(PYTHON) -m pipeline.artifacts.cleaning --run smoke --yes >/dev/null
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
 
 clean: ## remove all runs and the caches of tools, not the environment and not what was downloaded; asks (YES=1: does not)

@@ -22,6 +22,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refusals import sentence
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.seeds import with_seed
+from pipeline.artifacts.unchanged import unchanged
 from pipeline.commands import Call
 from pipeline.ending import ENDS, FAULT, INTERRUPTED, MISTAKE
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
@@ -166,7 +167,8 @@ def _make(stage: str, config: Config, run: Run) -> None:
     if "model" in models_read(stage, config):
         context.base_model(config)  # one of ours is made when it is missing, and what it is counts from here on
     run = replace(run, begun=read_now(run, stage, config))  # before the stage reads anything
-    manifest = module.run(config, run)
+    with unchanged(run, stage, read_by(run, stage, config), after=False):  # publishing looks itself
+        manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)
         _write_index(run)

@@ -10,10 +10,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.ownership import at_work, check_run_name
+from pipeline.artifacts.ownership import alone_in, check_run_name
 
 RUNS, DOWNLOADS = Path("runs"), ".cache"
 LEFT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", "*.egg-info")
@@ -42,16 +43,18 @@ def one(name: str | None) -> list[Path]:
 def clean(paths: Sequence[Path], again: str, yes: bool) -> bool:
     """Remove `paths`, after a question unless `yes`; whether they were. Raises ArtifactError where a stage is being made in one of
     them, or where nobody can be asked: `again` is the command that needs no answer."""
-    for path in paths:
-        for partial in sorted(path.glob("*.partial")) if path.parent == RUNS else ():
-            if (holder := at_work(partial)) is not None:
-                raise ArtifactError(
-                    f"{partial}: {holder} makes a stage here; wait until it is done, or stop that process first"
-                )
     if not paths:
         print("nothing to remove")
         return False
     runs = [path for path in paths if path.parent == RUNS]
+    with ExitStack() as locks:  # so that none begins while the user thinks about it
+        for path in runs:
+            if path.is_dir() and not path.is_symlink():
+                locks.enter_context(alone_in(path))
+        return _clean(paths, runs, again, yes)
+
+
+def _clean(paths: Sequence[Path], runs: Sequence[Path], again: str, yes: bool) -> bool:
     what = [f"{path} ({_size(path)})" for path in runs]
     if others := len(paths) - len(runs):
         what.append(f"{others} caches of tools")

@@ -5,7 +5,7 @@ Nothing here stops at a folder that cannot be read: it is told on its own line, 
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import section_values
 from pipeline.artifacts.kept import contents, remove
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import MANIFEST, at_work, check_run_name
+from pipeline.artifacts.ownership import MANIFEST, alone_in, at_work, check_run_name
 from pipeline.artifacts.refusals import size_words
 from pipeline.artifacts.run import Run
 from pipeline.commands import ROOT, Call, pruning
@@ -80,6 +80,13 @@ def prune_asked(only: str | None, yes: bool, root: Path = Path("runs")) -> None:
     if not paths:
         print("prune: nothing is kept" + ("" if only is None else f" in {root / only}"))
         return
+    with ExitStack() as locks:  # so that no stage takes back what is removed
+        for run in found:
+            locks.enter_context(alone_in(run.root / run.name))
+        _prune(paths, only, yes)
+
+
+def _prune(paths: Sequence[Path], only: str | None, yes: bool) -> None:
     for line in _table([[str(path), size_words(_size(path))] for path in paths]):
         print(line)
     several = f"{len(paths)} former results, {size_words(sum(map(_size, paths)))}"

@@ -98,6 +98,19 @@ def held(folder: Path, what: str) -> Iterator[None]:
     messages. Raises ArtifactError where another process holds it, or where something else lies in the folder's place.
     """
     check_replaceable(folder, MARK)
+    with using(folder.parent), _locks(folder, what) as file:
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+        yield
+
+
+@contextmanager
+def _locks(folder: Path, what: str) -> Iterator[int]:
     try:
         file = _locked(folder / LOCK, what)
     except OSError as error:
@@ -107,20 +120,85 @@ def held(folder: Path, what: str) -> Iterator[None]:
         raise ArtifactError(
             f"{folder / LOCK}: cannot be locked ({reason}); see that runs/ may be written to and holds nothing else of that name"
         ) from None
+    _HELD.add(file)
     try:
-        holder = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(holder).encode(), 0)
-        yield
+        yield file
     finally:
         with suppress(OSError):  # gone with the folder when the stage was published
-            if os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):
+            if file in _HELD and os.path.samestat(os.fstat(file), os.stat(folder / LOCK)):
                 (folder / LOCK).unlink()
                 folder.rmdir()  # fails, as it should, where state of an unfinished attempt lies in it
+        _let_go(file)
+
+
+_HELD = set[int]()  # descriptors of locks
+
+
+def _let_go(*files: int) -> None:
+    for file in files or list(_HELD):
+        if file in _HELD:
+            _HELD.discard(file)
+            os.close(file)
+
+
+# a process that a user's function forks, and that outlives us, does not hold our locks
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def using(folder: Path) -> Iterator[None]:
+    """Within the block nobody removes anything of the run in `folder`, which is made where it is missing: a shared lock on the folder
+    itself. Raises ArtifactError where somebody does so now."""
+    file = _whole(folder, fcntl.LOCK_SH, f"{folder}: another process is removing what lies here; wait until it is done")
+    try:
+        yield
+    finally:
+        _let_go(file)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within the block nobody makes or reads a stage of the run in `folder`. Raises ArtifactError that names who does so now."""
+    for partial in sorted(folder.glob("*.partial")):
+        if (holder := at_work(partial)) is not None:
+            raise ArtifactError(
+                f"{partial}: {holder} makes a stage here; wait until it is done, or stop that process first"
+            )
+    file = _whole(
+        folder, fcntl.LOCK_EX, f"{folder}: another process reads it or makes a stage here; wait until it is done"
+    )
+    try:
+        yield
+    finally:
+        _let_go(file)
+
+
+def _whole(folder: Path, how: int, otherwise: str) -> int:
+    """A descriptor of a folder, locked; not locked where the file system locks no folders. One that is removed meanwhile is made anew."""
+    while True:
+        try:
+            if how == fcntl.LOCK_SH:
+                folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            if how == fcntl.LOCK_SH:
+                continue
+            raise ArtifactError(f"{folder}: removed by another process meanwhile") from error
+        except OSError as error:
+            if refusals.sentence(error) is not None:
+                raise
+            raise ArtifactError(f"{folder}: no run can lie there ({error.strerror}); choose another RUN") from None
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise ArtifactError(otherwise) from None
+        except OSError:  # a file system that locks no folders
+            pass
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(folder)):
+                _HELD.add(file)
+                return file
         os.close(file)
 
 

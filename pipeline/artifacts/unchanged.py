@@ -1,11 +1,11 @@
 """Did the stages that are read stay what they were, to the end? One that is made again meanwhile is told, so that nothing mixes two."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256
-from pipeline.artifacts.ownership import MANIFEST
+from pipeline.artifacts.ownership import MANIFEST, using
 from pipeline.artifacts.run import Run
 
 
@@ -14,14 +14,15 @@ def unchanged(run: Run, what: str, stages: Sequence[str], after: bool = True) ->
     """Raise ArtifactError where one of `stages`, or roles, has become another until the block ends, or (not `after`) until it fails:
     that is why it failed. `what` is the work in the block, as a user calls it."""
     before = _known(run, stages)
-    try:
-        yield
-    except Exception as error:
-        if others := _changed(run, before):
-            raise ArtifactError(_told(run, what, others)) from error
-        raise
-    if after and (others := _changed(run, before)):
-        raise ArtifactError(_told(run, what, others))
+    with using(run.root / run.name) if (run.root / run.name).is_dir() else nullcontext():
+        try:
+            yield
+        except Exception as error:
+            if others := _changed(run, before):
+                raise ArtifactError(_told(run, what, others)) from error
+            raise
+        if after and (others := _changed(run, before)):
+            raise ArtifactError(_told(run, what, others))
 
 
 def _told(run: Run, what: str, others: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import is_plain_name
 from pipeline.artifacts.run import Run
+from pipeline.artifacts.unchanged import unchanged
 from pipeline.inspect import maps as inspect_maps
 from pipeline.inspect.asking import advice, find_prompt
 from pipeline.inspect.tokens import tokens, totals
@@ -73,6 +74,20 @@ def run(
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
     """
+    opened = dict.fromkeys(["data", "sft", "reward", "ppo", *([] if "/" in model else [model])])
+    with unchanged(run, "inspect", list(opened)):
+        name, page = _page(config, run, prompt, completion, model, seed, chat)
+    path = run.root / run.name / "inspect" / f"{name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+    index.write(run)
+    return path
+
+
+def _page(
+    config: Config, run: Run, prompt: str, completion: str | None, model: str, seed: int | None, chat: bool
+) -> tuple[str, str]:
+    """The name of the page, and the page."""
     tell("inspect: checking the files of the stages it opens")
     tokenizer, config, kl_coef = _opened(config, run, model)
     section, device = config.ppo, make_accelerator().device
@@ -123,16 +138,8 @@ def run(
         states=_states(config, run, asked, episode, device, seed),
         raw=episode.raw_score,
     )
-    path = (
-        run.root
-        / run.name
-        / "inspect"
-        / f"{slug(prompt, completion, model, seed, how.words() + (', chat' if chat else ''))}.html"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
-    index.write(run)
-    return path
+    said = how.words() + (", chat" if chat else "")
+    return slug(prompt, completion, model, seed, said), page
 
 
 def _of_sft(

@@ -9,11 +9,11 @@ answers, so it can be left out.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
@@ -23,6 +23,7 @@ from data.schema import Demonstration
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
+from pipeline.artifacts.unchanged import unchanged
 from pipeline.data_check.figures import languages
 from pipeline.graph import STAGES
 from pipeline.redaction import redacted, redacted_in
@@ -68,20 +69,27 @@ def push(
             f"MODEL={model}: no stage that makes a model; choose among {', '.join(models(run)) or 'none yet'}"
         )
     run = replace(run, beside={**run.beside, stage: model})
-    made = run.require(stage, force=True)
-    if made.gate["result"] == "fail" and not force:
-        raise PushError(
-            f"{run.folder(stage)}: its gate failed: {_failed(made)}; train it better first, or push it anyway with FORCE=1 (--force)"
-        )
-    base = _asked(base_of(_base_model(run, stage, made)), license)
-    files, told = contents(run, stage, made, base, to, report)
-    for line in told:
-        print(f"push: {line}")
-    if dry:
-        _show(files, to, private)
-        return
-    url = _commit(files, to, private, f"{run.name}: {model}, seed {made.seed}")
+    with ExitStack() as opened:  # what was opened is sent, whatever takes its place meanwhile
+        with unchanged(run, "push", [stage, "sft", "data", "compare"]):
+            made = run.require(stage, force=True)
+            if made.gate["result"] == "fail" and not force:
+                raise PushError(
+                    f"{run.folder(stage)}: its gate failed: {_failed(made)}; train it better first, or push it anyway with FORCE=1 (--force)"
+                )
+            base = _asked(base_of(_base_model(run, stage, made)), license)
+            files, told = contents(run, stage, made, base, to, report)
+            sent = {name: _opened(content, opened) for name, content in files.items()}
+        for line in told:
+            print(f"push: {line}")
+        if dry:
+            _show(files, to, private)
+            return
+        url = _commit(sent, to, private, f"{run.name}: {model}, seed {made.seed}")
     print(f"push: {len(files)} files are at {url}")
+
+
+def _opened(content: Path | bytes, opened: ExitStack) -> BinaryIO | bytes:
+    return opened.enter_context(content.open("rb")) if isinstance(content, Path) else content
 
 
 def _failed(made: Manifest) -> str:
@@ -242,7 +250,7 @@ def _show(files: dict[str, Path | bytes], to: str, private: bool) -> None:
     print(f"\n{readme.decode()}")
 
 
-def _commit(files: dict[str, Path | bytes], to: str, private: bool, message: str) -> str:
+def _commit(files: Mapping[str, BinaryIO | bytes], to: str, private: bool, message: str) -> str:
     api = HfApi()
     with told_plainly(to, api.endpoint):
         api.create_repo(to, private=private or None, exist_ok=True)
