@@ -225,10 +225,11 @@ TAKING = """
 import sys, time
 from pathlib import Path
 from pipeline.artifacts.run import Run
+from pipeline.ending import Ending
 from pipeline.running import due, guarded
 from pipeline.settings.config import Config
 def work():
-    sys.exit(3 if due("data", Config(seed=int(sys.argv[1])), Run("demo")) else 0)
+    raise Ending(3 if due("data", Config(seed=int(sys.argv[1])), Run("demo")) else 0)
 while not Path("go").exists(): time.sleep(0.001)
 guarded(work)
 """
