@@ -156,6 +156,8 @@ def size_words(count: float) -> str:
     """Such as 1.6 GB."""
     if count < 1e6:
         return f"{count / 1e3:.0f} kB"
+    if count < 1e7:
+        return f"{count / 1e6:.1f} MB"
     return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 

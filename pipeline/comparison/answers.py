@@ -84,6 +84,16 @@ def check_lengths(models: Sequence[Contender], asked: Questions, config: Config)
         check_fits(f"compare: {one.name}", one.source, [*texts, *plain], "data.max_length", revision=one.revision)
 
 
+def longest(models: Sequence[Contender], asked: Questions, config: Config) -> int:
+    """Tokens of the longest prompt that any model is asked, behind its examples, and of a completion."""
+    found = 0
+    for one in models:
+        shots = asked.examples if one.name == "few_shot" else []
+        texts = [few_shot(p.prompt, shots)[0] for p in asked.held_out]
+        found = max([found, *(len(encode_prompt(one.tokenizer, text)) for text in texts)])
+    return found + decoding(config).max_new_tokens
+
+
 def of_models(
     models: Sequence[Contender], asked: Questions, tokenizer: Any, config: Config, run: Run, device: torch.device
 ) -> tuple[Samples, dict[str, dict[str, Any]], Any]:

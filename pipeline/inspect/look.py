@@ -38,7 +38,7 @@ from pipeline.pages.visible import visible
 from pipeline.rows.published import rankings
 from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
-from pipeline.training import roles
+from pipeline.training import preflight, roles
 from pipeline.training.context import base_model, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
@@ -98,6 +98,8 @@ def _page(
         print(f"inspect: {doubt} Some of this run's: {'; '.join(map(repr, some))}", flush=True)
     source = _source(config, run, model)
     _check_length(source, tokenizer, name, asked, completion, config)
+    length = config.data.max_length + how.max_new_tokens
+    preflight.of_asking("inspect", config, run, [source, run.folder("sft")], 1, length, count=1)
     tell(f"inspect: loading {model}, the model it started from, and the score")
     played, score = _roles(config, run, model, source, tokenizer, device)
     seed = config.seed if seed is None else seed

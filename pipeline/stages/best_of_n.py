@@ -21,6 +21,7 @@ from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
+from pipeline.training import preflight
 from pipeline.training.baselines import open_parents
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
@@ -48,6 +49,12 @@ def run(config: Config, run: Run) -> Manifest:
     check_fits("best_of_n", run.folder("sft"), prompt_rows(tokenizer, asked), *new_tokens(config, "compare"))
     folder = working_folder(run, "best_of_n", config)
     check_seen("best_of_n", config, asked, models_that_score(config, run))
+    how = config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
+    longest = max(length for _, length in prompt_rows(tokenizer, asked)) + how.max_new_tokens
+    preflight.of_asking(
+        *("best_of_n", config, run, [run.folder("sft")], section.per_device_eval_batch_size, longest),
+        count=len(asked) * section.n,
+    )
     score = scores(config, run, accelerator.device)
     model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     model.to(accelerator.device)
@@ -62,7 +69,7 @@ def run(config: Config, run: Run) -> Manifest:
             score,
             config.ppo,
             n=section.n,
-            how=config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length),
+            how=how,
             seed=config.seed,
             # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
             stream="best_of_n",

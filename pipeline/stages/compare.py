@@ -37,6 +37,7 @@ from pipeline.report.findings import Report
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
+from pipeline.training import preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
@@ -64,6 +65,12 @@ def run(config: Config, run: Run) -> Manifest:
     answers.check_lengths(models, asked, config)
     check_seen("compare", config, held_out, models_that_score(config, run))
     panel.check_gold(config, run, held_out)
+    longest = answers.longest(models, asked, config)
+    sources = [one.source for one in models] + [str(run.folder("sft"))]
+    rows = config.compare.per_device_eval_batch_size
+    preflight.of_asking(
+        "compare", config, run, sources, rows, longest, count=len(held_out) * len(config.compare.models)
+    )
     leaks = [sentence for name in others if (sentence := seen_elsewhere(run, name, held_out)) is not None]
     samples, information, sft = answers.of_models(models, asked, tokenizer, config, run, device)
     further = _further(tokenizer, config, run)

@@ -15,6 +15,7 @@ from data.refining import mixing, split
 from data.refining.clean import Steps
 from data.schema import DataError, prompt_key
 from pipeline.artifacts.files import write_rows, write_text
+from pipeline.artifacts.freshness import local_files, sources
 from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
@@ -23,6 +24,7 @@ from pipeline.rows import gather, portions
 from pipeline.rows.fitness import CONTRARY, CONTROL, REFUSED, TOO_LONG, SetAside, refuse
 from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
+from pipeline.training import preflight
 from pipeline.training.context import base_model, closing
 
 Files = Mapping[str, list[Any]]
@@ -55,6 +57,9 @@ def run(config: Config, run: Run) -> Manifest:
 
     folder = working_folder(run, "data", config)
     tokenizer = load_tokenizer(base_model(config), config.revision, chat_template_kwargs=config.chat_template_kwargs)
+    preflight.of_rows(
+        config, run, sum(path.stat().st_size for one in sources("data", config) for path in local_files(one))
+    )
     gathered = gather.film_reviews(config) if config.data.embedded() else _own(config, run)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)

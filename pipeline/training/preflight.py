@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts.refusals import lower
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
-from pipeline.settings.sections import Stepwise, Training
+from pipeline.settings.sections import Stepwise, Supervised, Training
+from pipeline.training import room
+from pipeline.training.limits import GB, available
 from policies.blueprint import config_at
 from policies.episodes import ROLLOUT_BATCH
 from policies.footprint import Footprint, footprint, weights_of
 from policies.precision import Held, pick_dtype
 
-GB = 1e9
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
-CGROUP = Path("/sys/fs/cgroup")
+ROWS = 15  # bytes of memory for each byte of rows that stage data reads: measured, docs/measured.md
 LOGITS = 10  # float32 copies of a micro-batch's logits in a step of trl's SFTTrainer: measured, docs/measured.md
 
 
@@ -27,6 +29,7 @@ class Rows:
     longest: int  # tokens of the longest row
     sampled: int  # rows that are decoded together
     length: int  # their tokens, prompt and completion
+    count: int = 0  # rows in all
 
     @classmethod
     def of(
@@ -35,7 +38,7 @@ class Rows:
         """Those of `lengths`, tokens of all that belong to one row; rows of like length stand together. `longest`: of one text, where a row is
         several."""
         heavy = float(sum(sorted(lengths)[-section.per_device_train_batch_size :]))
-        return cls(heavy, longest or max(lengths, default=0), sampled, length)
+        return cls(heavy, longest or max(lengths, default=0), sampled, length, len(lengths))
 
 
 def needs(
@@ -107,7 +110,8 @@ def line(config: Config, run: Run, widest: int) -> str:
         beside = scorers(config, run)
     except Exception as error:
         return _not_counted("ppo", error)
-    return check("ppo", needs(config, model, beside, widest, _resident(), run.world_size), *available())
+    told = check("ppo", needs(config, model, beside, widest, _resident(), run.world_size), *available(run.world_size))
+    return f"{told}; {room.check('ppo', config, run, room.of_ppo(config, model))}"
 
 
 def of_trainer(
@@ -131,13 +135,62 @@ def of_trainer(
         model = policy(config, source, section, revision, kind)
         beside = scorers(config, run, alone=True) if scored else 0.0
         beside += model.weights if reference and section.tuning == "full" else 0.0
-        told = check(stage, trainer_needs(section, model, beside, rows, _resident()), *available())
+        told = check(stage, trainer_needs(section, model, beside, rows, _resident()), *available(run.world_size))
+        told += f"; {room.check(stage, config, run, room.of_trainer(section, model, _steps(config, section, rows)))}"
     except ConfigError:
         raise
     except Exception as error:
         told = _not_counted(stage, error)
     if run.main_process:
         print(told, flush=True)
+
+
+def _steps(config: Config, section: Stepwise, rows: Rows) -> int:
+    """Optimizer steps, about."""
+    if not isinstance(section, Supervised):
+        return config.ppo.total_episodes // section.batch_size
+    epochs = section.num_train_epochs * rows.count / section.batch_size
+    return section.max_steps if section.max_steps > 0 else max(1, int(epochs))
+
+
+def of_asking(
+    stage: str, config: Config, run: Run, sources: Sequence[str | Path], rows: int, length: int, count: float
+) -> None:
+    """Print the line before a stage that trains nothing asks the models at `sources`, of which two are held at once, for `count` completions
+    in all, `rows` at a time and of `length` tokens with their prompts. Raises ConfigError as `line` does."""
+    how = _frozen(config)
+    try:
+        model = footprint(config_at(run.folder("sft")), how, None)
+        held = sorted(_bytes(one, how) for one in dict.fromkeys(map(str, sources)))[-2:]
+        parts = {
+            "process": _resident() / GB,
+            "weights": max(sum(held), scorers(config, run, alone=True)) / GB,
+            "cache": (model.cached(length) + model.vocabulary * 3 * 4) * rows / GB,
+        }
+        told = check(stage, parts, *available())
+        if stage != "inspect":
+            told += f"; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
+    except ConfigError:
+        raise
+    except Exception as error:
+        told = _not_counted(stage, error)
+    print(told, flush=True)
+
+
+def of_rows(config: Config, run: Run, read: float) -> None:
+    """The same before stage data holds the rows of files of `read` bytes."""
+    parts = {"process": _resident() / GB, "rows": read * ROWS / GB}
+    told = check("data", parts, *available())
+    print(f"{told}; {room.check('data', config, run, room.of_rows(read), sure=False)}", flush=True)
+
+
+def _bytes(source: str, how: Held) -> float:
+    """Of the weights at `source` as they are published: their files', where they lie here."""
+    from transformers import AutoModelForCausalLM
+
+    files = [*Path(source).glob("model*.safetensors"), *Path(source).glob("pytorch_model*.bin")]
+    size = float(sum(path.stat().st_size for path in files))
+    return size or weights_of(config_at(source), how, AutoModelForCausalLM)
 
 
 def policy(
@@ -190,48 +243,37 @@ def _not_counted(stage: str, error: Exception) -> str:
     return f"{stage}: what it needs in memory was not counted, as its model cannot be built without weights ({type(error).__name__}: {reason})"
 
 
-def available() -> tuple[float, str]:
-    """GB that this process may still take, and where: of the first GPU, else of the machine or its control group."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] / GB, "on the GPU"
-    free = float(psutil.virtual_memory().available)
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if limit.is_file() and used.is_file() and (ceiling := limit.read_text().strip()) != "max":
-        free = min(free, float(ceiling) - float(used.read_text()) + _given_back())
-    return free / GB, "here"
-
-
-def _given_back() -> float:
-    """Bytes that the control group counts as used and gives back when they are wanted: files that were read, such as a model's weights."""
-    told = CGROUP / "memory.stat"
-    rows = [line.split() for line in told.read_text().splitlines()] if told.is_file() else []
-    return sum(float(row[1]) for row in rows if row[0] == "inactive_file")
-
-
 def check(stage: str, parts: dict[str, float], free: float, where: str) -> str:
     """The line to print, or ConfigError where the stage does not fit. What is resident already is not needed again."""
     total = sum(parts.values())
     shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if size >= 0.01)
     if total - parts["process"] > free:
         largest = max((name for name in parts if name != "process"), key=lambda name: parts[name])
-        ppo, section = stage == "ppo", "reward" if stage == "gold" else stage
-        rows = "ppo.micro_batch_tokens" if ppo else f"{section}.per_device_train_batch_size"
-        further = " or ppo.keep_activations" if ppo else ""
-        remedy = {
-            "activations": f"lower {rows}{further}, or set {section}.gradient_checkpointing=true",
-            "logits": f"lower {rows}",
-            "merged copy": "adapt fewer layers (ppo.lora.layers), or set dtype=bfloat16",
-            "cache": f"lower {'ppo' if ppo else section}.batch_size or ppo.response_length",
-            "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
-            "weights": "set dtype=bfloat16, or take a smaller model",
-        }[largest]
         raise ConfigError(
-            f"{stage}: needs about {_gb(total)} GB ({shown}) and {_gb(free)} GB are free {where}, most of it for {largest}; {remedy}"
+            f"{stage}: needs about {_gb(total)} GB ({shown}) and {_gb(free)} GB are free {where}, most of it for {largest}; "
+            f"{_remedy(stage, largest)}"
         )
     return f"{stage}: needs about {_gb(total)} GB ({shown}); {_gb(free)} GB are free {where}"
+
+
+def _remedy(stage: str, largest: str) -> str:
+    """What makes the largest part of a stage's need smaller."""
+    ppo, section = stage == "ppo", "reward" if stage == "gold" else stage
+    asks = stage in ("compare", "best_of_n", "inspect")
+    rows = "ppo.micro_batch_tokens" if ppo else f"{section}.per_device_train_batch_size"
+    further = " or ppo.keep_activations" if ppo else ""
+    cache = f"lower {'ppo' if ppo else section}.batch_size or ppo.response_length"
+    if asks:
+        cache = lower(stage).partition(", compare")[0] + " or ppo.response_length"
+    return {
+        "activations": f"lower {rows}{further}, or set {section}.gradient_checkpointing=true",
+        "logits": f"lower {rows}",
+        "merged copy": "adapt fewer layers (ppo.lora.layers), or set dtype=bfloat16",
+        "cache": cache,
+        "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
+        "weights": "take a smaller model" if asks else "set dtype=bfloat16, or take a smaller model",
+        "rows": "give data.source fewer rows",
+    }[largest]
 
 
 def _gb(size: float) -> str:

@@ -1,18 +1,22 @@
 """Does the estimate of memory count what there is, and is a run that cannot fit refused with the remedy before anything is loaded?"""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from pipeline.artifacts import refusals
+from pipeline.artifacts.run import Run
 from pipeline.running import run_stage
 from pipeline.settings.config import PPO, Config, ConfigError
 from pipeline.settings.recipe import load
 from pipeline.settings.sections import Lora
-from pipeline.training import preflight
+from pipeline.training import limits, preflight, room
 from pipeline.training.preflight import Rows, check, needs, trainer_needs
 from policies.footprint import Footprint, footprint
 from policies.precision import Held
@@ -57,10 +61,10 @@ def test_sampling_or_learning_whichever_is_more() -> None:
     last = footprint(SHAPE, Held(torch.float32), Lora(layers="last 1"))
     assert parts(last, **few)["merged copy"] * 1e9 == pytest.approx(LAYER * 4)
     kept: Any = {"micro_batch_tokens": 4000, "keep_activations": 0.25}
-    for engine, model, room in (("transformers", ADAPTED, 0.0), ("transformers", NARROW, 0.25e9), ("continuous", ADAPTED, 0.25e9)):  # fmt: skip
+    for engine, model, more in (("transformers", ADAPTED, 0.0), ("transformers", NARROW, 0.25e9), ("continuous", ADAPTED, 0.25e9)):  # fmt: skip
         learning = parts(model, **kept, engine=engine)
         assert not {"merged copy", "cache"} & learning.keys() and {"activations", "logits"} <= learning.keys()
-        assert learning["activations"] * 1e9 == pytest.approx(model.activations(4000, 52) + room)
+        assert learning["activations"] * 1e9 == pytest.approx(model.activations(4000, 52) + more)
     together = parts(processes=2, micro_batch_tokens=4000, keep_activations=0.0)
     assert together["activations"] * 1e9 == pytest.approx(2 * ADAPTED.activations(4000, 52))  # critic and policy
     long: Any = few | {"response_length": 200}
@@ -110,6 +114,14 @@ def test_refused_with_the_remedy() -> None:
     stage = {"process": 0.1, "weights": 1.0, "activations": 9.0}
     with pytest.raises(ConfigError, match="dpo: .*; lower dpo.per_device_train_batch_size, or set dpo.gradient_check"):
         check("dpo", stage, 1.0, "here")
+    for asked, remedy in (
+        ("compare", "lower compare.per_device_eval_batch_size"),
+        ("best_of_n", "lower best_of_n.per"),
+    ):
+        with pytest.raises(ConfigError, match=f"{asked}: .*; {remedy}.* or ppo.response_length$"):
+            check(asked, {"process": 0.1, "weights": 1.0, "cache": 9.0}, 1.0, "here")
+    with pytest.raises(ConfigError, match="data: .*; give data.source fewer rows"):
+        check("data", {"process": 0.1, "rows": 9.0}, 1.0, "here")
     with pytest.raises(ConfigError, match="gold: .*; lower reward.per_device_train_batch_size, or set reward"):
         check("gold", stage, 1.0, "here")
 
@@ -128,7 +140,7 @@ SHRUNK = [
 ]
 
 
-def test_every_stage_that_trains_is_refused_before_anything_is_loaded(
+def test_every_stage_is_refused_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And tells what it needs where it fits; or that nothing was counted, where the model cannot be built without weights."""
@@ -138,7 +150,7 @@ def test_every_stage_that_trains_is_refused_before_anything_is_loaded(
     stages = ("sft", "reward", "ppo", "dpo", "kto", "rloo", "rft")
     for stage in stages:
         with monkeypatch.context() as patch:
-            patch.setattr(preflight, "available", lambda: (1e-6, "here"))
+            patch.setattr(preflight, "available", lambda *_: (1e-6, "here"))
             patch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
             with pytest.raises(ConfigError, match=f"^{stage}: needs about .* GB .* are free here, most of it for "):
                 run_stage(stage, config, "r")
@@ -146,6 +158,14 @@ def test_every_stage_that_trains_is_refused_before_anything_is_loaded(
             capfd.readouterr()
             run_stage(stage, config, "r")
             assert f"{stage}: needs about " in capfd.readouterr().out
+
+    run_stage("ppo", config, "r")
+    for stage in ("data", "best_of_n", "compare"):
+        with monkeypatch.context() as patch:
+            patch.setattr(preflight, "available", lambda *_: (1e-9, "here"))
+            patch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+            with pytest.raises(ConfigError, match=f"^{stage}: needs about .* GB .* are free here, most of it for "):
+                run_stage(stage, config, "another" if stage == "data" else "r")
 
     def broken(*_: object) -> Footprint:
         raise NotImplementedError("no meta kernel")
@@ -155,16 +175,77 @@ def test_every_stage_that_trains_is_refused_before_anything_is_loaded(
     assert "dpo: what it needs in memory was not counted, as its model" in capfd.readouterr().out
 
 
-def test_files_that_were_read_take_no_memory_from_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A control group counts the weights that were just read as used, and gives them back."""
+def test_what_is_free_on_the_disk_is_held_against_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, as above: all weights and 16·1900·4 of the adapter in float32, and two checkpoints of the adapter with Adam's moments.
+    What an interrupted attempt left counts as written; where all are saved once, one checkpoint lies there."""
+    config, run, lora = Config(), Run("r", tmp_path), 16 * 1900 * 4
+    found = room.of_trainer(config.sft, ADAPTED)
+    assert found["weights"] == (MODEL + lora) * 4 and found["checkpoints"] == 2 * 3 * lora * 4
+    assert room.of_trainer(config.sft, ADAPTED, steps=config.sft.save_steps)["checkpoints"] == 3 * lora * 4
+    whole = room.of_trainer(config.sft.model_copy(update={"tuning": "full"}), WHOLE)
+    assert whole["weights"] == MODEL * 4 and whole["checkpoints"] == 2 * 3 * MODEL * 4
+    need = sum(found.values())
+    monkeypatch.setattr(refusals, "free", lambda _: need)
+    assert room.check("sft", config, run, found).startswith("writes about ")
+    monkeypatch.setattr(refusals, "free", lambda _: need - 1e5)
+    with pytest.raises(ConfigError, match=r"^sft: writes about 7.9 MB to .*r/sft.partial \(weights 2.8 MB, .*\), and 7.8 MB are free on its disk; make room, or raise sft.save_steps, .* or lower sft.lora.r$"):  # fmt: skip
+        room.check("sft", config, run, found)
+    assert "make room" in room.check("data", config, run, room.of_rows(1e9), sure=False)
+    run.partial("sft").mkdir(parents=True)
+    (run.partial("sft") / "state").write_bytes(bytes(200_000))
+    assert room.check("sft", config, run, found).startswith("writes about ")
+
+
+@pytest.fixture
+def on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose control groups are files below tmp_path."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(preflight, "CGROUP", tmp_path)
-    for name, told in (
-        ("max", "500000000"),
-        ("current", "450000000"),
-        ("stat", "anon 50000000\ninactive_file 400000000"),
-    ):
-        (tmp_path / f"memory.{name}").write_text(f"{told}\n")
-    assert preflight.available() == (pytest.approx(0.45), "here")
-    (tmp_path / "memory.stat").unlink()
-    assert preflight.available() == (pytest.approx(0.05), "here")
+    monkeypatch.setattr(limits, "CGROUP", tmp_path)
+    monkeypatch.setattr(limits, "OWN", tmp_path / "own")
+    return tmp_path
+
+
+def written(folder: Path, **files: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+def test_files_that_were_read_take_no_memory_from_a_container(on_a_cpu: Path) -> None:
+    """A control group counts the weights that were just read as used, and gives them back."""
+    stat = "anon 50000000\ninactive_file 400000000"
+    written(on_a_cpu, memory__max="500000000", memory__current="450000000", memory__stat=stat)
+    where = "in this control group (memory.max is 0.5 GB)"
+    assert limits.available() == (pytest.approx(0.45), where)
+    (on_a_cpu / "memory.stat").unlink()
+    assert limits.available() == (pytest.approx(0.05), where)
+    assert limits.available(2) == (pytest.approx(0.025), f"{where}, for each of 2 processes")
+    (on_a_cpu / "memory.max").write_text("max\n")
+    assert limits.available()[1] == "here"
+
+
+def test_the_least_of_all_control_groups_counts_by_both_versions(on_a_cpu: Path) -> None:
+    """A group's own limit may be wider than that of one above it. Version 1 writes a large number where there is no limit."""
+    written(on_a_cpu, own="4:cpu,memory:/a/b\n0::/user/job")
+    written(on_a_cpu / "user/job", memory__max="300000000", memory__current="100000000")
+    written(on_a_cpu / "user", memory__max="150000000", memory__current="100000000")
+    assert limits.available() == (pytest.approx(0.05), "in this control group (memory.max is 0.15 GB)")
+    first = on_a_cpu / "memory/a"
+    written(first / "b", **{"memory__limit_in_bytes": str(2**63 - 4096), "memory__usage_in_bytes": "1"})
+    written(first, **{"memory__limit_in_bytes": "40000000", "memory__usage_in_bytes": "20000000"})
+    written(first, memory__stat="inactive_file 1\ntotal_inactive_file 10000000")
+    assert limits.available() == (pytest.approx(0.03), "in this control group (memory.limit_in_bytes is 0.04 GB)")
+
+
+@pytest.mark.parametrize(("kind", "option"), [(resource.RLIMIT_AS, "v"), (resource.RLIMIT_DATA, "d")])
+def test_the_limits_of_the_shell_count(on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch, kind: int, option: str) -> None:
+    """They are of one process, however many there are."""
+    right, memory = resource.getrlimit, psutil.Process().memory_info()
+    used = memory.vms if option == "v" else memory.data
+    limit = used + 20_000_000
+    monkeypatch.setattr(resource, "getrlimit", lambda one: (limit, limit) if one == kind else right(one))
+    for processes in (1, 2):
+        free, where = limits.available(processes)
+        assert free < 0.025 and where == f"under ulimit -{option} ({limit / 1e9:.3g} GB)"
