@@ -2,6 +2,11 @@
 
 RECIPE ?= $(if $(DATA),recipes/own_data.yaml,recipes/film_reviews.yaml)
 RUN    ?= $(if $(DATA)$(filter-out recipes/film_reviews.yaml,$(RECIPE)),$(basename $(notdir $(RECIPE))),demo)
+# of RUN as it was given neither make nor the shell reads anything
+named  := $(origin RUN)
+ifneq ($(named),file)
+override RUN := $(value RUN)
+endif
 SET    ?=
 NPROC  ?= 1
 JOBS   ?= 2
@@ -20,10 +25,15 @@ CALL    = PIPELINE_CALLER=make exec $(BIN)/python -m pipeline
 COMMA  := ,
 SPACE  := $() $()
 OPEN   := (
+define newline
+
+
+endef
+run     = $(if $(findstring $(newline),$(RUN)),$(error RUN has more than one line; write for instance RUN=demo),$(RUN))
 quoted  = '$(subst ','\'',$(1))'
 FROM    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
-ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --nproc $(NPROC) $(if $(VERIFY),--verify)
-ONE     = $(if $(filter command,$(origin RUN)),--run $(call quoted,$(RUN)))
+ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --nproc $(NPROC) $(if $(VERIFY),--verify)
+ONE     = $(if $(filter command,$(named)),--run $(call quoted,$(run)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
@@ -38,7 +48,7 @@ KNOWN  := $(filter-out $(OURS),$(shell grep -oE '[$$][$(OPEN)$$]?[A-Z_]{3,}|^[A-
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(TARGETS) .venv/ready,$(MAKECMDGOALS))$(filter-out $(KNOWN) MAKE% -%,$(GIVEN)),)
 $(shell $(PYTHON) -m pipeline.words $(foreach goal,$(MAKECMDGOALS),$(call quoted,$(goal))) \
-  -- $(TARGETS) -- $(KNOWN) -- $(foreach name,$(GIVEN),$(call quoted,$(name)=$($(name)))) >&2)
+  -- $(TARGETS) -- $(KNOWN) -- $(foreach name,$(GIVEN),$(call quoted,$(name)=$(value $(name)))) >&2)
 $(error nothing was started)
 endif
 
@@ -116,7 +126,7 @@ data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's 
 	  --json runs/data-check.json --page runs/data-check.html
 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=, CHAT=1); writes a page
-	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 
 runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept
@@ -126,8 +136,8 @@ prune: .venv/ready ## remove the former results that runs keep (RUN=x: of one), 
 	@$(CALL) prune $(ONE) $(if $(YES),--yes)
 
 push: .venv/ready ## put a model on the Hub: MODEL=ppo TO=name/repo (PRIVATE=1, DRY=1 shows files and card, REPORT=0, LICENSE=)
-	@test -n $(call quoted,$(TO)) || { echo 'error: TO is empty; write make push RUN=$(RUN) MODEL=$(or $(MODEL),ppo) TO=name/repo DRY=1' >&2; exit 2; }
-	@$(CALL) push --run $(call quoted,$(RUN)) --model $(call quoted,$(or $(MODEL),ppo)) --to $(call quoted,$(TO)) $(if $(filter-out 0,$(PRIVATE)),--private) \
+	@test -n $(call quoted,$(TO)) || { echo 'error: TO is empty; write make push RUN='$(call quoted,$(run))' MODEL=$(or $(MODEL),ppo) TO=name/repo DRY=1' >&2; exit 2; }
+	@$(CALL) push --run $(call quoted,$(run)) --model $(call quoted,$(or $(MODEL),ppo)) --to $(call quoted,$(TO)) $(if $(filter-out 0,$(PRIVATE)),--private) \
 	  $(if $(filter-out 0,$(DRY)),--dry) $(if $(filter 0,$(REPORT)),--no-report) $(if $(filter-out 0,$(FORCE)),--force) $(if $(LICENSE),--license $(call quoted,$(LICENSE)))
 
 ##@ Develop

@@ -146,9 +146,10 @@ def to_the_hub(
     force: Annotated[bool, typer.Option("--force", help="though its gate failed")] = False,
 ) -> None:
     def work() -> None:
+        made = Run(run).as_made()  # first: what is no name of a run is told before the libraries are loaded
         from pipeline.sharing.push import push
 
-        push(Run(run).as_made(), model, to, private=private, dry=dry, report=report, license=license, force=force)
+        push(made, model, to, private=private, dry=dry, report=report, license=license, force=force)
 
     guarded(work)
 
@@ -180,12 +181,13 @@ def look_inside(
         config = load(recipe, call.overrides)
         if not prompt.strip():
             raise ConfigError(f"the prompt is empty; give a text, or the id of a held-out prompt; run: {call.again()}")
+        made = Run(call.run, call=call)
         from pipeline.training.context import quiet
 
         quiet()  # first: libraries talk while they are imported
         from pipeline.inspect import look as inspect
 
-        print(f"inspect: {inspect.run(config, Run(call.run, call=call), prompt, completion, model, seed, chat)}")
+        print(f"inspect: {inspect.run(config, made, prompt, completion, model, seed, chat)}")
 
     guarded(work)
 

@@ -188,6 +188,8 @@ def make(stage: str, call: Call) -> None:
     first = lineage.baselines_to_make(Run(call.run, call=call), config) if stage == "compare" else []
     check_outside(config, [*first, stage])
     if first:
+        lineage.check(Run(call.run, call=call), stage, config, without=first)
+    if first:
         print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
     if first or call.seeds > 1:
         chain([*first, stage], call, config)

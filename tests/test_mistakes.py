@@ -127,10 +127,10 @@ def test_what_is_removed_is_said_and_asked_for(here: Path, capsys: pytest.Captur
     """Downloads stay; without a terminal nothing goes unless it is asked for in the command."""
     for name in ("runs/a/sft", "runs/b/sft", "runs/.cache", ".ruff_cache"):
         Path(name).mkdir(parents=True)
-        (Path(name) / "file").write_text("x" * 10)
+        (Path(name) / "manifest.json").write_text('{"inputs": "' + "0" * 64 + '"}')
     with pytest.raises(ArtifactError, match=r"nothing was removed; run: make clean YES=1$"):
         cleaning.clean(cleaning.everything(), "make clean YES=1", yes=False)
-    assert "runs/a (10 bytes), runs/b (10 bytes), 1 caches of tools; runs/.cache stays" in capsys.readouterr().out
+    assert "runs/a (78 bytes), runs/b (78 bytes), 1 caches of tools; runs/.cache stays" in capsys.readouterr().out
     cleaning.main(["--run", "a", "--yes"])
     assert sorted(path.name for path in Path("runs").iterdir()) == [".cache", "b"]
     for arguments, told in (

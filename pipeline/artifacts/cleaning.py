@@ -14,15 +14,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.ownership import alone_in, check_run_name
+from pipeline.artifacts.ownership import (
+    BESIDE,
+    MANIFEST,
+    MARK,
+    alone_in,
+    check_folder,
+    check_replaceable,
+    check_run_name,
+    is_ours,
+)
 
 RUNS, DOWNLOADS = Path("runs"), ".cache"
+OWN_FILES = ("data-check.html", "data-check.json", "gpu-check.json", "bench")  # beside the runs
 LEFT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", "*.egg-info")
 
 
 def everything() -> list[Path]:
-    """All runs, and beside them what tools left in the project and its rooms."""
+    """All that is ours in runs/, and beside it what tools left in the project and its rooms."""
+    check_folder(RUNS, "the folder of all runs")
     runs = [path for path in sorted(RUNS.glob("*")) if path.name != DOWNLOADS]
+    runs = [path for run in runs for path in (_of_a_run(run) if run.name not in OWN_FILES else [run])]
     caches = [path for pattern in LEFT_BY_TOOLS for path in sorted(Path().glob(pattern))]
     rooms = [path for path in sorted(Path().iterdir()) if path.is_dir() and not path.is_symlink() and path != RUNS]
     shown = [path for path in rooms if not path.name.startswith(".")]
@@ -30,14 +42,39 @@ def everything() -> list[Path]:
 
 
 def one(name: str | None) -> list[Path]:
-    """The folder of one run. Raises ArtifactError where there is none of that name."""
+    """What is ours in the folder of one run. Raises ArtifactError where there is none of that name."""
+    check_folder(RUNS, "the folder of all runs")
     known = [path.name for path in sorted(RUNS.glob("*")) if path.is_dir() and path.name != DOWNLOADS]
     there = f"there are {', '.join(known)}" if known else "there are none"
     if name is None:
         raise ArtifactError(f"clean-runs removes one run, and RUN names none; {there}")
-    if not (RUNS / check_run_name(name)).is_dir():
+    check_folder(RUNS / check_run_name(name), "a run's folder")
+    if not (RUNS / name).is_dir():
         raise ArtifactError(f"{RUNS / name}: no such run; {there}")
-    return [RUNS / name]
+    return _of_a_run(RUNS / name)
+
+
+def _of_a_run(folder: Path) -> list[Path]:
+    """The run's whole folder where all in it is ours, else what is; the rest stays, and is told."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+    ours = [path for path in inside if _is_ours(path)]
+    strange = [path for path in inside if path not in ours] if ours or folder.is_dir() else [folder]
+    strange = [folder] if folder.is_symlink() or (strange and not ours) else strange
+    for path in strange:
+        print(f"{path}: not made by a stage of ours, so it stays; remove it yourself", file=sys.stderr)
+    return ours if strange else [folder]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether something in a run's folder was made by us."""
+    if path.name.startswith(".index-") or path.name in BESIDE:
+        return not path.is_symlink()
+    try:
+        check_replaceable(path, MARK if path.name.endswith(".partial") else MANIFEST)
+    except ArtifactError:
+        kept = path.name == ".kept" and path.is_dir() and not path.is_symlink()
+        return kept and all(is_ours(one, MANIFEST) or one.name.endswith(".gone") for one in path.iterdir())
+    return True
 
 
 def clean(paths: Sequence[Path], again: str, yes: bool) -> bool:
@@ -46,17 +83,17 @@ def clean(paths: Sequence[Path], again: str, yes: bool) -> bool:
     if not paths:
         print("nothing to remove")
         return False
-    runs = [path for path in paths if path.parent == RUNS]
+    below = [path for path in paths if RUNS in path.parents]
     with ExitStack() as locks:  # so that none begins while the user thinks about it
-        for path in runs:
-            if path.is_dir() and not path.is_symlink():
-                locks.enter_context(alone_in(path))
-        return _clean(paths, runs, again, yes)
+        for run in sorted({RUNS / path.relative_to(RUNS).parts[0] for path in below}):
+            if run.is_dir() and not run.is_symlink():
+                locks.enter_context(alone_in(run))
+        return _clean(paths, below, again, yes)
 
 
-def _clean(paths: Sequence[Path], runs: Sequence[Path], again: str, yes: bool) -> bool:
-    what = [f"{path} ({_size(path)})" for path in runs]
-    if others := len(paths) - len(runs):
+def _clean(paths: Sequence[Path], below: Sequence[Path], again: str, yes: bool) -> bool:
+    what = [f"{path} ({_size(path)})" for path in below]
+    if others := len(paths) - len(below):
         what.append(f"{others} caches of tools")
     spared = f"; {RUNS / DOWNLOADS} stays ({_size(RUNS / DOWNLOADS)})" if (RUNS / DOWNLOADS).is_dir() else ""
     print(f"to be removed: {', '.join(what)}{spared}", flush=True)

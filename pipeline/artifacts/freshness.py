@@ -158,7 +158,10 @@ def finished(run: Run, stage: str, config: Config) -> Manifest | None:
     Raises ArtifactError where it cannot be told: a parent is missing, or its folder holds what nobody published.
     """
     found = run.manifest(stage)
-    if found is None or found.inputs != inputs_of(run, stage, config, found.outside):
+    if found is None:
+        return None
+    now = read_now(run, stage, config, found.outside)
+    if found.inputs != now.sha256 or {one["role"]: one["sha256"] for one in found.parents} != now.parents:
         return None
     return found if run.flaw(stage, found, anew=run.verify) is None else None
 

@@ -5,6 +5,7 @@ two seconds is not remembered: some file systems could not tell a later write fr
 whatever is remembered here (run.Run.require); "up to date" goes by this memory, unless it is asked to read again (`--verify`).
 """
 
+import hashlib
 import json
 import os
 import time
@@ -42,10 +43,11 @@ def hashed(paths: Iterable[Path], remembered: Path, anew: bool = False) -> dict[
 
 
 def _known(file: Path) -> dict[str, list[int | str]]:
-    """What is remembered; nothing where the file is not one of ours."""
-    with suppress(OSError, ValueError, AttributeError, RecursionError):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return {place: one for place, one in found.items() if isinstance(one, list) and len(one) == 4}
+    """What is remembered; nothing where the file is not whole."""
+    with suppress(OSError, ValueError):
+        seal, _, text = file.read_text(encoding="utf-8").partition("\n")
+        if seal == hashlib.sha256(text.encode()).hexdigest():
+            return dict(json.loads(text))
     return {}
 
 
@@ -55,7 +57,8 @@ def _remember(known: dict[str, list[int | str]], file: Path) -> None:
     with suppress(OSError):  # a disk that is full or may not be written to costs a hash, too
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            own.write_text(json.dumps(dict(list(known.items())[-MOST:])), encoding="utf-8")
+            text = json.dumps(dict(list(known.items())[-MOST:]))
+            own.write_text(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}", encoding="utf-8")
             own.replace(file)
         finally:
             own.unlink(missing_ok=True)

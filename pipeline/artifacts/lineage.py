@@ -1,5 +1,7 @@
 """Do the results that a stage will read belong together? Each was made from those that lie in the run now, up to the data."""
 
+from collections.abc import Sequence
+
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Chain, Run, in_order, stage_of
@@ -9,12 +11,12 @@ from pipeline.settings.config import Config
 MOST = 3  # parents that are told; more are only named in the command
 
 
-def check(run: Run, stage: str, config: Config) -> None:
+def check(run: Run, stage: str, config: Config, without: Sequence[str] = ()) -> None:
     """Raise ArtifactError unless all parents of `stage` were made from one another, and from what lies in the run now; the message
     has the chain to what is another one, and the command that makes all of them again in their order.
 
-    A parent that is not there is for others to tell."""
-    chains, stale = _broken(run, in_order(parents(stage, config)))
+    A parent that is not there is for others to tell, and those `without` are made again anyhow."""
+    chains, stale = _broken(run, [one for one in in_order(parents(stage, config)) if one not in without])
     if chains:
         told = [chain.words(run.folder(chain.stages[0])) for chain in chains[:MOST]]
         raise ArtifactError(f"{'; '.join(told)}: they do not belong together; {run.remedy(*in_order(stale))}")

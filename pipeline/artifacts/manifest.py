@@ -14,6 +14,7 @@ import re
 import subprocess
 from dataclasses import asdict, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, NotRequired
@@ -26,7 +27,7 @@ from pipeline.artifacts.ownership import MANIFEST, is_plain_name
 from pipeline.graph import STAGES
 from pipeline.redaction import redacted_in
 
-CONTRACT: Literal[1] = 1
+CONTRACT = 1
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers", "safetensors")
 LARGEST = 16 * 2**20  # bytes of a manifest; ours have some hundred thousand at most
 DEEPEST = 40  # lists and objects inside each other
@@ -124,7 +125,7 @@ class Given(TypedDict):
 class Manifest:
     """What a published folder says of itself (manifest.json)."""
 
-    contract: Literal[1]
+    contract: Annotated[int, Field(ge=1, le=CONTRACT)]
     stage: Annotated[str, AfterValidator(_known)]
     run: str
     inputs: Hash
@@ -164,9 +165,13 @@ def sealed(found: Manifest) -> Manifest:
 
 def read(path: Path) -> Manifest:
     """A manifest.json. Raises OSError, Newer, or ValueError that says what is wrong with it."""
+    with path.open("rb") as file:
+        return _read(file.read(LARGEST + 1))
+
+
+@lru_cache(maxsize=128)  # the same manifest is asked for often; by all its bytes, so never for another
+def _read(raw: bytes) -> Manifest:
     try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST + 1)
         if len(raw) > LARGEST:
             raise ValueError(f"more than {LARGEST // 2**20} MB")
         text = raw.decode("utf-8")
@@ -175,7 +180,8 @@ def read(path: Path) -> Manifest:
         if isinstance(contract, int) and contract > CONTRACT:
             raise Newer(f"made by a newer version (contract {contract}, this one reads {CONTRACT})")
         manifest = Manifest(**found)
-        if "seal" in found and (text != text_of(found) or found["seal"] != seal_of(found)):
+        text_of(found).encode()  # half a surrogate pair, which no file can hold, is a ValueError
+        if "seal" in found and text != _sealed_text(found):
             raise ValueError("changed since it was published")
     except Newer:
         raise
@@ -184,6 +190,13 @@ def read(path: Path) -> Manifest:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"not a manifest of ours ({error})") from None
     return manifest
+
+
+def _sealed_text(found: dict[str, Any]) -> str:
+    """A manifest's text, with the seal that it should have at its end."""
+    rest = text_of({name: value for name, value in found.items() if name != "seal"})
+    seal = hashlib.sha256(rest.encode("utf-8", "surrogatepass")).hexdigest()
+    return rest.removesuffix("\n}\n") + f',\n  "seal": "{seal}"\n}}\n'
 
 
 def _parsed(text: str) -> dict[str, Any]:

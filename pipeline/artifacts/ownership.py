@@ -24,6 +24,7 @@ LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .part
 LOCK = "lock"  # the file in a stage's partial folder that its maker holds
 MARK = "inputs.json"  # the file in it that says from what it was begun
 MANIFEST = "manifest.json"  # the file in a published folder
+BESIDE = ("index.html", "inspect", "logs", "llm_judge.jsonl")  # what we write in a run's folder beside its stages
 
 
 def check_run_name(name: str) -> str:
@@ -57,6 +58,14 @@ def check_folder(folder: Path, what: str) -> None:
         raise ArtifactError(f"{folder}: {found}, and {what} belongs there; move it away, or choose another RUN")
 
 
+def check_no_link(path: Path) -> None:
+    """Raise ArtifactError where a link stands in the place of what we write ourselves."""
+    if path.is_symlink():
+        raise ArtifactError(
+            f"{path}: a link to {os.readlink(path)}, and we write there; move it away, or choose another RUN"
+        )
+
+
 def check_replaceable(folder: Path, mark: str) -> None:
     """Raise ArtifactError unless `folder` is absent, empty, or a real folder of ours: one that holds a file `mark` of our making."""
     if not folder.is_symlink() and not folder.exists():
@@ -87,7 +96,8 @@ def is_ours(folder: Path, mark: str) -> bool:
         found = json.loads((folder / mark).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and "inputs" in found
+    inputs = found.get("inputs") if isinstance(found, dict) else None
+    return isinstance(inputs, str) and len(inputs) == 64 and set(inputs) <= set("0123456789abcdef")
 
 
 @contextmanager

@@ -16,7 +16,15 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, flaw, strangers
 from pipeline.artifacts.hashes import hashed, memory
 from pipeline.artifacts.manifest import Manifest, Newer
-from pipeline.artifacts.ownership import MANIFEST, check_folder, check_run_name, held, is_plain_name
+from pipeline.artifacts.ownership import (
+    BESIDE,
+    MANIFEST,
+    check_folder,
+    check_no_link,
+    check_run_name,
+    held,
+    is_plain_name,
+)
 from pipeline.commands import Call, pruning
 from pipeline.graph import STAGES
 
@@ -48,6 +56,8 @@ class Run:
         check_run_name(self.name)
         check_folder(self.root, "the folder of all runs")
         check_folder(self.root / self.name, "a run's folder")
+        for name in BESIDE:
+            check_no_link(self.root / self.name / name)
 
     @property
     def verify(self) -> bool:

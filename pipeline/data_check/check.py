@@ -46,6 +46,10 @@ def run(
     recipe: Path | None = None,
 ) -> bool:
     """Check `source`, print what was found, write it as JSON to `to` and as a page to `html`; whether all is sound."""
+    _check_place("--json", to, '"sound":')
+    _check_place("--page", html, page.TITLE)
+    if to is not None and to == html:
+        raise ConfigError(f"--page: {html} is where --json is written; give another name")
     result = check(configured(source, settings, recipe), model)
     text = page.text(result)
     # A terminal that knows few characters still gets all of it.
@@ -60,6 +64,20 @@ def run(
         aside = [*settings, "data.skip_bad=true"]
         print(f"to look at the others, run: {checking(source, None if recipe is None else str(recipe), aside, model)}")
     return result["sound"]
+
+
+def _check_place(option: str, path: Path | None, mark: str) -> None:
+    """Raise ConfigError where something else is than what we wrote ourselves, which has `mark`."""
+    if path is None or not (path.exists() or path.is_symlink()):
+        return
+    own = False
+    if path.is_file() and not path.is_symlink():
+        with path.open("rb") as file:
+            own = path.stat().st_size == 0 or mark.encode() in file.read(1 << 26)
+    if not own:
+        raise ConfigError(
+            f"{option}: {path} is there and no page of ours, so it is not replaced; give a name that is free"
+        )
 
 
 def configured(source: str, settings: Sequence[str], recipe: Path | None = None) -> Config:

@@ -19,6 +19,8 @@ MANY = 30
 """Lines of one kind on the page or the terminal; the JSON file has all."""
 SHOWN_PROBLEMS = 100
 
+TITLE = "<title>data-check</title>"  # by which a page of ours is known
+
 
 def text(result: Mapping[str, Any]) -> str:
     """Everything in lines for a terminal."""
