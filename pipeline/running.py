@@ -17,7 +17,7 @@ from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.freshness import finished, models_read, parents, read_by, read_now
-from pipeline.artifacts.kept import check_room, taken_back
+from pipeline.artifacts.kept import check_room, settled, taken_back
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refusals import sentence
 from pipeline.artifacts.run import Run
@@ -92,6 +92,8 @@ def _leave(kind: str, text: str, code: int) -> NoReturn:
 def due(stage: str, config: Config, run: Run) -> bool:
     """Whether the stage is to be made: it is not up to date, and no former result of it is what it would be. One that is is taken
     back here. What is missing is told before anything heavy is imported or started."""
+    if run.main_process:
+        settled(run, stage)
     lineage.check(run, stage, config)
     # before a look at what is finished: the main process may move it between the two
     kept = None if run.main_process else taken_back(run, stage, config)

@@ -34,6 +34,9 @@ class Watch(Protocol):
     def stopping(self) -> bool:
         """Whether training is to end after this iteration, which is saved for that; asked of every process, which all say the same."""
 
+    def keep(self, folder: Path) -> None:
+        """A state is written to `folder`: what is told goes on from there, should training be resumed from it."""
+
     def progress(self, done: int) -> None:
         """So many iterations are done, and saved where that was due."""
 
@@ -51,6 +54,8 @@ class Silent:
 
     def stopping(self) -> bool:
         return False
+
+    def keep(self, folder: Path) -> None: ...
 
     def progress(self, done: int) -> None: ...
 
@@ -83,6 +88,7 @@ class Loop:
     held_out: Sequence[Asked]  # to evaluate on
     demonstrations: Sequence[tuple[list[int], list[int]]]  # (prompt ids, completion ids) for ptx_coef
     state: Path
+    of: str  # to what a state belongs
     watch: Watch
 
     @property

@@ -1,4 +1,4 @@
-"""Where was training interrupted? The state of a PPO run on disk, JSON and safetensors, replaced whole.
+"""Where was training interrupted? The state of a PPO run on disk, JSON and safetensors, sealed with hashes and replaced whole.
 
 Beside it lie the weights of the last rollout that kept within the limits, which a halt goes back to. They are written in every iteration:
 a copy in memory would take as much as the trained weights themselves, twice over while it is replaced.
@@ -7,7 +7,7 @@ a copy in memory would take as much as the trained weights themselves, twice ove
 import json
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from policies.quick.moving import read_back
+from policies.sealed import newest_whole, seal
 from policies.untyped import Json, Optimizer
 
 GOOD = "good.safetensors"
@@ -43,12 +44,24 @@ def _good(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.{GOOD}")
 
 
-def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, extra: dict[str, Json]) -> None:
-    """Write trained weights, Adam's moments, what `save_good` wrote last and `extra` (JSON) to `folder`.
+def nothing(folder: Path) -> None:
+    """Keeps nothing beside a state."""
+
+
+def save_state(
+    folder: Path,
+    parameters: dict[str, nn.Parameter],
+    optimizer: Optimizer,
+    extra: dict[str, Json],
+    of: str = "",
+    beside: Callable[[Path], None] = nothing,
+) -> None:
+    """Write trained weights, Adam's moments, what `save_good` wrote last and `extra` (JSON) to `folder`, and what `beside` writes into
+    the folder that it is given. `of` says to what the state belongs.
 
     An interruption leaves the older state in place.
     """
-    fresh, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    fresh, old = _names(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     moments = optimizer.state_dict()["state"]
@@ -62,13 +75,10 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Opt
             os.link(_good(folder), fresh / GOOD)  # it is never written to again, only replaced
         except OSError:  # a file system without hard links
             shutil.copyfile(_good(folder), fresh / GOOD)
-    for path in fresh.glob("*.safetensors"):
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
     with (fresh / "state.json").open("w", encoding="utf-8") as file:
         json.dump(extra, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
+    beside(fresh)
+    seal(fresh, of)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -76,15 +86,25 @@ def save_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Opt
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Json] | None:
-    """Put a saved state back into `parameters` and the moments that `optimizer` has; returns what else was saved, or None if nothing was.
+def settle(folder: Path, of: str = "") -> None:
+    """Let the newest whole state stand in `folder`. What an interrupted save left beside it goes, and what is damaged is told and set
+    aside; what `save_good` wrote after that state is forgotten: `load_good` gives what came with it.
 
-    What `save_good` wrote after that state is forgotten: `load_good` gives what came with it.
+    To be called by one process, before all of them call `load_state`.
     """
-    _good(folder).unlink(missing_ok=True)
-    if not folder.exists():  # interrupted between the two renames; another process may be quicker to mend it
-        with suppress(FileNotFoundError):
-            folder.with_name(folder.name + ".old").rename(folder)
+    fresh, old = _names(folder)
+    for path in (_good(folder), _good(folder).with_suffix(".new")):
+        path.unlink(missing_ok=True)
+    found = newest_whole((fresh, folder, old), of)
+    if found is not None and found != folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        found.rename(folder)
+    for path in (fresh, old):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Json] | None:
+    """Put a saved state back into `parameters` and the moments that `optimizer` has; returns what else was saved, or None if nothing was."""
     if not (folder / "state.json").is_file():
         return None
     tensors = load_file(folder / "state.safetensors")
@@ -94,3 +114,8 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Opt
             for key, moment in optimizer.state[parameter].items():
                 moment.copy_(tensors[f"{key}/{name}"])
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+def _names(folder: Path) -> tuple[Path, Path]:
+    """Where a state is written, and where the former one is while the new one takes its place."""
+    return folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")

@@ -29,7 +29,7 @@ from policies.loop import Loop, Result, Silent, Watch
 from policies.loop_settings import LoopSettings
 from policies.measure import measured
 from policies.roles import Roles
-from policies.state import load_good, load_state, save_good, save_state
+from policies.state import load_good, load_state, save_good, save_state, settle
 from policies.untyped import Optimizer, Scheduler, Tokenizer
 from policies.update import update
 
@@ -47,12 +47,13 @@ def train(
     *,
     state: Path,
     seed: int,
+    of: str = "",
     watch: Watch | None = None,
     demonstrations: Sequence[tuple[list[int], list[int]]] = (),
     engine: Engine | None = None,
 ) -> Result:
     """Run PPO to the end, or from the state in `state` on, and leave the trained weights in `roles`. Beside the folder `state` lies a
-    file with the weights to go back to.
+    file with the weights to go back to. `of` says to what a state belongs, and a state of something else is not gone on from.
 
     `watch` is told what happens. `demonstrations` (prompt ids, completion ids) feed ptx_coef; `engine` samples, by default
     transformers. When a limit of the settings is passed or a value is not finite, training ends before the update, `halted` in the
@@ -61,6 +62,9 @@ def train(
     watch = watch or Silent()
     optimizer, scheduler = _optimizer(accelerator, roles, settings)
     roles.checkpointing = settings.gradient_checkpointing
+    if accelerator.is_main_process:
+        settle(state, of)
+    accelerator.wait_for_everyone()
     result, kl_coef, first = _resumed(state, roles, optimizer, scheduler, settings)
     watch.begin(first)
     # Buffers are constants here; broadcast at every forward, they would hang processes with different numbers of micro-batches.
@@ -72,7 +76,7 @@ def train(
     prompts, held_out = (as_asked(tokenizer, rows) for rows in (train_prompts, eval_prompts[: settings.eval_prompts]))
     loop = Loop(
         *(accelerator, bare, wrapped, optimizer, scheduler, engine, tokenizer, score, settings, seed),
-        *(prompts, held_out, demonstrations, state, watch),
+        *(prompts, held_out, demonstrations, state, of, watch),
     )
     for step in range(first, settings.iterations()):
         try:
@@ -195,6 +199,6 @@ def _close(loop: Loop, result: Result, done: int, kl_coef: float, figures: dict[
         if loop.accelerator.is_main_process:
             told = {"first": result.first, "last": result.last, "evals": result.evals}
             extra = {"step": done, "kl_coef": kl_coef, **told, "scheduler": loop.scheduler.state_dict()}
-            save_state(loop.state, loop.roles.trainable(), loop.optimizer, extra)
+            save_state(loop.state, loop.roles.trainable(), loop.optimizer, extra, loop.of, loop.watch.keep)
         loop.accelerator.wait_for_everyone()
     loop.watch.progress(done)

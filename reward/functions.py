@@ -11,8 +11,9 @@ import importlib
 import inspect
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from policies.template import PromptText
-from policies.untyped import AnyFunction, Arguments, Foreign
+from policies.untyped import AnyFunction, Arguments, Foreign, Json
 
 RewardFunction = AnyFunction
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
@@ -243,6 +244,24 @@ class WeightedScore:
         found = dict(self.counted)
         self.counted.clear()
         return found
+
+    def counts(self) -> Json:
+        """All that is counted, of the texts that reward models were given too, as JSON for `count_on`."""
+        texts = {name: dict(counts) for name, counts in self.texts().items()}
+        return {"said": {name: asdict(one) for name, one in self.counted.items()}, "texts": texts}
+
+    def count_on(self, saved: Json) -> None:
+        """Go on from what `counts` gave."""
+        self.counted.clear()
+        self.counted.update({name: Counted(**one) for name, one in saved["said"].items()})
+        for name, counts in self.texts().items():
+            counts.clear()
+            counts.update(saved["texts"][name])
+
+    def texts(self) -> dict[str, Counter[str]]:
+        """What each reward model among the functions was given: reward.model.Scorer.counts."""
+        found = {name: getattr(one, "counts", None) for name, one in self.functions.items()}
+        return {name: counts for name, counts in found.items() if isinstance(counts, Counter)}
 
 
 def combine(

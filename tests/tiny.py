@@ -176,7 +176,7 @@ def loop_of(roles: Roles, tokenizer: Any, section: PPO, state: Path) -> Loop:
     """What an iteration takes, for tests of single steps; there is nothing to optimise with."""
     accelerator = Accelerator(cpu=True)
     parts = (accelerator, roles, roles, None, None, transformers_engine(roles), tokenizer, vowels, section, 1)
-    return Loop(*parts, asked(tokenizer), [], (), state, Silent())
+    return Loop(*parts, asked(tokenizer), [], (), state, "", Silent())
 
 
 def rows(lengths: Sequence[int], seed: int = 0) -> tuple[Tensor, Tensor]:

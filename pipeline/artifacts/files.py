@@ -1,15 +1,13 @@
-"""How are files hashed, written whole, and read again after a fault? JSON, JSON lines and sha256."""
+"""How are files hashed and written whole? JSON, JSON lines and sha256."""
 
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.ownership import MANIFEST
 from pipeline.redaction import redacted, redacted_in
 
@@ -122,48 +120,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines that a stage of ours wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
-
-
-def recovered_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the JSON lines of a log that a stage adds to as it goes; none where there is no file.
-
-    What a full disk or a power cut leaves of the last row is cut off the file, and that is said. Raises ArtifactError where a row
-    that is not whole has whole ones behind it: that is damage of another kind, and no rows are thrown away for it.
-    """
-    raw = path.read_bytes() if path.is_file() else b""
-    rows: list[dict[str, Any]] = []
-    good, torn = 0, None
-    for number, line in enumerate(raw.splitlines(keepends=True), 1):
-        row = _row(line)
-        if row is None:
-            torn = torn or number
-        elif torn is not None:
-            raise ArtifactError(f"{path}:{torn}: not a whole row, with whole rows behind it; take that line out")
-        else:
-            rows.append(row)
-            good += len(line)
-    if torn is not None:
-        os.truncate(path, good)
-        print(
-            f"{path}: its last row was torn off by a fault; cut back to the {len(rows)} whole rows before it",
-            file=sys.stderr,
-        )
-    return rows
-
-
-def keep_rows(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Take the rows that `keep` does not want out of a log, which is replaced whole; a log that is not there stays away."""
-    if path.is_file():
-        rows = [row for row in recovered_rows(path) if keep(row)]
-        temporary = path.with_name(path.name + ".tmp")
-        write_rows(temporary, rows)
-        temporary.replace(path)
-
-
-def _row(line: bytes) -> dict[str, Any] | None:
-    """The object on a line; None where the line has no end or is something else."""
-    try:
-        found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:  # UnicodeDecodeError too
-        return None
-    return found if isinstance(found, dict) else None

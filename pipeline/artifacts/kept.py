@@ -4,8 +4,9 @@ Nothing that is finished is thrown away when a stage is made again: the former f
 of its folder and the first digits of its manifest's sha256. The last three of a folder stay there. As soon as the settings,
 parents and files that one was made from are the stage's again, it is moved back instead of being made again.
 
-Every move is one rename. A kill between the two that a replacement takes leaves both results whole: the former one among the kept,
-the new one there too, or in the partial folder it was made in, from where the next command takes it.
+Where the system lets two folders change places in one step, there is no moment without a finished result in the stage's place.
+Elsewhere a kill between two renames leaves both results whole: the former one among the kept, the new one there too, or in the partial
+folder it was made in. What a kill leaves anywhere is put where it belongs by the next command that makes the stage (`settled`).
 """
 
 import os
@@ -21,7 +22,8 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import flaw, sha256
 from pipeline.artifacts.freshness import finished, inputs_of
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.ownership import MANIFEST, check_replaceable, clear, is_ours
+from pipeline.artifacts.moving import exchange
+from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, begun_from, check_replaceable, clear, is_ours
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config
 
@@ -36,9 +38,13 @@ def former_place(run: Run, stage: str) -> Path | None:
     folder = run.folder(stage)
     if not (folder / MANIFEST).is_file():
         return None
-    name = f"{folder.name}-{sha256(folder / MANIFEST)[:_DIGITS]}"
-    places = [run.kept / name, *(run.kept / f"{name}-{number}" for number in range(2, 100))]
-    return next(place for place in places if not place.exists() and not place.is_symlink())
+    return _free(run.kept / f"{folder.name}-{sha256(folder / MANIFEST)[:_DIGITS]}")
+
+
+def _free(place: Path) -> Path:
+    """`place`, or with a number behind it where something stands there."""
+    places = [place, *(place.with_name(f"{place.name}-{number}") for number in range(2, 100))]
+    return next(path for path in places if not os.path.lexists(path))
 
 
 @dataclass(frozen=True)
@@ -93,21 +99,70 @@ def put_in_place(run: Run, stage: str, made: Path) -> Path | None:
     """
     check_room(run, stage)
     folder, former = run.folder(stage), former_place(run, stage)
-    if former is not None:
-        _keep(folder, former)
-    elif folder.exists():  # an empty folder, or one that holds a lock alone
-        clear(folder, last=MANIFEST)
-        folder.rmdir()
-    try:
+    if former is None:
+        if folder.exists():  # an empty folder, or one that holds a lock alone
+            clear(folder, last=MANIFEST)
+            folder.rmdir()
         made.rename(folder)
-    except OSError:
-        if former is not None:
-            former.rename(folder)
-        raise
-    lying = contents(run)
-    for path in [*lying.kept.get(folder.name, [])[AT_MOST:], *lying.going]:
-        remove(path)
+    else:
+        os.utime(folder)  # when it was replaced, which tells the last three
+        if exchange(made, folder):
+            try:
+                _keep(made, former)
+            except OSError:
+                exchange(made, folder)
+                raise
+        else:
+            _keep(folder, former)
+            try:
+                made.rename(folder)
+            except OSError:
+                former.rename(folder)
+                raise
+    _make_room(run, folder.name)
     return former
+
+
+def _make_room(run: Run, folder: str) -> None:
+    """Remove what is kept of a folder beyond the last three, and what a kill left of some that were being removed."""
+    lying = contents(run)
+    for path in [*lying.kept.get(folder, [])[AT_MOST:], *lying.going]:
+        remove(path)
+
+
+def settled(run: Run, stage: str) -> None:
+    """Put what a kill left where it belongs, in the last moments of a publication or of taking back: a result that was exchanged goes
+    among the kept by its own name, and the rest of an attempt that is published goes. Nothing where another process works there.
+
+    Where the stage's place is empty it stays so: `taken_back` fills it.
+    """
+    place, done = run.partial(stage), run.manifest(stage)
+    published = done is not None and (begun_from(place) == done.inputs or _nothing(place))
+    lying = contents(run)
+    live, every = _digits(run.folder(stage)), lying.kept.get(run.folder(stage).name, [])
+    misnamed = [path for path in every if live and f"-{live}" in path.name and _digits(path) != live]  # exchanged
+    if not (published and place.is_dir()) and not misnamed and not lying.going:
+        return
+    with suppress(ArtifactError), run.held(stage):
+        for path in misnamed:
+            with suppress(FileNotFoundError):
+                path.rename(_free(run.kept / f"{run.folder(stage).name}-{_digits(path)}"))
+        if published and place.is_dir():
+            if is_ours(former := place / MADE, MANIFEST):
+                _keep(former, _free(run.kept / f"{run.folder(stage).name}-{_digits(former)}"))
+            clear(place)
+        _make_room(run, run.folder(stage).name)
+
+
+def _nothing(place: Path) -> bool:
+    """Whether a partial folder holds at most a lock."""
+    return place.is_dir() and not {path.name for path in place.iterdir()} - {LOCK, f"{MARK}.tmp"}
+
+
+def _digits(kept: Path) -> str:
+    with suppress(OSError):
+        return sha256(kept / MANIFEST)[:_DIGITS]
+    return ""
 
 
 def taken_back(run: Run, stage: str, config: Config) -> Manifest | None:
@@ -182,6 +237,7 @@ def rescue(run: Run, stage: str) -> None:
     if flaw(made, found.files) is None:
         place = run.kept / f"{run.folder(stage).name}-{sha256(made / MANIFEST)[:_DIGITS]}"
         if not place.exists():
+            os.utime(made)
             _keep(made, place)
 
 
@@ -200,9 +256,8 @@ def _when(kept: Path) -> int:
 
 
 def _keep(folder: Path, place: Path) -> None:
-    """Move a finished folder to its place among the kept. Its time says when, which tells the last three."""
+    """Move a finished folder to its place among the kept."""
     place.parent.mkdir(exist_ok=True)
-    os.utime(folder)
     folder.rename(place)
 
 

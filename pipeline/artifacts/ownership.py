@@ -7,6 +7,7 @@ itself that it is ours. One process at a time makes a stage; the kernel lets go 
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import unicodedata
@@ -24,7 +25,15 @@ LONGEST_NAME = 200  # bytes; file systems allow 255, and we append such as .part
 LOCK = "lock"  # the file in a stage's partial folder that its maker holds
 MARK = "inputs.json"  # the file in it that says from what it was begun
 MANIFEST = "manifest.json"  # the file in a published folder
-BESIDE = ("index.html", "inspect", "logs", "llm_judge.jsonl")  # what we write in a run's folder beside its stages
+BESIDE = (
+    "index.html",
+    "inspect",
+    "logs",
+    "llm_judge.jsonl",
+    "llm_judge.jsonl.broken",
+)  # what we write in a run's folder beside its stages
+WORKED = re.compile(r"(inputs\.json|made|state|(metrics|samples(\.\d+)?)\.jsonl)(\..+)?")
+"""What a stage calls what it writes into its partial folder: a folder of nothing else is ours, though its mark be torn."""
 
 
 def check_run_name(name: str) -> str:
@@ -75,8 +84,10 @@ def check_replaceable(folder: Path, mark: str) -> None:
         raise ArtifactError(
             f"{folder}: {what}, and a stage's folder belongs there; move it away, or choose another RUN"
         )
-    inside = {path.name for path in folder.iterdir()} - {LOCK, f"{mark}.tmp"}
-    if inside and not is_ours(folder, mark):
+    names = {path.name for path in folder.iterdir()}
+    inside = names - {LOCK, f"{mark}.tmp"}
+    torn = mark == MARK and MARK in names and all(WORKED.fullmatch(name) for name in inside)
+    if inside and not is_ours(folder, mark) and not torn:
         raise ArtifactError(
             f"{folder}: holds files and no {mark} of ours, so it is neither replaced nor removed; move it away, or choose another RUN"
         )
@@ -96,8 +107,28 @@ def is_ours(folder: Path, mark: str) -> bool:
         found = json.loads((folder / mark).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    inputs = found.get("inputs") if isinstance(found, dict) else None
-    return isinstance(inputs, str) and len(inputs) == 64 and set(inputs) <= set("0123456789abcdef")
+    return isinstance(found, dict) and _is_hash(found.get("inputs"))
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def attempt(folder: Path) -> dict[str, Any]:
+    """From what the attempt in a partial folder was begun ("inputs", a hash), when ("started"), and what else its mark says; nothing
+    where that cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        plain = _is_hash(found["inputs"]) and isinstance(found["started"], str)
+        lists = [found.get(name, {}).values() for name in ("parents", "outside")]
+        return found if plain and all(isinstance(one, str) for values in lists for one in values) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def begun_from(folder: Path) -> str:
+    """The hash of what the attempt in a partial folder was begun from; empty where its mark does not say."""
+    return str(attempt(folder).get("inputs", ""))
 
 
 @contextmanager

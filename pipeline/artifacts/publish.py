@@ -1,10 +1,11 @@
 """How does a result take its place? Made in a partial folder, then renamed whole, the manifest written last."""
 
 import hashlib
-import json
 import math
 import os
 import re
+import shutil
+import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +16,12 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, permitted, sha256, write_json
 from pipeline.artifacts.freshness import read_now, replaced, section_values
 from pipeline.artifacts.gate import Gate
-from pipeline.artifacts.kept import check_room, put_in_place, rescue
+from pipeline.artifacts.kept import MADE, check_room, put_in_place, rescue
 from pipeline.artifacts.manifest import CONTRACT, Closed, File, Given, Manifest, git_commit, libraries, machine, now
-from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, check_replaceable, clear
+from pipeline.artifacts.ownership import LOCK, MANIFEST, MARK, attempt, begun_from, check_replaceable, clear
 from pipeline.artifacts.run import Inputs, Run
 from pipeline.settings.config import Config
+from policies.sealed import BROKEN
 
 BELOW_RUNS = re.compile(rb'"/[^"]*/(runs/[^"]*)"')
 """A whole path into runs/, in JSON; what is behind the machine's part of it is the same everywhere."""
@@ -31,16 +33,24 @@ def working_folder(run: Run, stage: str, config: Config) -> Path:
     Raises ArtifactError where a folder that is not ours stands in the place of this one or of what will be published.
     """
     partial, begun = run.partial(stage), run.begun or read_now(run, stage, config)
+    mark, made = partial / MARK, partial / MADE
     if run.main_process:
-        mark = partial / MARK
         check_replaceable(partial, MARK)
         check_room(run, stage)
-        same = mark.is_file() and json.loads(mark.read_text()).get("inputs") == begun.sha256
         partial.mkdir(parents=True, exist_ok=True)
-        if not same:
+        torn = mark.exists() and not attempt(partial)
+        if not torn and begun_from(partial) != begun.sha256:
             _tell_what_goes(stage, mark)
             rescue(run, stage)
             clear(partial)
+        elif made.exists():  # put together in part, or damaged: what is whole of these inputs was taken back before
+            if torn:
+                rescue(run, stage)
+            shutil.rmtree(made, ignore_errors=True)
+        if torn:  # what lies here says itself to what it belongs, row by row and state by state
+            shutil.copyfile(mark, mark.with_name(f"{MARK}{BROKEN}"))
+            print(f"{mark}: cannot be read, so it is made again; it is kept as {MARK}{BROKEN}", file=sys.stderr)
+        if begun_from(partial) != begun.sha256:
             write_json(mark, {"inputs": begun.sha256, "started": now(), **_told(begun)})
     return partial
 
@@ -48,7 +58,7 @@ def working_folder(run: Run, stage: str, config: Config) -> Path:
 def _tell_what_goes(stage: str, mark: Path) -> None:
     """One line where the state of an attempt is removed that another recipe, setting or parent began."""
     if mark.is_file() and {path.name for path in mark.parent.iterdir()} - {MARK, LOCK}:
-        began = json.loads(mark.read_text(encoding="utf-8")).get("started", "earlier")
+        began = attempt(mark.parent)["started"]
         print(
             f"{stage}: an attempt begun {began} from other settings or parents is given up; its state goes", flush=True
         )
@@ -78,7 +88,7 @@ def publish(
         raise ArtifactError(
             f"{stage}: not finite: {', '.join(bad)}; nothing was published, its state stays in {run.partial(stage)}"
         )
-    mark = json.loads((run.partial(stage) / MARK).read_text(encoding="utf-8"))
+    mark = attempt(run.partial(stage))
     begun = _unchanged(run, stage, config, mark)
     settings = section_values(config, stage)
     manifest = Manifest(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.artifacts.row_log import add_rows, whole_rows
 from pipeline.judges.endpoint import Endpoint as Endpoint
 from pipeline.judges.endpoint import NoAnswer, ask
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
@@ -68,7 +69,7 @@ def judge(endpoint: Endpoint, cache: Path, name: str | None = None) -> Judge:
     calls (requests sent), cache_hits, failures (questions that no attempt answered), not_asked (beyond max_calls),
     inconsistent (pairs whose winner changed with the order), prompt_tokens and completion_tokens (as the endpoint told,
     failed attempts included), problems (attempts by what went wrong).
-    Raises JudgeError at once for a missing key or a broken cache; when used, if the endpoint refuses the key, the
+    Raises JudgeError at once for a missing key; when used, if the endpoint refuses the key, the
     address or the model, or leaves 20 questions in a row unanswered.
     """
     asker = _Asker(endpoint, cache)
@@ -110,26 +111,13 @@ def parse(reply: Any) -> str | None:
 
 
 def read_cache(path: Path) -> dict[str, str]:
-    """Answers by question key; an unfinished last line, left by a run that was killed, is cut off.
+    """Answers by question key. Lines that are not as they were written are told, and asked again."""
+    return {row["key"]: row["winner"] for row in whole_rows(path, unhashed=_answers)}
 
-    Raises JudgeError naming file and line for any other line that is not an answer.
-    """
-    if not path.is_file():
-        return {}
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole < len(raw):
-        os.truncate(path, whole)
-    answers: dict[str, str] = {}
-    for number, line in enumerate(raw[:whole].splitlines(), 1):
-        try:
-            row = json.loads(line)
-            answers[row["key"]] = row["winner"] if row["winner"] in WINS else row["no such winner"]
-        except (ValueError, TypeError, KeyError):
-            raise JudgeError(
-                f"{path}:{number}: not an answer of an LLM judge; take the line or the file away"
-            ) from None
-    return answers
+
+def _answers(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an answer; former versions wrote no hashes."""
+    return isinstance(row.get("key"), str) and isinstance(winner := row.get("winner"), str) and winner in WINS
 
 
 def _private(path: str, flags: int) -> int:
@@ -264,8 +252,7 @@ class _Asker:
     def _keep(self, key: str, reply: _Reply) -> None:
         row: dict[str, Any] = {"key": key, "model": self.endpoint.model, "winner": reply.winner}
         row |= {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-        with open(self.cache, "a", encoding="utf-8", opener=_private) as file:
-            file.write(json.dumps(row) + "\n")
+        add_rows(self.cache, [row], opener=_private)
         self.answers[key] = str(reply.winner)
 
     def _call(self, text: str) -> _Reply:

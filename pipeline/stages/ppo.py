@@ -7,6 +7,7 @@ command goes on from the last state; on CPU it ends with the same bits as a run 
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,10 +17,11 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from pipeline import ending
-from pipeline.artifacts.files import keep_rows, permitted, read_rows, write_text
+from pipeline.artifacts.files import permitted, read_rows, write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import NONE, Gate, at_least, between, check, check_gain
 from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.ownership import begun_from
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar, shown
@@ -52,6 +54,7 @@ SHOWN = ("objective/scores", "objective/kl", "completions/mean_length")  # besid
 SAME = between(-0.001, 0.001)  # KL at step 0, nats: policy and sft model are still the same weights
 ENTROPY = at_least(0.3)  # of what it was at step 0
 UPDATED = at_least(1)
+COUNTS = "counts.json"  # in a state: what reward functions and models were given
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -83,6 +86,7 @@ def run(config: Config, run: Run) -> Manifest:
         score,
         section,
         state=folder / "state",
+        of=begun_from(folder),
         seed=config.seed,
         watch=watch,
         demonstrations=[(prompt, completion) for _, prompt, completion in _mixed(tokenizer, config, run)],
@@ -161,19 +165,30 @@ class Watching:
 
     def __init__(self, accelerator: Any, section: PPO, folder: Path, trackers: Trackers, score: WeightedScore):
         self.accelerator, self.section, self.trackers = accelerator, section, trackers
+        self.state = folder / "state"
         self.log_file, self.evaluations = folder / "metrics.jsonl", Evaluations(folder / "samples.jsonl")
         self.score, self.of_functions = score, dict[str, float]()
         self.bar: Any = None
         self.asked = 0  # the signal that ends training before its last iteration
 
     def begin(self, step: int) -> None:
-        """A resumed run repeats what the interrupted one did after its last state; those rows go."""
+        """The logs and counts are those that came with the state: a resumed run repeats what the interrupted one did after it."""
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
         ending.reached(step, self.section.iterations())
         self.trackers.begin(step)
-        if self.accelerator.is_main_process:
-            for path in (self.log_file, self.evaluations.path):
-                keep_rows(path, lambda row: 0 < step >= row["step"])
+        if step:
+            self.score.count_on(json.loads((self.state / COUNTS).read_text(encoding="utf-8")))
+        for path in (self.log_file, self.evaluations.path) if self.accelerator.is_main_process else ():
+            path.unlink(missing_ok=True)
+            if step and (self.state / path.name).is_file():
+                shutil.copyfile(self.state / path.name, path)
+
+    def keep(self, folder: Path) -> None:
+        """Of the process that writes the state: its counts are those that are published."""
+        for path in (self.log_file, self.evaluations.path):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+        (folder / COUNTS).write_text(json.dumps(self.score.counts()), encoding="utf-8")
 
     def scored(self) -> None:
         """Figures of each reward function over this iteration's completions, of all processes."""

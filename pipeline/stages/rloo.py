@@ -30,7 +30,6 @@ from policies.adapters import lora_config
 from policies.episodes import Score, after_eos_rule, prompt_order
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
-from reward.functions import figures_of
 
 
 def run(config: Config, run: Run) -> Manifest:
@@ -47,7 +46,7 @@ def run(config: Config, run: Run) -> Manifest:
     preflight.of_trainer("rloo", config, run, run.folder("sft"), held, scored=True, reference=True)
     check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
-    report = Report(folder, "rloo", trackers, lambda: figures_of(score.taken()))
+    report = Report(folder, "rloo", trackers, score)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
     check_recomputes(model, section)
     before = answer_held_out(model, tokenizer, asked, score, config)

@@ -3,15 +3,17 @@
 Each prompt's samples are written as they come, so an interrupted stage goes on with the next prompt.
 """
 
-import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data.schema import Prompt
-from pipeline.artifacts.files import read_rows, recovered_rows
+from pipeline.artifacts.files import read_rows
+from pipeline.artifacts.ownership import begun_from
+from pipeline.artifacts.row_log import add_rows, whole_rows
 from pipeline.artifacts.run import Run
 from pipeline.settings.sections import Resolved
 from policies.decoding import decode
@@ -20,6 +22,7 @@ from policies.episodes import Score, after_eos_rule
 from policies.loop_settings import EosRule
 from policies.template import decode_completion, encode_prompt, show_prompt
 from policies.tokenizers import eos_ids
+from reward.functions import WeightedScore
 
 AT_ONCE = 64  # completions sampled and scored between two writes
 
@@ -39,8 +42,14 @@ ByPrompt = dict[str, list[Sample]]
 
 
 def read(path: Path) -> ByPrompt:
-    """Samples by prompt id. A last row that a fault tore off is cut off the file."""
-    return {row["prompt_id"]: [Sample(**one) for one in row["samples"]] for row in recovered_rows(path)}
+    """Samples by prompt id. Rows that are not as they were written are told, and not among them."""
+    return {
+        row["prompt_id"]: [Sample(**one) for one in row["samples"]] for part in _parts(path) for row in part["rows"]
+    }
+
+
+def _parts(path: Path) -> list[dict[str, Any]]:
+    return whole_rows(path, begun_from(path.parent))
 
 
 def sample_scored(
@@ -59,17 +68,23 @@ def sample_scored(
     batch_size: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Sample `n` completions of each prompt that is not `known` yet, score them, and append a line a prompt to `path`.
+    """Sample `n` completions of each prompt that is not `known` yet, score them, and append a line for those sampled at once to `path`,
+    with how many texts reward models were given for it; what they were given for the lines in `path` is counted here.
 
-    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. `rule` is for
-    completions without EOS.
+    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. What is sampled and scored
+    at once is the same after an interruption. `rule` is for completions without EOS.
     """
-    stops = eos_ids(model, tokenizer)
-    new = [p for p in asked if p.id not in known]
-    progress(n * (len(asked) - len(new)))
+    stops, counted = eos_ids(model, tokenizer), score.texts() if isinstance(score, WeightedScore) else {}
+    for done in _parts(path):
+        for name, counts in counted.items():
+            counts.update(done["texts"].get(name, {}))
     step = max(1, AT_ONCE // n)
-    for start in range(0, len(new), step):
-        part = [(p, k) for p in new[start : start + step] for k in range(n)]
+    for start in range(0, len(asked), step):
+        together, before = asked[start : start + step], {name: Counter(counts) for name, counts in counted.items()}
+        if all(p.id in known for p in together):
+            progress(n * len(together))
+            continue
+        part = [(p, k) for p in together for k in range(n)]
         said = decode(
             model,
             [encode_prompt(tokenizer, p.prompt) for p, _ in part],
@@ -86,10 +101,9 @@ def sample_scored(
         for (p, _), c, text, value in zip(part, said, texts, raw, strict=True):
             shaped = after_eos_rule(value, c.finished, rule)
             lines.setdefault(p.id, []).append(Sample(c.tokens, text, c.finished, value, shaped))
-        with path.open("a", encoding="utf-8") as file:
-            for name, samples in lines.items():
-                row = {"prompt_id": name, "samples": [asdict(one) for one in samples]}
-                file.write(json.dumps(row, allow_nan=False) + "\n")
+        rows = [{"prompt_id": name, "samples": [asdict(one) for one in samples]} for name, samples in lines.items()]
+        given = {name: dict(counts - before[name]) for name, counts in counted.items()}
+        add_rows(path, [{"rows": rows, "texts": given}], begun_from(path.parent))
 
 
 def sample_rows(asked: Sequence[Prompt], found: ByPrompt, kept: dict[str, int] | None = None) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pipeline.artifacts.files import digest
 from pipeline.artifacts.freshness import section_values
-from pipeline.artifacts.ownership import MARK
+from pipeline.artifacts.ownership import attempt
 from pipeline.artifacts.run import Run
 from pipeline.redaction import redacted, redacted_in
 from pipeline.settings.config import Config, ConfigError
@@ -61,7 +61,7 @@ def open_trackers(stage: str, config: Config, run: Run) -> Trackers:
     if not run.main_process:
         return Trackers(called)
     settings, folder = flat(redacted_in(section_values(config, stage))), run.partial(stage)
-    began = json.loads((folder / MARK).read_text(encoding="utf-8"))["started"]
+    began = attempt(folder)["started"]
     identity, resumed = digest([run.name, stage, config.seed, began])[:16], (folder / "metrics.jsonl").is_file()
     logs, found = run.root / run.name / "logs", list[Tracker]()
     for kind in config.report_to_of(stage):

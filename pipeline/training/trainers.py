@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +13,13 @@ from accelerate.utils import gather_object
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline import ending
-from pipeline.artifacts.files import keep_rows, permitted
+from pipeline.artifacts.files import permitted
 from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
+from pipeline.training import checkpoints
 from pipeline.training.trackers import Trackers
 from policies.errors import BackboneError
+from reward.functions import WeightedScore, figures_of
 
 T = TypeVar("T")
 
@@ -58,7 +60,7 @@ def trainer_arguments(section: Stepwise, folder: Path, world_size: int, seed: in
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": section.save_steps,
-        "save_total_limit": 1,
+        "save_total_limit": None,  # `checkpoints.complete` removes the former one, once the new one is whole
         "train_sampling_strategy": "sequential",
         "seed": seed,
         "report_to": [],
@@ -120,21 +122,13 @@ def one_a_draw(choices: Sequence[Sequence[T]], order: Sequence[int], seed: int) 
     return out
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The Trainer's newest complete checkpoint in the partial folder, or None."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    state = folder / "state"
-    found = get_last_checkpoint(str(state)) if state.is_dir() else None
-    return found if found and (Path(found) / "trainer_state.json").is_file() else None
-
-
 def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]:
     """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    report.trainer, report.checkpoint = trainer, checkpoints.newest(trainer, folder)
+    trainer.train(resume_from_checkpoint=None if report.checkpoint is None else str(report.checkpoint))
     if report.asked:
         ending.leave(report.asked)
     ending.reached(None)
@@ -149,10 +143,15 @@ SHOWN = (
 
 
 class Report(TrainerCallback):
-    """Progress bar, metrics.jsonl and trackers of a Trainer stage; a step whose loss is not finite stops the stage. `more` gives figures beside the trainer's, of all since it was last asked."""
+    """Progress bar, metrics.jsonl, trackers and completed checkpoints of a Trainer stage; a step whose loss is not finite stops the stage.
+    The figures of each function of `score` since the last log stand beside the trainer's."""
 
-    def __init__(self, folder: Path, what: str, trackers: Trackers, more: Callable[[], dict[str, float]] = dict):
-        self.path, self.what, self.trackers, self.more = folder / "metrics.jsonl", what, trackers, more
+    trainer: Any
+    checkpoint: Path | None  # from which training goes on
+
+    def __init__(self, folder: Path, what: str, trackers: Trackers, score: WeightedScore | None = None):
+        self.folder, self.what, self.trackers, self.score = folder, what, trackers, score
+        self.path = folder / checkpoints.LOG
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.asked = 0  # the signal that ends training before its last step
@@ -160,12 +159,10 @@ class Report(TrainerCallback):
         self.resumed_at = state.global_step
         self.bar = bar(state.max_steps, self.what, "step", start=state.global_step)
         self.trackers.begin(state.global_step)
-        if state.is_world_process_zero:
-            self.path.touch()  # a run of fewer steps than logging_steps logs nothing
-            # Rows past the resumed step were written by the interrupted run.
-            keep_rows(self.path, lambda row: row["step"] <= state.global_step)
+        checkpoints.go_on(self.trainer, self.checkpoint, self.folder, self.score)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        checkpoints.complete(self.trainer, self.folder, self.score)
         if state.is_world_process_zero:
             permitted(Path(args.output_dir))
 
@@ -184,8 +181,8 @@ class Report(TrainerCallback):
             self.trackers.alert(why, state.global_step)
             self.trackers.end()
             raise FloatingPointError(why)
-        if "loss" in logs:
-            logs |= self.more()
+        if "loss" in logs and self.score is not None:
+            logs |= figures_of(self.score.taken())
         if state.is_world_process_zero and "loss" in logs:
             self.bar.set_postfix(shown(logs, SHOWN))
             self.trackers.log(logs, state.global_step)

@@ -12,7 +12,9 @@ import pytest
 from small_stage import make, prepare, published, refused
 
 from pipeline.artifacts import kept
+from pipeline.artifacts import publish as publishing
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.files import sha256
 from pipeline.artifacts.freshness import finished
 from pipeline.artifacts.ownership import held
 from pipeline.artifacts.publish import working_folder
@@ -132,29 +134,37 @@ class Killed(BaseException):
     """The process ends here: nothing after it is run."""
 
 
-def killed_at(move: int, patch: pytest.MonkeyPatch) -> None:
-    """End before the rename number `move` of what follows."""
-    rename, count = Path.rename, iter(range(100))
+def killed_at(move: int, patch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """End before the move number `move` of what follows; two folders change places in one, or only by renames."""
+    rename, exchange, count = Path.rename, kept.exchange, iter(range(100))
 
     def until(self: Path, to: Any) -> Path:
         if next(count) == move:
             raise Killed
         return rename(self, to)
 
+    def changed(one: Path, other: Path) -> bool:
+        if at_once and next(count) == move:
+            raise Killed
+        return at_once and exchange(one, other)
+
     patch.setattr(Path, "rename", until)
+    patch.setattr(kept, "exchange", changed)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("move", [0, 1])
 @pytest.mark.parametrize("back", ["new", "old"])
-def test_a_kill_between_the_moves_of_a_publication_loses_neither(run: Run, move: int, back: str) -> None:
+def test_a_kill_between_the_moves_of_a_publication_loses_neither(run: Run, move: int, back: str, at_once: bool) -> None:
     """Both results were finished; the next command of either settings finds it, and nothing is computed again."""
     old, new = Config(seed=1), Config(seed=2)
     make(run, config=old, text="old\n")
     made = prepare(run, config=new, text="new\n")
     with pytest.MonkeyPatch.context() as patch:
-        killed_at(move, patch)
+        killed_at(move, patch, at_once)
         with pytest.raises(Killed):
             published(run, made, config=new)
+    assert not at_once or Path("runs/demo/data").exists()
     wanted, other = (new, old) if back == "new" else (old, new)
     assert not due("data", wanted, run)
     run.require("data")
@@ -163,17 +173,39 @@ def test_a_kill_between_the_moves_of_a_publication_loses_neither(run: Run, move:
     assert not due("data", other, run) and text("data") != f"{back}\n"
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("move", [0, 1])
-def test_a_kill_between_the_moves_of_taking_back_loses_neither(run: Run, move: int) -> None:
+def test_a_kill_between_the_moves_of_taking_back_loses_neither(run: Run, move: int, at_once: bool) -> None:
     for seed in (1, 2):
         make(run, config=Config(seed=seed), text=f"{seed}\n")
     with pytest.MonkeyPatch.context() as patch:
-        killed_at(move, patch)
+        killed_at(move, patch, at_once)
         with pytest.raises(Killed):
             due("data", Config(seed=1), run)
-    assert Path("runs/demo/data").exists() == (move == 0)
+    assert Path("runs/demo/data").exists() == (at_once or move == 0)
     for seed in (2, 1):
         assert not due("data", Config(seed=seed), run) and text("data") == f"{seed}\n"
+        (left,) = kept.contents(run).kept["data"]
+        assert left.name == f"data-{sha256(left / 'manifest.json')[:12]}"
+    assert sorted(os.listdir("runs/demo")) == [".kept", "data", "index.html"]
+
+
+def test_what_is_left_of_a_publication_goes_with_the_next_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed when the new folder stood in its place: it is up to date, and nothing of the attempt stays."""
+    made = prepare(run)
+
+    def end(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "clear", end)
+        with pytest.raises(Killed):
+            published(run, made)
+    (run.partial("data") / "state").mkdir()
+    assert not due("data", Config(), run) and sorted(os.listdir("runs/demo")) == ["data", "index.html"]
+    (run.partial("data") / "state").mkdir(parents=True)  # of an attempt of other settings: that is gone on from
+    Path("runs/demo/data.partial/inputs.json").write_text('{"inputs": "others", "started": "now"}')
+    assert not due("data", Config(), run) and run.partial("data").is_dir()
 
 
 def test_a_second_move_that_fails_undoes_the_first(run: Run) -> None:
@@ -187,6 +219,7 @@ def test_a_second_move_that_fails_undoes_the_first(run: Run) -> None:
         return rename(self, to)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept, "exchange", lambda one, other: False)
         patch.setattr(Path, "rename", full)
         with pytest.raises(Refused, match="no space is left"):
             due("data", Config(seed=1), run)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small_stage import make, prepare, published, refused
 
+from pipeline.artifacts import kept
 from pipeline.artifacts import publish as publishing
 from pipeline.artifacts.files import sha256, write_json
 from pipeline.artifacts.freshness import finished
@@ -45,13 +46,19 @@ def break_at(where: str, patch: pytest.MonkeyPatch) -> None:
 STEPS = ["hash", "flush", "manifest", "manifest's rename", "new one moved in"]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(
     ("where", "older"), [(s, o) for s in STEPS for o in (False, True)] + [("old one moved away", True)]
 )
-def test_publishing_is_all_or_nothing(run: Run, where: str, older: bool) -> None:
-    """Whatever fails, the stage is what it was before; the same publication afterwards succeeds and can be required."""
+def test_publishing_is_all_or_nothing(
+    run: Run, where: str, older: bool, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails, the stage is what it was before; the same publication afterwards succeeds and can be required. Also where the
+    system cannot let folders change places."""
     if older:
         make(run, text="old\n")
+    if not at_once or where == "old one moved away":
+        monkeypatch.setattr(kept, "exchange", lambda one, other: False)
     made = prepare(run, text="new\n")
     with pytest.MonkeyPatch.context() as patch:
         break_at(where, patch)
@@ -73,10 +80,12 @@ def test_leftovers_of_a_killed_publication_are_no_files_of_the_next(run: Run) ->
     """A kill while the manifest is written leaves manifest.json.tmp; listed, it would be missing from what is published."""
     made = working_folder(run, "data", Config()) / "made"
     made.mkdir()
+    for name in ("manifest.json.tmp", "model-00002-of-00002.safetensors"):
+        (made / name).write_text("{")
+    (prepare(run) / "inner" / "manifest.json").write_text("{}")  # not ours: a file like any other
+    made = run.partial("data") / "made"
     (made / "manifest.json.tmp").write_text("{")
-    (made / "inner").mkdir()
-    (made / "inner" / "manifest.json").write_text("{}")  # not ours: a file like any other
-    make(run)
+    published(run, made)
     found = run.require("data")
     assert [item["path"] for item in found.files] == ["inner/manifest.json", "inner/weights.bin", "rows.jsonl"]
     assert not Path("runs/demo/data/manifest.json.tmp").exists()

@@ -71,11 +71,26 @@ def test_a_line_cut_off_by_a_kill_is_asked_again(stub: Stub, cache: Path) -> Non
     "line",
     ["nonsense", "7", '{"key": "k"}', '{"key": "k", "winner": "C"}', '{"winner": "A"}', '{"key": "k", "winner": []}'],
 )
-def test_a_damaged_cache_is_told_with_its_line(stub: Stub, cache: Path, line: str) -> None:
+def test_a_damaged_line_is_told_and_the_others_are_kept(
+    stub: Stub, cache: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
     cache.parent.mkdir()
-    cache.write_text('{"key": "k", "winner": "A"}\n' + line + "\n")
-    with pytest.raises(JudgeError, match=r"answers\.jsonl:2: not an answer"):
-        asking(stub, cache)
+    rows = '{"key": "k", "winner": "A"}\n' + line + '\n{"key": "m", "winner": "B"}\n'
+    cache.write_text(rows)  # as former versions wrote it, without hashes
+    asking(stub, cache)
+    assert f"{cache}: row 2 is not as it was written" in capsys.readouterr().err
+    assert llm.read_cache(cache) == {"k": "A", "m": "B"} and capsys.readouterr().err == ""
+    assert cache.with_name(f"{cache.name}.broken").read_text() == rows
+
+
+def test_an_answer_that_was_changed_is_asked_again(stub: Stub, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stub.reply = prefers_good
+    asking(stub, cache).outcomes(PROMPTS, GOOD, BAD)
+    whole = cache.read_text()
+    cache.write_text(whole.replace('"winner": "A"', '"winner": "B"', 1))
+    judge = asking(stub, cache)
+    assert same(judge.outcomes(PROMPTS, GOOD, BAD), [1.0, 0.0]) and judge.summary()["calls"] == 1
+    assert sorted(cache.read_text().splitlines()) == sorted(whole.splitlines()) and "row" in capsys.readouterr().err
 
 
 def test_max_calls_bounds_the_requests(stub: Stub, cache: Path) -> None:

@@ -14,7 +14,7 @@ from two_processes import DEMONSTRATIONS, HELD_OUT
 
 from policies import trainer
 from policies.roles import Roles
-from policies.state import load_good, load_state, save_good, save_state
+from policies.state import load_good, load_state, save_good, save_state, settle
 from policies.template import encode_prompt
 
 
@@ -217,6 +217,7 @@ def test_the_weights_to_go_back_to_are_those_that_came_with_the_state(
     save_good(tmp_path / "state", parameters)
     say(7.0)
     assert back() == [2.0] * 3
+    settle(tmp_path / "state")
     assert load_state(tmp_path / "state", parameters, optimizer) == {"step": 1}
     assert parameters["w"].tolist() == [5.0] * 3
     assert moment.tolist() == of_then and optimizer.state[parameters["w"]]["step"] == 1  # in their place

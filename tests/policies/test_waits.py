@@ -96,7 +96,7 @@ def loop_there(folder: Path, tokenizer: Any, state: Path, value: str, dtype: tor
     everyone = asked(tokenizer)
     return Loop(
         *(accelerator, roles, roles, *parts, engine, tokenizer, vowels, section, 1),
-        *(everyone, everyone, [([5, 6], [7, 8, 9])] * 4, state, Silent()),
+        *(everyone, everyone, [([5, 6], [7, 8, 9])] * 4, state, "", Silent()),
     )
 
 

@@ -113,7 +113,7 @@ def test_samples_belong_to_their_prompt_and_number(
         draw(path, model, tiny_tokenizer, 5, 8, failing)
     assert len(read(path)) == 2
     with path.open("ab") as file:
-        file.write(b'{"prompt_id": "p2", "samp')
+        file.write(b'{"rows": [{"prompt_id": "p2", "samp')
     assert draw(path, model, tiny_tokenizer, 5, 8, failing) == whole
     assert calls == [16, 16, 16, 8]
 
