@@ -84,7 +84,18 @@ def write(run: Run) -> Path:
     own = folder / f".index-{os.getpid()}.html"  # two processes may work in one run, each on its own stage
     write_text(own, page)
     own.replace(folder / "index.html")
+    for path in folder.glob(".index-*.html*"):  # of a process that was killed here
+        if not _alive(int("".join(filter(str.isdecimal, path.name)) or 0)):
+            path.unlink(missing_ok=True)
     return folder / "index.html"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _folders(run: Run) -> list[str]:
