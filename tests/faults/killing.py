@@ -249,13 +249,25 @@ def outcome(folder: Path, stage: str) -> dict[str, str]:
     return found | {name: "there" for name in beside if "/.kept/" not in name or name.count("/") == 3}
 
 
+SAID = (
+    "stage",
+    "metrics",
+    "gate",
+    "config",
+    "model",
+    "data",
+    "seed",
+    "dtype",
+    "tokenizer",
+    "world_size",
+)  # of a manifest
+
+
 def _timeless(value: Any, name: str) -> Any:
     if isinstance(value, dict):
-        gone = {"manifest.json": {"started", "finished", "machine", "files", "notes", "parents", "inputs"}}.get(
-            name, set()
-        )
-        gone |= {"made"} if name == "report.json" else set()
-        return {k: _timeless(v, "") for k, v in value.items() if not TIME.search(k) and k not in gone}
+        if name == "manifest.json":
+            value = {key: value[key] for key in SAID}
+        return {k: _timeless(v, "") for k, v in value.items() if not TIME.search(k)}
     return [_timeless(one, "") for one in value] if isinstance(value, list) else value
 
 
