@@ -24,6 +24,7 @@ from pipeline.artifacts.ownership import (
     check_run_name,
     is_ours,
 )
+from pipeline.graph import STAGES
 
 RUNS, DOWNLOADS = Path("runs"), ".cache"
 OWN_FILES = ("data-check.html", "data-check.json", "gpu-check.json", "bench")  # beside the runs
@@ -69,6 +70,8 @@ def _is_ours(path: Path) -> bool:
     """Whether something in a run's folder was made by us."""
     if path.name.startswith(".index-") or path.name in BESIDE:
         return not path.is_symlink()
+    if path.is_dir() and not any(path.iterdir()) and not path.name.startswith((".kept", *STAGES)):
+        return False
     try:
         check_replaceable(path, MARK if path.name.endswith(".partial") else MANIFEST)
     except ArtifactError:

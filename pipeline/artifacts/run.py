@@ -5,7 +5,7 @@
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,12 +153,9 @@ class Run:
                 f"{more[0]}: not among the files that {folder / MANIFEST} lists, and it may change what is read here; move it out of "
                 f"{folder}, such as into this folder; run: mv -n {shlex.quote(str(more[0]))} ."
             )
-        wrong = flaw(folder, found.files, self._sha256(anew))
-        # what is remembered may itself be damaged
-        return wrong if wrong is None or anew else flaw(folder, found.files, self._sha256(True))
-
-    def _sha256(self, anew: bool) -> Callable[[Path], str]:
-        return lambda path: hashed([path], memory(self.root), anew)[path]
+        there = [path for item in found.files if (path := folder / item["path"]).is_file()]
+        wrong = flaw(folder, found.files, hashed(there, memory(self.root), anew).__getitem__)
+        return wrong if wrong is None or anew else self.flaw(stage, found)  # what is remembered may itself be damaged
 
     def require(self, stage: str, tokenizer: str | None = None, force: bool = False, lineage: bool = True) -> Manifest:
         """Open a finished stage: every file is there with its hash and no other is, it was made from the parents that are there now, as

@@ -129,6 +129,7 @@ def test_a_file_that_nobody_published(whole: Path, tally: Any) -> None:
             sound(place)
 
 
+@pytest.mark.slow
 def test_files_that_changed_places(whole: Path, tally: Any) -> None:
     """Each file with its neighbour in the folder, and with that of its name in the other stages and in the other run."""
     with tally("bytes") as cases:
