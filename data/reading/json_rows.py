@@ -46,6 +46,8 @@ def json_lines(stream: IO[bytes], file: str, problems: list[Problem], limits: Li
         yield SourceRow(row, file, line)
         break
     for line, raw in lines:
+        if len(raw) < 3 and not raw.strip():  # quickly: there may be millions
+            continue
         row = quick_row(raw)
         if row is None:
             if not raw.strip():

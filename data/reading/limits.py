@@ -14,7 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from data.reading.flaws import stop
 
-FREE = 100 * 2**20
+FREE = 16 * 2**20
 """Bytes that any packed file may unpack to, whatever its ratio: a small file that is mostly blanks is no attack."""
 HEADROOM = 2**30
 """Bytes that a library may ask for beyond a row's limit, for what it keeps in order to read at all."""

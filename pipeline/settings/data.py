@@ -98,7 +98,7 @@ class Data(Source):
     max_ratio: int = Field(
         250,
         ge=1,
-        description="how many times its size a packed file may hold, from 100 MB on",
+        description="how many times its size a packed file may hold, from 16 MB on",
         json_schema_extra=OBSERVES,
     )
     clean: Clean = Clean()

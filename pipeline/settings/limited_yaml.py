@@ -81,10 +81,14 @@ def composed(text: str) -> yaml.Node | None:
     return node
 
 
+def value_of(node: yaml.Node | None) -> Any:
+    """The value of a document that `composed` gave. Raises yaml.YAMLError."""
+    return None if node is None else _Loader("").construct_document(node)  # type: ignore[no-untyped-call]
+
+
 def loaded(text: str) -> Any:
-    """The value of a document that `composed` took. Raises yaml.YAMLError."""
-    composed(text)
-    return yaml.load(text, Loader=_Loader)
+    """The value of a document. Raises yaml.YAMLError."""
+    return value_of(composed(text))
 
 
 def _check_size(root: yaml.Node) -> None:

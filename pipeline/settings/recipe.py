@@ -120,7 +120,7 @@ def _read(file: Path, errors: list[str]) -> tuple[dict[Any, Any], dict[tuple[str
         node = limited_yaml.composed(text)
         _refuse_secrets(node, (), str(file))
         _lines(node, (), lines, errors, str(file))
-        raw = limited_yaml.loaded(text)
+        raw = limited_yaml.value_of(node)
     except UnicodeDecodeError as error:
         line = whole.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{file}:{line}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
