@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before more is imported: from here on every end is
 import typer
 
 import pipeline.training.quiet_imports  # noqa: F401  (first: libraries talk while they are imported)
+from pipeline import waiting
 from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.commands import CALLER, Call
@@ -121,6 +122,7 @@ def data_check(
     def work() -> None:
         from pipeline.data_check import check as data_check
 
+        waiting.allow(waiting.LIMIT)
         if not data_check.run(source, overrides or [], model, to, page, recipe):
             raise ending.Ending(2)
 

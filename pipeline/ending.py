@@ -146,7 +146,7 @@ def culprit(trace: TracebackType | None) -> str:
     place = "a function"
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not code.co_filename.startswith("<") and "_sitebuiltins" not in code.co_filename:
+        if not code.co_filename.startswith("<frozen") and "_sitebuiltins" not in code.co_filename:
             name = "the module" if code.co_name == "<module>" else f"{code.co_name}()"
             place = f"{code.co_filename}:{trace.tb_lineno}, in {name}"
         trace = trace.tb_next

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from pipeline import ending
+from pipeline import ending, waiting
 from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
@@ -163,6 +163,7 @@ def _tell_what_is_replaced(steps: Sequence[Step], call: Call | None) -> None:
 
 def _make(stage: str, config: Config, run: Run) -> None:
     context = importlib.import_module("pipeline.training.context")
+    waiting.allow(config.function_timeout)
     context.quiet()  # first: libraries talk while they are imported
     module = importlib.import_module(f"pipeline.stages.{stage}")
     check_room(run, stage)

@@ -16,7 +16,19 @@ MAY_IMPORT = {
 }
 # The rooms of pipeline/ from the ground up: each imports only what stands before it. Beside them, modules of their own.
 ORDER = (
-    *("ending", "graph", "statistics", "redaction", "commands", "words", "settings", "artifacts", "pages", "rows"),
+    *(
+        "ending",
+        "waiting",
+        "graph",
+        "statistics",
+        "redaction",
+        "commands",
+        "words",
+        "settings",
+        "artifacts",
+        "pages",
+        "rows",
+    ),
     *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "ranks"),
     *("running", "__main__"),
 )

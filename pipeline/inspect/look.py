@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline import waiting
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, write_bytes, write_text
 from pipeline.artifacts.freshness import parents
@@ -74,6 +75,7 @@ def run(
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
     """
+    waiting.allow(config.function_timeout)
     opened = dict.fromkeys(["data", "sft", "reward", "ppo", *([] if "/" in model else [model])])
     with unchanged(run, "inspect", list(opened)):
         name, page = _page(config, run, prompt, completion, model, seed, chat)

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline import statistics
 from pipeline.commands import install
 from pipeline.pages.progress import bar
+from pipeline.waiting import patient, watched
 from policies.precision import Held
 from policies.template import PromptText
 from reward.functions import RewardError, RewardFunction, call_checked, resolve
@@ -117,7 +118,11 @@ def _function(name: str) -> RewardFunction:
     if name != "vader" and ":" not in name:
         raise JudgeError(f'no judge is called {name!r}: use "vader", or "module:function" for your own')
     with _as_judge():
-        return vader if name == "vader" else resolve(name)
+        if name == "vader":
+            return vader
+        with watched(f"the import of judge {name}"):
+            found = resolve(name)
+        return patient(found, f"judge {name}")
 
 
 def vader(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:

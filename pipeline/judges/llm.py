@@ -25,6 +25,7 @@ from pipeline.judges.endpoint import Endpoint as Endpoint
 from pipeline.judges.endpoint import NoAnswer, ask
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from pipeline.pages.progress import bar
+from pipeline.waiting import watched
 from policies.template import PromptText, show_prompt
 
 TEMPLATE = """\
@@ -202,8 +203,10 @@ class _Asker:
             ThreadPoolExecutor(self.endpoint.concurrency) as pool,
         ):
             try:
-                for done in as_completed([pool.submit(self._ask, key, q) for key, q in missing.items()]):
-                    done.result()
+                answered = as_completed([pool.submit(self._ask, key, q) for key, q in missing.items()])
+                for _ in missing:
+                    with watched(f"the LLM judge at {self.endpoint.base_url}", limit=False):
+                        next(answered).result()
                     progress.update()
             except BaseException:  # an interruption too: what still waits shall not be sent, and paid for
                 self.halt.set()

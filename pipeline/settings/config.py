@@ -278,6 +278,12 @@ class Config(Section):
     )
     seed: int = 0
     force: bool = Field(False, description="go on from a parent whose gate failed")
+    function_timeout: float | None = Field(
+        1800,
+        gt=0,
+        description="seconds that one call of a function of yours may take (module:function); null: no limit",
+        json_schema_extra=OBSERVES,
+    )
     report_to: list[Tracker] = Field(
         [], description="trackers of every training stage, beside metrics.jsonl", json_schema_extra=OBSERVES
     )

@@ -16,6 +16,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 from pipeline.training.launcher import own_settings
+from pipeline.waiting import others_wait
 from policies.told import tell
 
 
@@ -61,13 +62,16 @@ def make_accelerator(**arguments: Any) -> Any:
     the recipe, here and in the trainers made after this, and the terminal is told so. Raises ConfigError where it would split a model."""
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     told = own_settings()
     if told is not None and os.environ.get("RANK", "0") == "0":
         print(told, file=sys.stderr, flush=True)
     if sys.platform == "linux" and not torch.cuda.is_available():
         _keep_freed_memory()
-    return Accelerator(cpu=not torch.cuda.is_available(), **arguments)
+    # a process may wait for one that calls a user's function
+    waits = InitProcessGroupKwargs(timeout=others_wait())
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waits], **arguments)
 
 
 def _keep_freed_memory() -> None:

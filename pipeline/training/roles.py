@@ -15,6 +15,7 @@ from pipeline.artifacts.run import Run
 from pipeline.rows.published import columns_of
 from pipeline.settings.config import Config
 from pipeline.training.holding import as_published, to_train
+from pipeline.waiting import patient, watched
 from policies.adapters import lora_config
 from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
 from policies.quick.linear import in_one_step
@@ -104,7 +105,9 @@ def _score(
     tokenizer: Any,
 ) -> Any:
     if name != "reward" and ":" in name and not Path(name).exists():
-        return resolve(name)
+        with watched(f"the import of reward function {name}"):
+            found = resolve(name)
+        return patient(found, f"reward function {name}")
     folder = run.folder("reward") if name == "reward" else Path(name) if Path(name).exists() else name
     if riding is None:
         return load_scorer(folder, as_published(config, device), device, SCORE_BATCH, config.chat_template_kwargs)

@@ -9,36 +9,31 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pipeline.stages.ppo
+import pipeline.stages.sft  # noqa: F401  (before anything is forked)
 from pipeline.artifacts.files import weights_sha256
+from pipeline.running import run_stage
+from pipeline.settings.recipe import load
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
 MARK = "PIPELINE_TESTED"
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN", "PIPELINE_CALLER", MARK)
 CLEAN = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
-REWARDS = '''
-import ctypes, os, signal, sys, threading, time
-
-def _paced(prompts, completions):
-    """Ten tenths of a second an iteration, unless PACE says less."""
-    with open("begun", "a") as file:
-        file.write("x")
-    time.sleep(float(os.environ.get("PACE", "0.3")))
-    return [sum(c in "aeiou" for c in text) / 10 for text in completions]
+REWARDS = """
+import os, time
 
 def paced(prompts, completions):
-    return _paced(prompts, completions)
-
-def stuck(prompts, completions):
-    open("begun", "a").write("x")
-    time.sleep(100)
-'''
+    time.sleep(float(os.environ.get("PACE", "0")))
+    return [sum(c in "aeiou" for c in text) / 10 for text in completions]
+"""
 SETTINGS = [
     f"data.source={ROOT / 'data' / 'smoke.jsonl'}",
     *("sft.max_steps=200", "sft.logging_steps=1", "sft.save_steps=50", "sft.max_new_tokens=4", "sft.eval_rows=2"),
@@ -128,10 +123,28 @@ def start(folder: Path, *words: str, line: list[str] | None = None, **environmen
     return Started(process, folder, mark)
 
 
-def copied(prepared: Path, folder: Path) -> Path:
-    """A run of one's own, as `prepared` has it."""
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+def copied(prepared: Path, folder: Path, without: str) -> Path:
+    """A run of one's own, as `prepared` has it before the stage `without` was made."""
+    shutil.copytree(prepared, folder, symlinks=True)
+    for stage in ("sft", "ppo")[("sft", "ppo").index(without) :]:
+        shutil.rmtree(folder / "runs" / "r" / stage)
     return folder
+
+
+def resumed(folder: Path, *stages: str) -> None:
+    """Make stages to their end, in a fork of this process, which has imported the libraries."""
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            for stage in stages:
+                run_stage(stage, load(SMOKE, SETTINGS), "r")
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, f"{stages} could not be made"
 
 
 def weights(folder: Path, stage: str) -> str | None:
