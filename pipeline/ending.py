@@ -254,6 +254,7 @@ def _wait(what: str, child: int, reading: int) -> NoReturn:
             f"error: {what} was ended from within before it was done, as os._exit(0) does; look for that in a function of yours or in "
             "what it imports, and let it raise an error instead",
             file=sys.stderr,
+            flush=True,
         )
         returned = 2
     os._exit(returned)

@@ -18,8 +18,9 @@ from typing import Any
 
 import pipeline.stages.ppo
 import pipeline.stages.sft  # noqa: F401  (before anything is forked)
+from pipeline import ending
 from pipeline.artifacts.files import weights_sha256
-from pipeline.running import run_stage
+from pipeline.running import guarded, run_stage
 from pipeline.settings.recipe import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,10 +124,10 @@ def start(folder: Path, *words: str, line: list[str] | None = None, **environmen
     return Started(process, folder, mark)
 
 
-def copied(prepared: Path, folder: Path, without: str) -> Path:
+def copied(prepared: Path, folder: Path, without: str = "") -> Path:
     """A run of one's own, as `prepared` has it before the stage `without` was made."""
     shutil.copytree(prepared, folder, symlinks=True)
-    for stage in ("sft", "ppo")[("sft", "ppo").index(without) :]:
+    for stage in {"": (), "sft": ("sft", "ppo"), "ppo": ("ppo",)}[without]:
         shutil.rmtree(folder / "runs" / "r" / stage)
     return folder
 
@@ -145,6 +146,57 @@ def resumed(folder: Path, *stages: str) -> None:
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, f"{stages} could not be made"
+
+
+@dataclass
+class Forked:
+    """A command line in a fork of this process, which has imported the libraries; what it writes goes to files."""
+
+    pid: int
+    out: Path
+    code: int | None = None
+
+    def wait(self, seconds: float = 60) -> int:
+        """Its exit code, or minus the signal that ended it."""
+        deadline = time.monotonic() + seconds
+        while self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"no end after {seconds} s: {self.told}")
+            time.sleep(0.01)
+        return self.code
+
+    @property
+    def told(self) -> str:
+        return self.out.with_suffix(".err").read_text()
+
+
+def forked(folder: Path, work: Callable[[], None], **environment: str) -> Forked:
+    """Do `work`, one command of ours, in `folder` as the command line does it."""
+    out = folder / f"{uuid.uuid4().hex}.out"
+    out.with_suffix(".err").touch()
+    if child := os.fork():
+        return Forked(child, out)
+    try:
+        for path, number in ((os.devnull, 0), (out, 1), (out.with_suffix(".err"), 2)):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdin, sys.stdout, sys.stderr = (open(n, how, closefd=False) for n, how in enumerate("rww"))
+        for name in LAUNCHED:
+            os.environ.pop(name, None)
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))  # as python -m has it
+        ending.supervise("the command")
+        guarded(work)
+        os._exit(0)
+    except SystemExit as error:
+        os._exit(error.code if isinstance(error.code, int) else 1)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def weights(folder: Path, stage: str) -> str | None:
