@@ -159,14 +159,18 @@ class Forked:
     def wait(self, seconds: float = 60) -> int:
         """Its exit code, or minus the signal that ended it."""
         deadline = time.monotonic() + seconds
-        while self.code is None:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self.code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > deadline:
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"no end after {seconds} s: {self.told}")
             time.sleep(0.01)
+        return code
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        if self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if done else None
         return self.code
 
     @property
