@@ -1,5 +1,6 @@
 """What do the tests of faults share? Cases that are counted by kind, and the table that `make faults` ends with."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -50,6 +51,12 @@ def tally(record_property: Callable[[str, object], None]) -> Callable[[str], Abs
         assert tried[0], "no case was tried"
 
     return counted
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Stages that nothing interrupts: killing.Uninterrupted."""
+    return importlib.import_module("killing").Uninterrupted(tmp_path_factory.mktemp)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -228,7 +228,8 @@ def killed(folder: Path, at: int, work: Callable[[], Any], out: Path | None = No
 def case(folder: Path, whole: Path, stages: Sequence[str]) -> Path:
     """A folder with a run that has the finished `stages` of the run in `whole`."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in (".cache", *(f"{RUN}/{stage}" for stage in stages)):
+    folder.mkdir(parents=True)
+    for path in (".cache", *(f"{RUN}/{stage}" for stage in stages)) if stages else ():
         shutil.copytree(whole / "runs" / path, folder / "runs" / path, copy_function=os.link)
     return folder
 
@@ -285,3 +286,42 @@ def warmed(folder: Path, work: Callable[[], Any]) -> Ended:
             importlib.import_module(name)
     names.unlink(missing_ok=True)
     return ended
+
+
+def sound(ended: Ended) -> None:
+    """It went to its end, and nothing in what it said is a traceback."""
+    assert ended.code == 0 and "Traceback" not in ended.told, f"exit code {ended.code}: {ended.told[-1500:]}"
+
+
+class Uninterrupted:
+    """What nothing interrupts: the parents of each stage, made when one is first asked for, and what a stage publishes with its calls."""
+
+    def __init__(self, place: Callable[[str], Path]):
+        self.place, self.whole = place, place("whole")
+        self.known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    def case(self, folder: Path, stage: str) -> Path:
+        """A folder with a run that has the parents of `stage`."""
+        for parent in PARENTS[stage]:
+            if not (self.whole / "runs" / RUN / parent).exists():
+                importlib.import_module("pipeline.training.context").quiet()
+                importlib.import_module(f"pipeline.stages.{parent}")
+                sound(warmed(self.whole, lambda parent=parent: made(parent)))  # type: ignore[misc]
+        return case(folder, self.whole, PARENTS[stage])
+
+    def of(self, stage: str, *more: str, before: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
+        """What a stage publishes with settings `more`, where it was made with those of `before` first, and its file calls."""
+        key = (stage, *more, "|", *before)
+        if key not in self.known:
+            folder = self.place(stage)
+            if not any(known[0] == stage for known in self.known):
+                importlib.import_module(f"pipeline.stages.{stage}")
+                sound(warmed(self.case(folder, stage), lambda: made(stage, *more)))
+            self.case(folder, stage)
+            if before:
+                sound(killed(folder, -1, lambda: made(stage, *before)))
+            calls = folder / "calls.txt"
+            sound(killed(folder, -1, lambda: made(stage, *more), calls))
+            self.known[key] = outcome(folder, stage), calls.read_text().splitlines()
+        return self.known[key]

@@ -1,13 +1,11 @@
 """Does a stage that is killed at any of its file calls end with the same bits, leave nothing behind, and never stop for good?"""
 
-import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from killing import PARENTS, RUN, Ended, case, killed, made, outcome, warmed
+from killing import RUN, Uninterrupted, killed, made, outcome, sound
 
 Tally = Callable[[str], AbstractContextManager[Callable[[str], AbstractContextManager[None]]]]
 
@@ -19,50 +17,6 @@ POINTS = {
     "compare": 24,
 }
 PARTS = 2  # tests of each stage, so that two processes share them
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted, with what the other stages are made from."""
-    folder = tmp_path_factory.mktemp("whole")
-    for stage in PARENTS:
-        importlib.import_module(f"pipeline.stages.{stage}")
-    importlib.import_module("pipeline.training.context").quiet()
-    for stage in ("data", "sft", "reward", "ppo"):
-        ended = warmed(folder, lambda stage=stage: made(stage))
-        assert ended.code == 0, ended.told
-    return folder
-
-
-@pytest.fixture(scope="session")
-def expected(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[dict[str, str], list[str]]]:
-    """What a stage publishes that nothing interrupts, and the file calls of it."""
-    known: dict[tuple[str, ...], tuple[dict[str, str], list[str]]] = {}
-
-    def of(stage: str, *more: str, before: Sequence[str] = ()) -> tuple[dict[str, str], list[str]]:
-        key = (stage, *more, "|", *before)
-        if key not in known:
-            folder = case(tmp_path_factory.mktemp(stage), whole, PARENTS[stage])
-            if before:
-                assert killed(folder, -1, lambda: made(stage, *before)).code == 0
-            if key[:1] not in known:
-                warmed(folder, lambda: made(stage, *more))
-                case(folder, whole, PARENTS[stage])
-                if before:
-                    killed(folder, -1, lambda: made(stage, *before))
-            calls = folder / "calls.txt"
-            ended = killed(folder, -1, lambda: made(stage, *more), calls)
-            assert ended.code == 0, ended.told
-            known[key] = outcome(folder, stage), calls.read_text().splitlines()
-            assert f"runs/{RUN}/{stage}.partial" not in known[key][0]
-        return known[key]
-
-    return of
-
-
-def sound(ended: Ended) -> None:
-    """It went to its end, and nothing in what it said is a traceback."""
-    assert ended.code == 0 and "Traceback" not in ended.told, f"exit code {ended.code}: {ended.told[-1500:]}"
 
 
 def spread(calls: int, points: int, part: int, parts: int) -> list[int]:
@@ -85,64 +39,56 @@ def kill_and_go_on(folder: Path, stage: str, wanted: dict[str, str], at: Sequenc
     assert not (lost := difference(outcome(folder, stage), wanted)), f"other than uninterrupted: {lost}"
 
 
-def matrix(tally: Tally, whole: Path, expected: Any, folder: Path, stage: str, points: Sequence[int]) -> None:
-    wanted, calls = expected(stage)
+def matrix(tally: Tally, uninterrupted: Uninterrupted, folder: Path, stage: str, points: Sequence[int]) -> None:
+    wanted, calls = uninterrupted.of(stage)
     with tally("kills") as cases:
         for at in points:
             with cases(f"{stage}, killed at call {at} of {len(calls)}: {calls[at]}"):
-                kill_and_go_on(case(folder / "case", whole, PARENTS[stage]), stage, wanted, [at])
+                kill_and_go_on(uninterrupted.case(folder / "case", stage), stage, wanted, [at])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("stage", list(POINTS))
 def test_a_stage_that_is_killed_anywhere_ends_with_the_same_bits(
-    tally: Tally, whole: Path, expected: Any, tmp_path: Path, stage: str, part: int
+    tally: Tally, uninterrupted: Uninterrupted, tmp_path: Path, stage: str, part: int
 ) -> None:
-    points = spread(len(expected(stage)[1]), POINTS[stage], part, PARTS)
-    matrix(tally, whole, expected, tmp_path, stage, points)
+    points = spread(len(uninterrupted.of(stage)[1]), POINTS[stage], part, PARTS)
+    matrix(tally, uninterrupted, tmp_path, stage, points)
 
 
-def test_a_few_of_them(tally: Tally, whole: Path, expected: Any, tmp_path: Path) -> None:
-    """One stage of each kind: rows, a Trainer's checkpoints, samples."""
-    for stage, points in (("data", 8), ("best_of_n", 6)):
-        matrix(tally, whole, expected, tmp_path, stage, spread(len(expected(stage)[1]), points, 0, 1))
-    wanted, calls = expected("ppo")
-    with tally("kills") as cases:
-        for wanted_call in ("save_file", "rename", "state.json"):
-            at = next(i for i in range(len(calls) // 2, len(calls)) if wanted_call in calls[i])
-            with cases(f"ppo, killed at {calls[at]}"):
-                kill_and_go_on(case(tmp_path / "case", whole, PARENTS["ppo"]), "ppo", wanted, [at])
+def test_a_few_of_them(tally: Tally, uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    matrix(tally, uninterrupted, tmp_path, "data", spread(len(uninterrupted.of("data")[1]), 12, 0, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "ppo", "rft", "best_of_n"])
 def test_a_stage_that_is_killed_again_while_it_goes_on(
-    tally: Tally, whole: Path, expected: Any, tmp_path: Path, stage: str
+    tally: Tally, uninterrupted: Uninterrupted, tmp_path: Path, stage: str
 ) -> None:
     """Twice, the second time soon after the start: what it finds is put in order then."""
-    wanted, calls = expected(stage)
+    wanted, calls = uninterrupted.of(stage)
     with tally("kills") as cases:
         for number, first in enumerate(spread(len(calls), 8, 0, 1)):
             at = [first, (3, 9, 17, 30)[number % 4]]
             with cases(f"{stage}, killed at calls {at}, {calls[first]}"):
-                kill_and_go_on(case(tmp_path / "case", whole, PARENTS[stage]), stage, wanted, at)
+                kill_and_go_on(uninterrupted.case(tmp_path / "case", stage), stage, wanted, at)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["data", "best_of_n"])
 def test_a_former_result_is_kept_whenever_its_successor_is_killed(
-    tally: Tally, whole: Path, expected: Any, tmp_path: Path, stage: str
+    tally: Tally, uninterrupted: Uninterrupted, tmp_path: Path, stage: str
 ) -> None:
     """The last moments, in which both change places; the stage's place is never empty, and the former result comes back whole."""
     before, back = ("seed=7",), ("seed=7",)
-    wanted, calls = expected(stage, before=before)
-    former, _ = expected(stage, *back)
+    wanted, calls = uninterrupted.of(stage, before=before)
+    former, _ = uninterrupted.of(stage, *back)
     swap = next(i for i, call in enumerate(calls) if call.startswith("exchange"))
     with tally("kills") as cases:
         for at in range(swap - 8, len(calls)):
             with cases(f"{stage}, made before with another seed, killed at {calls[at]}"):
-                folder = case(tmp_path / "case", whole, PARENTS[stage])
+                folder = uninterrupted.case(tmp_path / "case", stage)
                 sound(killed(folder, -1, lambda: made(stage, *before)))
                 assert killed(folder, at, lambda: made(stage)).code in (-9, 0)
                 assert (folder / "runs" / RUN / stage / "manifest.json").is_file()
