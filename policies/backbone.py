@@ -16,15 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from policies.blueprint import config_at
+from policies.blueprint import check_described, config_at
 from policies.errors import BackboneError as BackboneError
 from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
 from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
+from policies.strangers import said
 from policies.tokenizers import ends, eos_ids, tokens
-from policies.trials import check_causal, check_scores, decoder, output_layer, reason, settle_configs
-from policies.untyped import Foreign, Model, Tokenizer
+from policies.trials import check_causal, check_numbers, check_scores, decoder, output_layer, reason, settle_configs
+from policies.untyped import Arguments, Foreign, Model, Tokenizer
 
 
 def _fetched(
@@ -36,18 +37,41 @@ def _fetched(
 ) -> tuple[PreTrainedModel, dict[str, list[Foreign]]]:
     """A model as it is held, and what transformers says of its weights."""
     how = held(how)
+    check_described(path, config_at(path, revision), loader)
     try:
         more |= loading(how, loader, path, revision)
-        model, info = loader.from_pretrained(str(path), revision=revision or "main", output_loading_info=True, **more)
+        model, info = loader.from_pretrained(
+            str(path), revision=revision or "main", trust_remote_code=False, output_loading_info=True, **more
+        )
+    except BackboneError:
+        raise
     except OSError as error:
         raise not_there(path, "model", error) from error
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        shapes = _other_shapes(loader, path, revision, more) if isinstance(error, RuntimeError) else ""
         remedy = "use another model" if loader is AutoModelForCausalLM else "name another model in reward.model"
-        raise BackboneError(f"{path}: cannot be loaded by {loader.__name__} ({reason(error)}); {remedy}") from error
+        raise BackboneError(
+            f"{path}: cannot be loaded by {loader.__name__} ({shapes or said(error)}); {remedy}"
+        ) from error
+    check_numbers(model, path)
     settle_configs(model, path)
     finished(model, how)
     quick(model)
     return model.eval(), info
+
+
+def _other_shapes(loader: Foreign, path: str | Path, revision: str | None, how: Arguments) -> str:
+    """Weights whose shapes are not those of the config, which transformers tells in a report of many lines only; "" where it is something else."""
+    how = {**how, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    try:
+        _, info = loader.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False, **how)
+    except Exception:  # as before
+        return ""
+    told = [
+        f"{name} is {list(found)}, and by its config.json {list(wanted)}"
+        for name, found, wanted in sorted(info["mismatched_keys"])
+    ]
+    return "; ".join(told[:2])
 
 
 def _loaded(loader: Foreign, path: str | Path, how: torch.dtype | Held, revision: str | None) -> PreTrainedModel:
@@ -98,7 +122,9 @@ def load_classifier(
     """A sequence classifier with one output and a trained head. Raises BackboneError where the head is missing or has other outputs."""
     try:
         model = _loaded(AutoModelForSequenceClassification, path, how, revision)
-    except RuntimeError as error:  # weights of other sizes
+    except BackboneError as error:
+        if not isinstance(error.__cause__, RuntimeError):  # weights of other sizes
+            raise
         raise BackboneError(
             f"{path}: its weights do not fit its config.json, which names {_outputs(path, revision)}; a reward model has one (num_labels: 1)"
         ) from error

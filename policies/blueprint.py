@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from policies.errors import BackboneError, not_there
+from policies.limited import Beyond, limited
+from policies.strangers import SIZES, check_folder, said, signature
 from policies.untyped import AnyFunction, Arguments, Foreign, Model, ModelConfig
 
 DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
@@ -18,8 +21,67 @@ DECLARED = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequen
 
 
 def config_at(path: str | Path, revision: str | None = None) -> ModelConfig:
-    """The config of a folder or a Hub id. Raises OSError or ValueError where there is none."""
-    return AutoConfig.from_pretrained(str(path), revision=revision or "main")
+    """The config of a folder or a Hub id, whose files are looked at first. Raises BackboneError, NotThere where there is none."""
+    check_folder(path, revision)
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise not_there(path, "config.json", FileNotFoundError("the folder has none"))
+    try:
+        return AutoConfig.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
+    except OSError as error:
+        raise not_there(path, "config.json", error) from error
+    except Exception as error:  # each architecture checks its own in its own way
+        raise BackboneError(
+            f"{path}: its config.json cannot be read ({said(error)}); correct it, or use another model"
+        ) from error
+
+
+LAID_OUT, LAID_OUT_MEMORY = 120.0, 4 * 2**30
+SPARE = 2**28
+"""Numbers that a model may have beyond those of its weights, such as a head that is new."""
+PACKED = 8  # numbers of a byte: more than any quantised weights hold
+TABLES = 2**32  # numbers of what a model computes for itself, such as masks and positions
+
+
+def check_described(path: str | Path, config: ModelConfig, kind: Foreign = AutoModelForCausalLM) -> None:
+    """Raise BackboneError where the model that a folder's config describes is far larger than the weights beside it, before anything is
+    allocated: it is laid out without numbers, in a fork with limits."""
+    sizes = [one.stat().st_size for one in Path(path).glob("*") if one.suffix in (".safetensors", ".bin")]
+    if sizes and (str(path), signature(path), kind) not in _DESCRIBED:
+        try:
+            found = limited(lambda: _laid_out(config, kind), LAID_OUT, LAID_OUT_MEMORY)
+        except Beyond as error:
+            raise BackboneError(
+                f"{path}: what its config.json describes {error}, laid out without numbers; {_named(config)}"
+            ) from None
+        weights, tables = found
+        if weights > PACKED * sum(sizes) + SPARE or tables > TABLES:
+            raise BackboneError(
+                f"{path}: its config.json describes {weights:.3g} weights and {tables:.3g} numbers of tables, and its files hold "
+                f"{sum(sizes):.3g} bytes; {_named(config)}"
+            )
+        _DESCRIBED.add((str(path), signature(path), kind))
+
+
+_DESCRIBED: set[Foreign] = set()  # what was looked at, by the signature of its folder
+
+
+def _laid_out(config: ModelConfig, kind: Foreign) -> tuple[int, int]:
+    """Numbers of the weights and of the tables of the model of `config`; none where its class cannot be built, which loading it tells."""
+    for one in (kind, AutoModel):
+        try:
+            model = blueprint(config, one, integers=False)
+        except Exception:
+            continue
+        return sum(p.numel() for p in model.parameters()), sum(b.numel() for b in model.buffers())
+    return 0, 0
+
+
+def _named(config: ModelConfig) -> str:
+    """The sizes that a config names, the largest first, for the end of a sentence."""
+    text = config.get_text_config()
+    sizes = {name: value for name in SIZES if isinstance(value := getattr(text, name, None), int)}
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:4]
+    return f"correct {', '.join(f'{name} ({sizes[name]})' for name in largest)}, or use another model"
 
 
 def blueprint(
@@ -35,7 +97,7 @@ def blueprint(
         stack.enter_context(torch.device("meta"))
         if integers:
             stack.enter_context(_RealIntegers())
-        return kind.from_config(config, dtype=dtype or torch.float32).eval()
+        return kind.from_config(config, dtype=dtype or torch.float32, trust_remote_code=False).eval()
 
 
 @contextmanager
@@ -62,6 +124,7 @@ def readable(path: str | Path, revision: str | None = None) -> int | None:
     """Tokens of the longest text that the model in a folder or Hub id reads, None where nothing limits it: what its config declares, or
     what its table of learned positions holds where that is less (RoBERTa's begins at its padding). Raises as `config_at` does."""
     config = config_at(path, revision)
+    check_described(path, config)
     found = [limit for limit in (_declared(config), _learned(config)) if limit is not None]
     return min(found, default=None)
 
@@ -77,8 +140,13 @@ def _declared(config: ModelConfig) -> int | None:
     stretched = [known[0]]
     for one in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         before = one.get("original_max_position_embeddings") or known[0]
-        stretched.append(int(before * float(one.get("factor") or 1)))
+        stretched.append(int(before * _factor(one.get("factor"))))
     return max(stretched)
+
+
+def _factor(value: Foreign) -> float:
+    """By how much positions are stretched: 1 where a config names no number for it, which who loads the model tells."""
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e6 else 1.0
 
 
 def _learned(config: ModelConfig) -> int | None:

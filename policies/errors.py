@@ -7,7 +7,11 @@ class BackboneError(Exception):
     """A model or tokenizer that cannot be used as it is; the message names the remedy."""
 
 
-def not_there(path: str | Path, what: str, error: Exception) -> BackboneError:
+class NotThere(BackboneError):
+    """A folder or Hub id without what is looked for."""
+
+
+def not_there(path: str | Path, what: str, error: Exception) -> NotThere:
     """What to raise where `path` holds no `what`, a model or tokenizer, as `error` says."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return BackboneError(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")
+    return NotThere(f"{path}: no {what} to be had there ({reason}); give a folder or Hub id that holds one")

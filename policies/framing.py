@@ -5,14 +5,16 @@ again in decoding. A completion is no beginning, so it is encoded and decoded be
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Literal
 
-from jinja2 import TemplateError
-
-from policies.untyped import Tokenizer
+from policies.chats import Refused, render
+from policies.errors import BackboneError
+from policies.limited import stopped
+from policies.untyped import Foreign, Tokenizer
 
 Place = Literal["start", "special", "text"]
 """Where a completion stands: after no text at all, right behind a special token, or behind text."""
@@ -51,13 +53,32 @@ class Around:
     differs: str = ""
 
 
+@contextmanager
+def without_panic(tokenizer: Tokenizer, doing: str) -> Iterator[None]:
+    """Within the block a panic of the tokenizers' library, which is no Exception, is a BackboneError that names the tokenizer."""
+    try:
+        yield
+    except BaseException as error:
+        if (why := stopped(error)) is None:
+            raise
+        name = tokenizer.name_or_path
+        raise BackboneError(f"{name}: its tokenizer {why} where it is to {doing}; use another tokenizer") from None
+
+
+def tokenized(tokenizer: Tokenizer, *texts: str, **how: Foreign) -> Foreign:
+    """What the tokenizer makes of a text, or of two. Raises BackboneError where it panics, as where one of its expressions explodes."""
+    with without_panic(tokenizer, f"read a text that begins {texts[0][:60]!r}"):
+        return tokenizer(*texts, **how)
+
+
 def plain(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a text and nothing else."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenized(tokenizer, text, add_special_tokens=False)["input_ids"])
 
 
 def _decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    with without_panic(tokenizer, "write its tokens as text"):
+        return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def encode(tokenizer: Tokenizer, place: Place, text: str) -> list[int]:
@@ -138,13 +159,12 @@ def around(tokenizer: Tokenizer, template: str | None = None) -> Around:
 
 
 def rendered(tokenizer: Tokenizer, template: str) -> tuple[str, str] | None:
-    """A question as `template` asks it, and the same with its answer; None where it refuses them, whatever way it fails in."""
-    render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
+    """A question as `template` asks it, and the same with its answer; None where it refuses them. Raises as `chats.render` does."""
     question = {"role": "user", "content": QUESTION}
     answer = {"role": "assistant", "content": ANSWER}
     try:
-        return render([question], add_generation_prompt=True), render([question, answer], add_generation_prompt=False)
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError):
+        return render(tokenizer, template, [question], True), render(tokenizer, template, [question, answer], False)
+    except Refused:
         return None
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 
+from policies.blueprint import config_at
 from policies.errors import BackboneError
 from policies.told import tell
 from policies.untyped import Arguments, Foreign, Model
@@ -127,7 +128,7 @@ def _quantised(how: Held, heads: list[str]) -> BitsAndBytesConfig:
 
 def _heads(loader: Foreign, path: str | Path, revision: str | None) -> list[str]:
     """Names of the modules outside the body of the model that `loader` makes: they are not quantised."""
-    config = AutoConfig.from_pretrained(str(path), revision=revision or "main")
+    config = config_at(path, revision)
     with torch.device("meta"):
-        model = loader.from_config(config)
+        model = loader.from_config(config, trust_remote_code=False)
     return [name for name, module in model.named_children() if module is not model.base_model]

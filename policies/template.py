@@ -11,27 +11,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jinja2 import TemplateError
-
-from policies.framing import Place, around, decode, encode, place_of, plain
+from policies.chats import PLAIN_CHAT as PLAIN_CHAT
+from policies.chats import Refused, render
+from policies.framing import Place, around, decode, encode, place_of, plain, tokenized
 from policies.untyped import Tokenizer
 
 PromptText = str | list[dict[str, str]]
 
-PLAIN_CHAT = (
-    "{% for message in messages %}"
-    "{{ '' if loop.first else '\\n\\n' }}{{ message['role'] | capitalize }}:{{ '\\n' }}{{ message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n\\nAssistant:\\n' }}{% endif %}"
-)
-"""Chat template of a model that has none: `User:`, `Assistant:` and the like on lines of their own. What is sampled goes on to be
-the beginning of the next turn's prompt, EOS included."""
-
 
 def plain_chat(tokenizer: Tokenizer) -> str:
     """PLAIN_CHAT, after whatever the tokenizer puts before every text."""
-    return "".join(tokenizer.convert_ids_to_tokens(opening(tokenizer))) + PLAIN_CHAT
+    begin = "".join(tokenizer.convert_ids_to_tokens(opening(tokenizer)))
+    # a token is text: one with braces would be read as a program
+    return (f"{{{{ {json.dumps(begin)} }}}}" if "{" in begin else begin) + PLAIN_CHAT
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
@@ -48,8 +40,8 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
             "the prompt is a list of messages, and the tokenizer has no chat template; give it one, or use text prompts"
         )
     try:
-        text = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
+        text = render(tokenizer, tokenizer.chat_template, prompt, True)
+    except Refused as error:
         raise ValueError(f"the tokenizer's chat template refuses the messages ({error}); change their roles") from error
     return plain(tokenizer, text)
 
@@ -57,7 +49,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
 @lru_cache(maxsize=8)
 def opening(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before every text: BOS for some, nothing for others."""
-    with_special, without = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special, without = tokenized(tokenizer, "a")["input_ids"], plain(tokenizer, "a")
     for start in range(len(with_special) - len(without) + 1):
         if with_special[start : start + len(without)] == without:
             return list(with_special[:start])

@@ -1,19 +1,21 @@
 """Where do tokenizers come from, and with which special tokens? Padding, what ends a completion, a chat template settled."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import nodes
 from tokenizers import Tokenizer as Backend
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
-from transformers.utils.chat_template_utils import _compile_jinja_template  # transformers' own Jinja environment
+from transformers import AutoTokenizer, PreTrainedModel
 
-from policies.errors import BackboneError, not_there
+from policies.blueprint import config_at
+from policies.chats import names_of
+from policies.errors import BackboneError, NotThere, not_there
 from policies.framing import ANSWER, around, closing_of, lost, plain, rendered
+from policies.probing import check_reads
+from policies.strangers import said
 from policies.template import plain_chat
 from policies.told import tell
-from policies.untyped import Tokenizer
+from policies.untyped import ModelConfig, Tokenizer
 
 Scalar = bool | int | float | str | None
 TemplateValue = Scalar | Sequence[Scalar]
@@ -40,11 +42,17 @@ def load_tokenizer(
     that its template uses. Raises BackboneError where there is no tokenizer, no EOS unless it only `scores`, or the template of a model
     that is not foreign never uses one of `chat_template_kwargs`.
     """
+    config = _config_beside(path, revision)
+    check_reads(path, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main")
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
+    except OSError as error:
         raise not_there(path, "tokenizer", error) from error
-    _fit(tokenizer, path, revision)
+    except Exception as error:  # each kind of tokenizer reads its files in its own way
+        raise NotThere(
+            f"{path}: no tokenizer to be had there ({said(error)}); give a folder or Hub id that holds one"
+        ) from error
+    _fit(tokenizer, path, config)
     if tokenizer.eos_token_id is None and not scores:
         raise BackboneError(
             f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
@@ -91,15 +99,22 @@ def eos_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
     return sorted({*(i for i in ids if i is not None), *ends(tokenizer)})
 
 
-def _fit(tokenizer: Tokenizer, path: str | Path, revision: str | None) -> None:
+def _config_beside(path: str | Path, revision: str | None) -> ModelConfig | None:
+    """The config of the model that a tokenizer stands beside; None for a tokenizer alone."""
+    try:
+        return config_at(path, revision)
+    except NotThere:
+        return None
+
+
+def _fit(tokenizer: Tokenizer, path: str | Path, config: ModelConfig | None) -> None:
     """Take out the tokens that the model at `path` has no embedding for: their text becomes ordinary text.
 
     A row made for them would be random, and could be sampled. Raises BackboneError where EOS or BOS is one of them.
     """
-    try:
-        rows = AutoConfig.from_pretrained(str(path), revision=revision or "main").get_text_config().vocab_size
-    except (OSError, ValueError, AttributeError):
-        return  # a tokenizer alone
+    rows = None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+    if rows is None:
+        return
     beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
     if not beyond:
         return
@@ -142,25 +157,11 @@ def _settle_template(tokenizer: Tokenizer, path: str | Path, given: Mapping[str,
 
 def variables(tokenizer: Tokenizer) -> set[str]:
     """What a chat template can be told: the names that it uses and does not set itself, apart from OURS."""
-    environment = _compile_jinja_template(tokenizer.chat_template).environment
     first: dict[str, str] = {}
-    for name in _names(environment.parse(tokenizer.chat_template)):
-        first.setdefault(name.name, name.ctx)
+    for name, what in names_of(tokenizer, tokenizer.chat_template):
+        first.setdefault(name, what)
     read = {name for name, what in first.items() if what == "load"}  # before the template sets it, if it does
-    return read - OURS - environment.globals.keys() - tokenizer.special_tokens_map.keys()
-
-
-def _names(node: nodes.Node) -> Iterator[nodes.Name]:
-    """The variables of a template in the order in which they are read and set."""
-    if isinstance(node, nodes.Name):
-        yield node
-    children = list(node.iter_child_nodes())
-    if isinstance(node, nodes.Assign | nodes.For):  # what is assigned is read before
-        children.sort(key=lambda child: child is node.target)
-        if isinstance(node, nodes.For):
-            children.sort(key=lambda child: child is not node.iter and child is not node.target)
-    for child in children:
-        yield from _names(child)
+    return read - OURS - tokenizer.special_tokens_map.keys()
 
 
 def with_values(template: str, values: Mapping[str, TemplateValue]) -> str:

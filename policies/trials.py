@@ -215,9 +215,33 @@ def reason(error: Exception) -> str:
 
 
 @torch.no_grad()
+def check_numbers(model: nn.Module, path: object) -> None:
+    """Raise BackboneError where a weight is NaN or infinite: a row of an embedding would wait for its token to spoil all."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel() and not weight.is_meta:
+            numbers = weight.float() if weight.element_size() < 2 else weight  # 8 bit: torch finds no least and largest
+            if not torch.stack(torch.aminmax(numbers)).isfinite().all():
+                raise BackboneError(
+                    f"{path}: {name} holds NaN or infinity among its weights; fetch them again, or use another model"
+                )
+
+
 def check_causal(model: Model) -> None:
     """Raise BackboneError unless states of a token depend on it and those before it alone: not on those after it, on padding to the
     right, or on chance."""
+    try:
+        _check_causal(model)
+    except BackboneError:
+        raise
+    except Exception as error:  # what a model of somebody's own raises cannot be foreseen
+        raise BackboneError(
+            f"{type(model).__name__}: gives no states of a decoder for token ids and an attention mask alone ({reason(error)}); "
+            "use a causal language model of text"
+        ) from error
+
+
+@torch.no_grad()
+def _check_causal(model: Model) -> None:
     ids, mask = trial_rows(model)
     name, body = type(model).__name__, decoder(model)
     kind, vocabulary = rounded_in(model), model.get_input_embeddings().weight.shape[0]

@@ -8,9 +8,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from jinja2 import TemplateError
-
-from policies.framing import plain
+from policies.chats import Refused
+from policies.chats import render as chat
+from policies.framing import plain, tokenized
 from policies.template import PLAIN_CHAT, PromptText, encode_completion, encode_prompt, show_prompt
 from policies.untyped import Tokenizer
 
@@ -37,7 +37,7 @@ def parts_pairs(tokenizer: Tokenizer) -> bool:
     if tokenizer.sep_token_id is None:
         return False
     first, second = plain(tokenizer, "a"), plain(tokenizer, "b")
-    between = tokenizer("a", "b")["input_ids"][len(first) : -len(second)]
+    between = tokenized(tokenizer, "a", "b")["input_ids"][len(first) : -len(second)]
     return tokenizer.sep_token_id in between
 
 
@@ -63,10 +63,10 @@ def render(tokenizer: Tokenizer, manner: Manner, prompt: PromptText, completion:
         if manner == "conversation":
             asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
             said = {"role": "assistant", "content": completion}
-            ids = plain(tokenizer, tokenizer.apply_chat_template([*asked, said], tokenize=False))
+            ids = plain(tokenizer, chat(tokenizer, tokenizer.chat_template, [*asked, said], False))
         else:
             ids = encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, prompt, completion)
-    except TemplateError as error:
+    except Refused as error:
         raise ScoringError(
             f"the reward model's chat template refuses the messages ({error}); use another reward model"
         ) from error
@@ -77,7 +77,7 @@ def render(tokenizer: Tokenizer, manner: Manner, prompt: PromptText, completion:
 
 def _pair(tokenizer: Tokenizer, prompt: PromptText, completion: str, max_length: int) -> Row:
     texts = (show_prompt(prompt), completion)
-    whole = tokenizer(*texts)
+    whole = tokenized(tokenizer, *texts)
     cut = len(whole["input_ids"]) > max_length
-    read = tokenizer(*texts, truncation=True, max_length=max_length) if cut else whole
+    read = tokenized(tokenizer, *texts, truncation=True, max_length=max_length) if cut else whole
     return Row(list(read["input_ids"]), list(read["token_type_ids"]) if "token_type_ids" in read else None, cut)

@@ -78,20 +78,24 @@ def embedded_model() -> Path:
         with patch(
             GGUF_BAR, partial(tqdm, disable=True)
         ):  # it knows no switch, and is one long line without a terminal
-            quantised = AutoModelForCausalLM.from_pretrained(temporary, gguf_file=target.name, dtype=torch.float32)
+            quantised = AutoModelForCausalLM.from_pretrained(
+                temporary, gguf_file=target.name, dtype=torch.float32, trust_remote_code=False
+            )
         settings = {
             k: v
             for k, v in quantised.config.to_dict().items()
             if k not in ("quantization_config", "_name_or_path", "_model_name_or_path")
         }
         # transformers refuses to save a GGUF-quantised model, so the weights move into a fresh one
-        model = AutoModelForCausalLM.from_config(type(quantised.config)(**settings), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            type(quantised.config)(**settings), dtype=torch.float32, trust_remote_code=False
+        )
         model.load_state_dict(quantised.state_dict())
         model.generation_config = quantised.generation_config
         fresh = folder.with_suffix(".part")
         shutil.rmtree(fresh, ignore_errors=True)
         model.save_pretrained(fresh)
-        AutoTokenizer.from_pretrained(temporary, gguf_file=target.name).save_pretrained(fresh)
+        AutoTokenizer.from_pretrained(temporary, gguf_file=target.name, trust_remote_code=False).save_pretrained(fresh)
     permitted(fresh)
     fresh.rename(folder)
     return folder

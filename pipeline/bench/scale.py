@@ -151,7 +151,7 @@ def run_point(point: Point, spec: Spec) -> None:
     else:
         config = model_config(point.model, tokenizer.pad_token_id)
         torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(config, dtype=kind).eval()
+        base = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False).eval()
         base.resize_token_embeddings(max(len(tokenizer), VOCAB), mean_resizing=False)
         base.generation_config.pad_token_id = tokenizer.pad_token_id
     play(base, tokenizer, spec, read_rows(Path(spec.prompts)), turns)

@@ -31,7 +31,7 @@ def _rows(spec: Spec) -> list[list[int]]:
 def _tokenizer(spec: Spec) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(spec.model, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(spec.model, padding_side="left", trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -41,7 +41,7 @@ def _causal(spec: Spec) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(spec.model, dtype=getattr(torch, spec.dtype))
+    return AutoModelForCausalLM.from_pretrained(spec.model, trust_remote_code=False, dtype=getattr(torch, spec.dtype))
 
 
 def _classifier(spec: Spec, pad: int) -> Any:
@@ -49,7 +49,9 @@ def _classifier(spec: Spec, pad: int) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     kind = getattr(torch, spec.dtype)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(spec.model, dtype=kind, num_labels=1)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        spec.model, trust_remote_code=False, dtype=kind, num_labels=1
+    )
     model.config.pad_token_id = pad
     head = torch.randn(model.score.weight.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

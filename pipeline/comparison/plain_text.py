@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.reading.flaws import stop
+from policies.framing import plain
 
 PASSAGES, TOKENS = 8, 128
 
@@ -23,7 +24,7 @@ def passages(path: str | None, tokenizer: Any, longest: int) -> list[tuple[list[
     found = []
     for place in places:
         passage = "\n\n".join(paragraphs[place : place + TOKENS])
-        tokens = tokenizer(passage[: 20 * TOKENS], add_special_tokens=False)["input_ids"][: min(TOKENS, longest)]
+        tokens = plain(tokenizer, passage[: 20 * TOKENS])[: min(TOKENS, longest)]
         if len(tokens) > 1:
             found.append((list(tokens[:1]), list(tokens[1:])))
     if not found:

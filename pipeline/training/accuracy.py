@@ -4,6 +4,7 @@ from typing import Any
 
 from data.schema import Ranking
 from pipeline.pages.progress import bar
+from policies.framing import plain
 from reward import metrics as figures
 from reward.model import Scorer
 
@@ -13,10 +14,7 @@ GAPS = (0.5, 1.0, 2.0)  # differences of mean ratings: on pairs at least so far 
 def evaluate(scorer: Scorer, held_out: list[Ranking]) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of a reward model on held-out rankings: (metrics, detail for evaluation.json)."""
     scores = raw_scores(scorer, held_out)
-    lengths = [
-        [float(len(scorer.tokenizer(c.text, add_special_tokens=False)["input_ids"])) for c in ranking.completions]
-        for ranking in held_out
-    ]
+    lengths = [[float(len(plain(scorer.tokenizer, c.text))) for c in ranking.completions] for ranking in held_out]
     ranks = [ranking.ranks() for ranking in held_out]
     overall = figures.pairwise_accuracy(scores, ranks)
     length_only = figures.length_null(lengths, ranks)

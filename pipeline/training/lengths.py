@@ -7,6 +7,7 @@ from typing import Any
 from data.schema import Prompt
 from pipeline.settings.config import Config, ConfigError
 from policies.blueprint import readable
+from policies.errors import NotThere
 from policies.template import encode_prompt
 
 Row = tuple[str, int]
@@ -43,7 +44,7 @@ def check_fits(
     name, length = max(rows, key=lambda row: row[1], default=("", 0))
     try:
         limit = readable(model, revision)
-    except (OSError, ValueError):  # who loads it says what is wrong there
+    except NotThere:  # who loads it says what is wrong there
         return
     if limit is None or length + more + end <= limit:
         return
