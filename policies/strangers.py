@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
+from huggingface_hub import ResolvedRevision, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import cached_file, resolve_revision
 
 from policies.errors import BackboneError
 from policies.limited import first_line
@@ -90,20 +91,27 @@ def _signature(folder: Path) -> tuple[Foreign, ...]:
     return tuple(sorted((name, link, s.st_size, s.st_mtime_ns, s.st_ino) for name, link, s in found))
 
 
-def file_of(name: str, file: str, revision: str | None) -> str | None:
-    """Where the cache holds a file of a Hub id; None where it has none, which who loads the model says."""
+@lru_cache(maxsize=64)
+def _pinned(name: str, revision: str | None) -> str | None:
+    """The state of a Hub id, asked for once; None where the Hub is not there to say it."""
     try:
-        found: str | None = cached_file(
-            name,
-            file,
-            revision=revision or "main",
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except Exception:  # no such id, or no way to it
+        found = resolve_revision(name, revision or "main")
+    except Exception:  # no such id: who loads the model says so
         return None
-    return found
+    return found if isinstance(found, ResolvedRevision) else None
+
+
+def file_of(name: str, file: str, revision: str | None) -> str | None:
+    """A file of a Hub id in the cache, fetched where the Hub is there; None where there is none, which who loads the model says."""
+    pinned = _pinned(name, revision)
+    try:
+        if pinned is None:  # without a word to the Hub, as each would wait for it in vain
+            found = try_to_load_from_cache(name, file, revision=revision or "main")
+        else:
+            found = cached_file(name, file, revision=pinned, _raise_exceptions_for_missing_entries=False)
+    except Exception:
+        return None
+    return found if isinstance(found, str) else None
 
 
 @lru_cache(maxsize=64)

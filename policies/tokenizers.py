@@ -42,7 +42,8 @@ def load_tokenizer(
     that its template uses. Raises BackboneError where there is no tokenizer, no EOS unless it only `scores`, or the template of a model
     that is not foreign never uses one of `chat_template_kwargs`.
     """
-    config = _config_beside(path, revision)
+    if here := Path(path).is_dir():  # of the Hub, what is not there is waited for once
+        config = _config_beside(path, revision)
     check_reads(path, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
@@ -52,7 +53,7 @@ def load_tokenizer(
         raise NotThere(
             f"{path}: no tokenizer to be had there ({said(error)}); give a folder or Hub id that holds one"
         ) from error
-    _fit(tokenizer, path, config)
+    _fit(tokenizer, path, config if here else _config_beside(path, revision))
     if tokenizer.eos_token_id is None and not scores:
         raise BackboneError(
             f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"
