@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,12 @@ def _hash(row: dict[str, Any], of: str) -> str:
 
 def _without_broken(path: Path, whole: list[bytes]) -> None:
     """Replace a log by its whole rows; the file as it was stays beside it."""
-    shutil.copyfile(path, path.with_name(path.name + BROKEN))
+    shutil.copy(path, path.with_name(path.name + BROKEN))  # with its permissions
     fresh = path.with_name(f"{path.name}.tmp")
     with fresh.open("wb") as file:
         file.write(b"".join(whole))
         file.flush()
         os.fsync(file.fileno())
-    fresh.replace(path)
+    shutil.copymode(path, fresh)
+    with suppress(FileNotFoundError):  # another process that reads it was quicker
+        fresh.replace(path)

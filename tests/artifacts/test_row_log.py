@@ -65,8 +65,10 @@ def test_every_bit_that_flips_is_told_and_the_other_row_kept(log: Path, capsys: 
 def test_what_is_damaged_before_whole_rows_is_kept_beside_them(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = log.read_bytes()
     log.write_bytes(b'{"step": 0}\n' + raw)
+    log.chmod(0o600)
     assert whole_rows(log, "this run") == ROWS and log.read_bytes() == raw
     assert log.with_name("samples.jsonl.broken").read_bytes() == b'{"step": 0}\n' + raw
+    assert {path.stat().st_mode & 0o777 for path in log.parent.iterdir()} == {0o600}
     assert "row 1 is not as it was written" in capsys.readouterr().err
     assert sorted(path.name for path in log.parent.iterdir()) == ["samples.jsonl", "samples.jsonl.broken"]
 
