@@ -18,6 +18,8 @@ from urllib.parse import unquote
 HIDDEN = "[secret]"
 SHORTEST = 8
 """Characters from which on the value of a variable is taken for a secret; a key that was used is one at half of that."""
+LONG_PART = 12
+"""Characters of a part of a secret that is one itself."""
 VARIABLES = re.compile(
     r"(^|_)(API_?KEY|ACCESS_?KEY|SECRET_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_ID)?$", re.I
 )
@@ -109,15 +111,21 @@ class _Watched:
 
 
 ESCAPED = re.compile(
-    r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})|\\[nrt]|&(?:\#[xX]?[0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos);|(?:%[0-9A-Fa-f]{2})+"
+    r"\\u([0-9A-Fa-f]{4})|((?:\\x[0-9A-Fa-f]{2})+)|\\[nrt]|&(?:\#[xX]?[0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos);|(?:%[0-9A-Fa-f]{2})+"
 )
 """A character, or a run of them, as JSON, Python, HTML or an address may write it."""
 
 
 def _meant(found: re.Match[str]) -> str:
     """What an escaped character stands for; a line's end stands for nothing here."""
-    if code := found[1] or found[2]:
-        return chr(int(code, 16))
+    if found[1]:
+        return chr(int(found[1], 16))
+    if found[2]:
+        raw = bytes.fromhex(found[2].replace("\\x", ""))
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
     return unescape(found[0]) if found[0][0] == "&" else unquote(found[0]) if found[0][0] == "%" else ""
 
 
@@ -137,7 +145,9 @@ class _Known:
         raw = value.encode("utf-8", "surrogateescape")
         # of its base64 what is the same whatever stands around it, behind nothing, one or two other bytes
         coded = [_aligned(raw, before) for before in range(3)] if len(raw) >= SHORTEST else []
-        ways = [_flat(value), _bare(value), *map(_bare, coded), raw.hex()]
+        # a part of it that a command line takes for an option's or a setting's name gives it away too
+        parts = [part for part in value.split("=") if len(part) >= LONG_PART]
+        ways = [*map(_flat, [value, *parts]), _bare(value), *map(_bare, coded), raw.hex()]
         self.ways = sorted({way for way in ways if len(way) >= SHORTEST // 2}, key=len, reverse=True)
 
     def inside(self, flat: str) -> bool:

@@ -31,7 +31,7 @@ def csv_rows(stream: IO[bytes], file: str, problems: list[Problem], limits: Limi
 
     def lines() -> Iterator[str]:
         size = 0
-        for number, raw in enumerate(limited.lines(stream, file, limits), 1):
+        for number, raw in limited.lines(stream, file, limits):
             raw = raw.removeprefix(UTF8_BOM) if number == 1 else raw
             try:
                 text = raw.decode("utf-8")

@@ -30,7 +30,7 @@ LOOKED_AT = 1000
 
 
 def json_lines(stream: IO[bytes], file: str, problems: list[Problem], limits: Limits = USUAL) -> Iterator[SourceRow]:
-    lines = enumerate(limited.lines(stream, file, limits), 1)
+    lines = limited.lines(stream, file, limits, blank=False)
     for line, raw in lines:
         raw = raw.removeprefix(UTF8_BOM) if line == 1 else raw
         if not raw.strip():
@@ -46,8 +46,6 @@ def json_lines(stream: IO[bytes], file: str, problems: list[Problem], limits: Li
         yield SourceRow(row, file, line)
         break
     for line, raw in lines:
-        if len(raw) < 3 and not raw.strip():  # quickly: there may be millions
-            continue
         row = quick_row(raw)
         if row is None:
             if not raw.strip():

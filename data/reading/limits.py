@@ -44,8 +44,8 @@ def check_regular(path: Path, file: str) -> None:
             stop(file, None, "file", f"it is {what}, no file with an end", "write the rows to a file and name that")
 
 
-def lines(stream: IO[bytes], file: str, limits: Limits) -> Iterator[bytes]:
-    """The lines of a stream. Raises DataError for one that is longer than a row may be."""
+def lines(stream: Any, file: str, limits: Limits, blank: bool = True) -> Iterator[tuple[int, bytes]]:
+    """The lines of a stream with their numbers, blank ones only if wanted. Raises DataError for one that is longer than a row may be."""
     most = limits.row
     number = 0
     readline = stream.readline
@@ -53,7 +53,13 @@ def lines(stream: IO[bytes], file: str, limits: Limits) -> Iterator[bytes]:
         number += 1
         if len(raw) > most:
             too_long(file, number, limits)
-        yield raw
+        if blank or not raw.isspace():
+            yield number, raw
+        elif hasattr(stream, "peek"):  # a packed file may hold a thousand million blank lines
+            ahead = stream.peek()
+            ahead = ahead[: len(ahead) - len(ahead.lstrip())]
+            if end := ahead.rfind(b"\n") + 1:
+                number += stream.read(end).count(b"\n")
 
 
 def too_long(file: str, line: int, limits: Limits) -> Any:

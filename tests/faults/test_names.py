@@ -211,7 +211,17 @@ def test_names_inside_of_settings_and_options(project: Path, tally: Any, capsys:
         for name in ("", ".", "..", "../x", "/x", "a/b", "a b", "a.b", "x" * 101, "a\nb"):
             with cases(f"compare.name={name!r}"), pytest.raises(ConfigError):
                 load(Path("try.yaml"), [f"compare.name={name!r}"])
-        for name in ("../kto", "../dpo", ".cache/ppo", "a b /ppo", "-a/ppo", "~/ppo", "a\\tb/ppo", "x" * 201 + "/ppo", "$a/ppo"):
+        for name in (
+            "../kto",
+            "../dpo",
+            ".cache/ppo",
+            "a b /ppo",
+            "-a/ppo",
+            "~/ppo",
+            "a\\tb/ppo",
+            "x" * 201 + "/ppo",
+            "$a/ppo",
+        ):
             with cases(f"compare.models: {name!r}"):
                 code = ended("compare", "try.yaml", f"compare.models=[sft,{name!r}]", "--run", "a")
                 told = capsys.readouterr().err
