@@ -54,7 +54,8 @@ HELP = {
 _RUST = re.compile(r"\(os error (\d+)\)")
 _NUMBERED = re.compile(r"\[errno (\d+)\]", re.IGNORECASE)
 _TORCH = re.compile(
-    r"inline_container\.cc.*(unexpected pos|file write failed|writ)|PytorchStreamWriter failed", re.DOTALL
+    r"inline_container\.cc.*(unexpected pos|file write failed|writ)|PytorchStreamWriter failed|iostream error",
+    re.DOTALL,
 )
 _OF_SQLITE = {
     "database or disk is full": errno.ENOSPC,

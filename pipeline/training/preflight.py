@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.refusals import lower
+from pipeline.artifacts.refusals import lower, sentence
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.sections import Stepwise, Supervised, Training
@@ -109,6 +109,7 @@ def line(config: Config, run: Run, widest: int) -> str:
         model = policy(config, run.folder("sft"), section)
         beside = scorers(config, run)
     except Exception as error:
+        _stop_if_refused(error)
         return _not_counted("ppo", error)
     told = check("ppo", needs(config, model, beside, widest, _resident(), run.world_size), *available(run.world_size))
     return f"{told}; {room.check('ppo', config, run, room.of_ppo(config, model))}"
@@ -140,6 +141,7 @@ def of_trainer(
     except ConfigError:
         raise
     except Exception as error:
+        _stop_if_refused(error)
         told = _not_counted(stage, error)
     if run.main_process:
         print(told, flush=True)
@@ -173,6 +175,7 @@ def of_asking(
     except ConfigError:
         raise
     except Exception as error:
+        _stop_if_refused(error)
         told = _not_counted(stage, error)
     print(told, flush=True)
 
@@ -236,6 +239,12 @@ def _resident() -> float:
     import torch
 
     return 0.0 if torch.cuda.is_available() else float(psutil.Process().memory_info().rss)
+
+
+def _stop_if_refused(error: Exception) -> None:
+    """Raise what the machine refuses: the stage would meet it again."""
+    if sentence(error) is not None:
+        raise error
 
 
 def _not_counted(stage: str, error: Exception) -> str:

@@ -112,7 +112,9 @@ def broken_lines() -> Iterator[Case]:
         ("too-small", GOOD[:-1] + b', "score": -1e400}', "score"),
     ]:
         yield second_line(name, raw, field, "the number is not finite", 17)
-    yield second_line("too-many-digits", GOOD[:-1] + b', "n": ' + b"9" * 5000 + b"}", "line", "more than 4300 digits", 17)
+    yield second_line(
+        "too-many-digits", GOOD[:-1] + b', "n": ' + b"9" * 5000 + b"}", "line", "more than 4300 digits", 17
+    )
     for name, raw, field in [
         ("half-pair", GOOD[:-1] + b', "n": "\\ud83d"}', "n"),
         ("wrong-half", GOOD[:-1] + b', "n": "\\udc00\\ud83d"}', "n"),

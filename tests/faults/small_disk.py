@@ -5,10 +5,12 @@ forks of a process that has imported everything.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,13 +54,30 @@ class Disk:
         _done(_libc.mount(b"tmpfs", os.fsencode(self.at), kind, flags, data.encode()))
 
     def resize(self, size: int | None = None, read_only: bool = False) -> None:
-        """Make it `size` bytes in all; None: as much as anything here needs."""
-        size = size or 1 << 30
+        """Make it `size` bytes in all, or as few as are used; None: as much as anything here needs."""
+        size = 1 << 30 if size is None else max(size, self.used(), 4096)  # 0 would be no limit
         self.mount(REMOUNT | (READ_ONLY if read_only else 0), f"size={-(-size // 4096) * 4096}")
 
     def used(self) -> int:
         told = os.statvfs(self.at)
         return (told.f_blocks - told.f_bfree) * told.f_bsize
+
+    def most_used(self, work: Callable[[], Any]) -> int:
+        """The most that is used at any time while `work` runs, looked at every millisecond."""
+        found, over = [self.used()], threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.001):
+                found.append(self.used())
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        try:
+            work()
+        finally:
+            over.set()
+            looking.join()
+        return max(found)
 
 
 def on_a_disk(at: Path, work: Callable[[Disk], Any]) -> Any:
@@ -140,4 +159,5 @@ def few_files(more: int) -> None:
 
 def _done(returned: int) -> None:
     if returned:
-        raise OSError(ctypes.get_errno(), f"{os.strerror(ctypes.get_errno())}: {NEITHER}")
+        number = ctypes.get_errno()
+        raise OSError(number, NEITHER if number in (errno.EPERM, errno.EACCES) else os.strerror(number))

@@ -1,6 +1,7 @@
 """Does the LLM judge keep the key to itself, and are its settings refused without being repeated?"""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def test_the_key_is_sent_and_found_nowhere_else(
     assert "tie" in written
     for text in (written, json.dumps(judge.summary()), repr(judge), caplog.text, shown.out, shown.err):
         assert KEY not in text
+
+
+def test_the_log_is_its_owners_alone(stub: Stub, cache: Path) -> None:
+    """Whatever the umask, and a log of a former version too."""
+    cache.parent.mkdir()
+    cache.touch(0o644)
+    before = os.umask(0o002)
+    try:
+        asking(stub, cache).outcomes(PROMPTS[:1], GOOD[:1], BAD[:1])
+    finally:
+        os.umask(before)
+    assert cache.read_text() and cache.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_key_is_in_no_transport_error(stub: Stub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
