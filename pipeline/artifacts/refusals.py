@@ -227,8 +227,9 @@ def _likely(number: int, folder: Path) -> Path:
     """Where it happened, where the exception names no file: of the folders that are written to, the one with the least room."""
     if number not in FULL:
         return folder
-    others = (Path(tempfile.gettempdir()) if tempfile.tempdir else None, Path(os.environ.get("HF_HOME", folder)))
-    return min((folder, *(one for one in others if one is not None)), key=free)
+    terminal = [Path(f"/proc/self/fd/{number}").resolve() for number in (1, 2)]
+    others = [*([Path(tempfile.tempdir)] if tempfile.tempdir else []), Path(os.environ.get("HF_HOME", folder))]
+    return min([folder, *others, *(path.parent for path in terminal if path.is_file())], key=free)
 
 
 def _how_much(number: int, place: Path, stage: str, folder: Path) -> str:
