@@ -98,6 +98,8 @@ def _serve(connection: socket.socket, answer: Callable[[Json], Json], memory: in
         _cut_off(connection.fileno())
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         most = pages * resource.getpagesize() + memory
+        if (allowed := resource.getrlimit(resource.RLIMIT_AS)[1]) != resource.RLIM_INFINITY:
+            most = min(most, allowed)  # ulimit -v: nobody may go beyond it
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
