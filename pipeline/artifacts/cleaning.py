@@ -106,10 +106,14 @@ def _clean(paths: Sequence[Path], below: Sequence[Path], again: str, yes: bool) 
         if input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return False
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    remove(paths)
     print("removed")
     return True
+
+
+def remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> str:

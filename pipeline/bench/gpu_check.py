@@ -9,7 +9,6 @@ rows held, 1 where one did not, 2 where there is no GPU.
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import cleaning
 from pipeline.artifacts.files import read_rows, write_json
 from pipeline.artifacts.manifest import now
 
@@ -143,7 +143,8 @@ def _shown(value: Any) -> str:
 def check(every: Sequence[Row], whole: float = WHOLE) -> list[Found]:
     """Run the rows one after another; the report is written after each."""
     started, found = time.monotonic(), list[Found]()
-    shutil.rmtree(Path("runs") / RUN, ignore_errors=True)  # of an earlier check
+    if (Path("runs") / RUN).is_dir():
+        cleaning.remove(cleaning.one(RUN))  # of an earlier check
     for row in every:
         print(f"gpu-check: {row.name}", file=sys.stderr, flush=True)
         found.append(run_row(row, whole - (time.monotonic() - started)))

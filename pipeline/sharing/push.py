@@ -150,6 +150,7 @@ def _adapter(run: Run, stage: str, base: Base) -> dict[str, bytes] | None:
     if on_sft:
         if not sft.is_dir():
             return None
+        run.require("sft", force=True)
         own = adapter.joined(adapter.read(sft), own)
     return adapter.files(own, base.hub)
 
@@ -161,8 +162,9 @@ def _report(run: Run, stage: str) -> tuple[Path | None, str | None]:
         return (page if page.is_file() else None), None
     compared = run.manifest("compare")
     page, data = run.folder("compare") / "report.html", run.folder("compare") / "report.json"
-    if compared is None or not page.is_file() or not data.is_file():
+    if compared is None:
         return None, None
+    run.require("compare", force=True, lineage=False)  # it may be of another model, which is told
     parents = {parent["role"]: parent["sha256"] for parent in compared.parents}
     role = run.folder(stage).name
     if parents.get(role) != run.identity(stage):

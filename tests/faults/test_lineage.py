@@ -98,7 +98,7 @@ MIXED: dict[str, tuple[Callable[[], None], str, str]] = {
     "data in the place of sft": (as_another("data", "sft"), "reward", "made by stage data, and sft belongs there"),
     "weights of b": (file_of_b("sft/model.safetensors"), "reward", "runs/a/sft/model.safetensors: changed"),
     "an adapter of b": (file_of_b("reward/adapter/adapter_model.safetensors"), "ppo", "adapter_model.safetensors: changed"),
-    "a manifest of b": (file_of_b("sft/manifest.json"), "reward", "and data is now "),
+    "a manifest of b": (file_of_b("sft/manifest.json"), "reward", "changed since it was published"),
     "a former sft by hand": (kept_by_hand, "compare", "runs/a/reward was made from sft "),
     "an origin behind an origin": (deep, "rloo", "runs/a/reward was made from sft "),
     "an origin behind an origin, in a comparison": (deep, "compare", "was made from reward "),

@@ -247,6 +247,8 @@ def test_the_critic_is_the_one_that_ppo_left(made: Run, monkeypatch: pytest.Monk
 def test_settings_of_another_version_are_refused(made: Run) -> None:
     found = made.require("ppo", force=True)
     old = {k: v for k, v in found.config["settings"]["ppo"].items() if k != "lam"}
-    spoilt = type(found)(**{**vars(found), "config": {"settings": found.config["settings"] | {"ppo": old}}})
+    spoilt = type(found)(
+        **{**vars(found), "config": found.config | {"settings": found.config["settings"] | {"ppo": old}}}
+    )
     with pytest.raises(ArtifactError, match=r"another version \('lam'\); remove runs/made/ppo and make its stage ppo"):
         inspect.settings_of(spoilt, config(), Run("made"))
