@@ -65,6 +65,7 @@ NONE_OF = {
     "num_local_experts",
     "num_experts",
     "n_routed_experts",
+    "head_dim",
 }  # may be 0, as where there are none
 MOST_KEYS, DEEPEST = 100_000, 64
 
@@ -313,8 +314,9 @@ def _walk(where: str | Path, settings: dict[str, Json]) -> Iterator[tuple[str, J
 
 def _check_size(what: str, name: str, value: Json, tensors: int | None) -> None:
     for one in value if isinstance(value, list) else [value]:
-        if one is None:
+        if one is None or isinstance(one, dict):  # what is inside of an object is looked at by its own name
             continue
+        one = int(one) if isinstance(one, float) and one.is_integer() else one
         least = 0 if name in NONE_OF else 1
         if isinstance(one, bool) or not isinstance(one, int) or not least <= one <= SIZES[name]:
             raise BackboneError(

@@ -152,7 +152,7 @@ SIZES: list[tuple[str, Any]] = [
     *(("intermediate_size", one) for one in (10**10, -1, 4_000_000)),
     *(("num_attention_heads", one) for one in (0, 10**9, -4)),
     *(("num_key_value_heads", one) for one in (0, -1)),
-    *(("head_dim", one) for one in (10**9, 0, -2)),
+    *(("head_dim", one) for one in (10**9, -2)),
 ]
 FOLDERS: dict[str, Folder] = {
     "auto_map of a model": (brings_code, ("code of its own", "never run")),
@@ -219,6 +219,7 @@ FOLDERS: dict[str, Folder] = {
     },
     "vocab_size of ten million": config("vocab_size (10000000)", vocab_size=10**7),
     "intermediate_size of four million": config("intermediate_size (4000000)", intermediate_size=4_000_000),
+    "a head without width": config("cannot be loaded", head_dim=0),
     "a size further inside": config("text_config.vocab_size", text_config={"vocab_size": 10**9}),
     "rope_parameters 3": config("config.json", "rope_parameters", rope_parameters=3),
     "a factor that is a text": config(

@@ -25,8 +25,9 @@ class Ended:
     said: str
 
 
-def forked(work: Callable[[], object], seconds: float = SECONDS, memory: int = 6 * GIB) -> Ended:
-    """`work` in a fork of this process, as the command line runs it, with a terminal's input that says y to whatever asks."""
+def forked(work: Callable[[], object], seconds: float = SECONDS, memory: int = 6 * GIB, guard: bool = True) -> Ended:
+    """`work` in a fork of this process, with a terminal's input that says y to whatever asks; `guard`: as the command line runs it, which
+    does so itself."""
     from pipeline.running import guarded
 
     sys.stdout.flush()
@@ -43,7 +44,7 @@ def forked(work: Callable[[], object], seconds: float = SECONDS, memory: int = 6
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
-            guarded(lambda: work() and None)
+            guarded(lambda: work() and None) if guard else work()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
@@ -94,15 +95,15 @@ def rewritten(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def called(*arguments: str) -> Callable[[], object]:
-    """A command line, as work for `forked`."""
+def commanded(seconds: float, *arguments: str) -> Ended:
+    """A command line in a fork."""
 
     def work() -> object:
         from pipeline.__main__ import app
 
         return app([*arguments], prog_name="python -m pipeline")
 
-    return work
+    return forked(work, seconds, guard=False)
 
 
 def refused(ended: Ended, *named: str) -> None:

@@ -216,13 +216,14 @@ def test_threads_and_forks_ask_each_for_their_own(tiny_tokenizer: Any) -> None:
     assert render(tiny_tokenizer, SOUND, ASKED, False) == "user: hello magic\n"
 
 
-def test_a_fork_has_limits_and_ends_with_its_parent(tmp_path: Path) -> None:
+def test_a_fork_has_limits_and_ends_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "written"
     with pytest.raises(Beyond, match="fails|ends the process"):
         limited(lambda: file.write_text("x" * 100), 10)
     assert not file.exists() or file.read_text() == ""
-    with pytest.raises(Beyond, match="writes more than 64 MiB"):
-        limited(lambda: "x" * 2**27, 20)
+    monkeypatch.setattr("policies.limited.WRITTEN", 2**20)
+    with pytest.raises(Beyond, match="writes more than 1 MiB"):
+        limited(lambda: "x" * 2**21, 20)
     with pytest.raises(Beyond, match="takes more than 0.5 seconds"):
         limited(lambda: [None for _ in iter(int, 1)], 0.5)
     worker = Worker(lambda asked: asked)
