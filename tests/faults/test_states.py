@@ -110,20 +110,20 @@ KILLED = {
 def test_a_stage_goes_on_from_nothing_that_was_changed(
     tally: Tally, uninterrupted: Uninterrupted, tmp_path: Path, stage: str
 ) -> None:
-    """Every file of the attempt, changed in every way: the same bits in the end, and no traceback."""
+    """Every file of the attempt, in one way or another, or all: the same bits in the end, and no traceback."""
     wanted, base = uninterrupted.of(stage)[0], begun(tmp_path, uninterrupted, stage)
     partial = Path("runs") / RUN / f"{stage}.partial"
     files = [path.relative_to(base) for path in (base / partial).rglob("*") if path.is_file() and path.name != "lock"]
     assert len(files) > 1
     with tally("bytes") as cases:
-        for path in sorted(files):
-            for name, change in CHANGES.items():
+        for number, path in enumerate(sorted(files)):
+            for name in list(CHANGES) if len(files) < 5 else [list(CHANGES)[number % len(CHANGES)]]:
                 if path.name == "inputs.json" and name == "missing":
                     continue  # a folder without it is nobody's, and is refused: tests/artifacts/test_ownership.py
                 with cases(f"{stage}: {path}, {name}"):
                     shutil.rmtree(tmp_path / "case", ignore_errors=True)
                     shutil.copytree(base, tmp_path / "case")
-                    change(tmp_path / "case" / path)
+                    CHANGES[name](tmp_path / "case" / path)
                     sound(killed(tmp_path / "case", -1, lambda: made(stage)))
                     found = outcome(tmp_path / "case", stage)
                     assert found == wanted, sorted(k for k in found | wanted if found.get(k) != wanted.get(k))
