@@ -62,7 +62,7 @@ PARENTS = {
     **dict.fromkeys(("ppo", "rloo", "rft", "best_of_n"), ("data", "sft", "reward")),
     "compare": ("data", "sft", "reward", "ppo"),
 }
-TIME = re.compile(r"(^|/)time/|seconds|per_second|step_time")
+TIME = re.compile(r"(^|/)time/|seconds|per_second|step_time|^made$")
 
 
 def settings(*more: str) -> Config:
