@@ -314,10 +314,10 @@ def test_real_commands_beside_each_other(tmp_path: Path, walked: Path, tally: Ca
         folder = copied(walked, tmp_path / str(number))
         if stage == "dpo":
             resumed(folder, "ppo")
-        first = start(folder, *one, PACE="20")
+        first = start(folder, *one, PACE="60")
         second = None
         try:
-            first.rows(stage, 1)
+            first.until((folder / "runs" / "r" / f"{stage}.partial" / "lock").exists)
             second = start(folder, *other)
             assert second.wait() == 2, second.told
             assert re.fullmatch(TOLD.format(stage, HOST), second.told), second.told
