@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_updates_below_half_a_step_of_bfloat16_are_published(walk: Path) -> None
     """A learning rate of 1e-5: in bfloat16 most weights of the published policy would be those of the sft model."""
     (walk.parent / "slow").mkdir()
     for stage in ("data", "sft", "reward"):
-        (walk.parent / "slow" / stage).symlink_to((walk / stage).resolve())
+        shutil.copytree(walk / stage, walk.parent / "slow" / stage)
     run_stage("ppo", settings("ppo.learning_rate=1e-5"), "slow")
     folder = walk.parent / "slow" / "ppo"
     made = json.loads((folder / "manifest.json").read_text())
@@ -128,7 +129,7 @@ def test_updates_below_half_a_step_of_bfloat16_are_published(walk: Path) -> None
 def test_the_comparison_reads_what_a_user_loads(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (walk.parent / "own").mkdir()
     for stage in ("data", "sft", "reward", "rloo"):
-        (walk.parent / "own" / stage).symlink_to((walk / stage).resolve())
+        shutil.copytree(walk / stage, walk.parent / "own" / stage)
     loaded = {}
 
     def spy(path: str, *more: Any) -> Any:
@@ -181,7 +182,7 @@ def test_the_other_ways_to_hold_the_roles(walk: Path, tuning: str, value: str, m
     name = f"{tuning}-{value}"
     for stage in ("data", "sft", "reward"):
         (walk.parent / name).mkdir(exist_ok=True)
-        (walk.parent / name / stage).symlink_to((walk / stage).resolve())
+        shutil.copytree(walk / stage, walk.parent / name / stage)
     more = ["ppo.ptx_coef=0.1", "ppo.gradient_checkpointing=true", "ppo.total_episodes=32"]
     more += ["ppo.lora.layers=last 1"] if tuning == "lora" else []
     run_stage("ppo", settings(f"ppo.tuning={tuning}", f"ppo.value={value}", *more), name)

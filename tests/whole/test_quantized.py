@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             run_stage(stage, settings("nf4"), "nf4")
         Path("runs/int8").mkdir()
         for stage in ("data", "sft"):
-            Path("runs/int8", stage).symlink_to(Path("runs/nf4", stage).resolve())
+            shutil.copytree(Path("runs/nf4", stage), Path("runs/int8", stage))
         for stage in ("reward", "ppo"):
             run_stage(stage, settings("int8"), "int8")
         yield Path("runs")

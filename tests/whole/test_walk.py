@@ -256,9 +256,9 @@ def changed(*more: str) -> Config:
     ("remade", "then", "names"),
     [
         (("sft",), "ppo", ("reward", "sft", "make its stage reward")),
-        (("sft",), "compare", ("reward", "sft", "make its stage reward")),
+        (("sft",), "compare", ("reward", "sft", "make its stages reward, ppo")),
         (("data",), "reward", ("sft", "data", "make its stage sft")),
-        (("data",), "ppo", ("sft", "data", "make its stage sft")),
+        (("data",), "ppo", ("sft", "data", "make its stages sft, reward")),
         (("sft", "reward"), "compare", ("ppo", "sft", "reward", "make its stage ppo")),
         (("reward",), "compare", ("ppo", "reward", "make its stage ppo")),
     ],
