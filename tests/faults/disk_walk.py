@@ -49,8 +49,7 @@ OF_TIME = (
     "time/",
     "step_time",
     "flos",
-    "scored/",
-)  # scored/: of the texts that the last attempt scored
+)
 
 
 def making(stage: str, *more: str) -> Callable[[], None]:
