@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 import pipeline.stages.ppo
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import sha256
+from pipeline.artifacts.refusals import Refused
 from pipeline.artifacts.run import Run
 from pipeline.graph import WALK
 from pipeline.report.exports import FILES as REPORT_FILES
@@ -292,15 +293,14 @@ def test_a_foreign_ppo_is_not_compared(walk: Path) -> None:
         run_stage(stage, changed("sft.learning_rate=2e-2"), "foreign")
     shutil.copytree(walk / "ppo", run / "ppo")
     with pytest.raises(
-        ArtifactError, match=r"foreign/ppo was made from sft \w{12}, .*; from reward .*make its stage ppo"
+        ArtifactError,
+        match=r"foreign/ppo was made from sft \w{12}, .*; .*foreign/ppo was made from reward .*make its stage ppo",
     ):
         run_stage("compare", changed("sft.learning_rate=2e-2"), "foreign")
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo"])
-def test_a_torn_log_is_cut_back_and_the_stage_goes_on(
-    walk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
-) -> None:
+def test_a_torn_log_is_cut_back_and_the_stage_goes_on(walk: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     """A disk that was full when step 3 was logged; the same command ends with the same bits."""
     run = again(f"torn-{stage}", *WALK[: WALK.index(stage)])
     log = run / f"{stage}.partial" / "metrics.jsonl"
@@ -313,13 +313,11 @@ def test_a_torn_log_is_cut_back_and_the_stage_goes_on(
             raise OSError(28, "No space left on device")
         return write(path, mode, *more, **kw)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(Refused, match="no space is left"):
         patch.setattr(Path, "open", full)
         run_stage(stage, settings(), run.name)
     assert not log.read_bytes().endswith(b"\n")
-    capsys.readouterr()
     run_stage(stage, settings(), run.name)
-    assert capsys.readouterr().err.count(f"{log}: its last row was torn off") == 1
     same_artifact(stage, run)
 
 
