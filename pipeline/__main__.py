@@ -1,6 +1,7 @@
 """The command line: python -m pipeline STAGE RECIPE [key=value …], and nothing else. Imports a stage only when it runs."""
 
 import os
+import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -209,6 +210,25 @@ def prune(
     run: OneRun = None, yes: Annotated[bool, typer.Option("--yes", help="remove without asking")] = False
 ) -> None:
     guarded(lambda: overview.prune_asked(run, yes))
+
+
+SERVER = "Become a vLLM server of the run's sft model, which samples for stage ppo (ppo.engine=vllm_server)."
+
+
+@app.command("vllm-server", help=SERVER, short_help=SERVER)
+def vllm_server(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    run: Name = None,
+    python: Annotated[Path, typer.Option(help="of an environment with vLLM and this package")] = Path(sys.executable),
+) -> None:
+    def work() -> None:
+        from pipeline.sharing.vllm_server import serve
+
+        call = called("vllm-server", recipe, overrides, run)
+        serve(load(recipe, call.overrides), Run(call.run, call=call), python)
+
+    guarded(work)
 
 
 SETTINGS = "Every setting with its default and meaning, or those of one section."

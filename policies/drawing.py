@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from policies.errors import BackboneError
 from policies.untyped import Noise
 
 # logits (B, V), uniform numbers (B,), temperature -> tokens, their log-probabilities, the distributions' entropies, as `choose`
@@ -143,3 +144,14 @@ def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tens
     tokens, log_total = block * side + token, total.log().float()
     logprobs = below.gather(1, tokens).squeeze(1) - log_total
     return tokens.squeeze(1), logprobs, log_total - below.mul_(weight).sum(1) / total.float()
+
+
+def completed(engine: str, tokens: list[int], logprobs: list[float], limit: int, eos_ids: Sequence[int]) -> Completion:
+    """What an engine said. Raises BackboneError where it stopped for another reason than EOS or the limit."""
+    finished = bool(tokens) and tokens[-1] in eos_ids
+    if len(tokens) != len(logprobs) or not (finished or len(tokens) == limit):
+        raise BackboneError(
+            f"ppo.engine: {engine} stopped after {len(tokens)} of {limit} tokens without EOS ({len(logprobs)} "
+            "log-probabilities), as where the model's context is full; use shorter prompts, or ppo.engine: transformers"
+        )
+    return Completion(tokens, torch.tensor(logprobs), finished)

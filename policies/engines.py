@@ -1,21 +1,21 @@
 """Which machine does the sampling? Transformers, its continuous batching, or vLLM, behind one call.
 
-An `Engine` samples from the policy's present weights, over the whole vocabulary, at the temperature asked. The three
+An `Engine` samples from the policy's present weights, over the whole vocabulary, at the temperature asked. They
 differ in speed, in where they run and in what they promise:
 
 - `transformers` (CPU or CUDA): in float32, log-probabilities as the trainer computes them; a draw hangs on its own
   noise alone, that is on seed, step and prompt.
 - `continuous` (CUDA): another attention, so other log-probabilities; a draw hangs on the noise of all episodes that are
   sampled with it.
-- `vllm` (CUDA): other kernels throughout, so other log-probabilities; a draw hangs on its own noise, and on rounding,
-  which the other episodes sway.
+- `vllm` (CUDA, or a CPU build of vLLM): other kernels throughout, so other log-probabilities; a draw hangs on its own
+  noise, and on rounding, which the other episodes sway. It lives in the trainer's process (vllm_inside.py).
+- `vllm_server`: the same in a process of its own, on this machine or another that sees the run's folder (vllm_server.py).
 
 Where log-probabilities are not the trainer's (`Engine.exact` is false) the data are off-policy by the difference of two
-programs, and `truncated_importance_weights` corrects for it. Not run on a GPU yet: `continuous` was run on a CPU, where
-transformers allows it; `vllm` was tested up to its door, against a stand-in with the interface of vLLM 0.22 to 0.31.
+programs, and `truncated_importance_weights` corrects for it. Not run on a GPU yet: all of them were run on a CPU
+(`make test-engines`: vLLM's CPU build).
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,22 +28,19 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from policies.backbone import BackboneError
-from policies.drawing import Completion, seed_of
+from policies.drawing import Completion, completed, seed_of
 from policies.roles import Roles
 from policies.rollout import sample
-from policies.untyped import Arguments, Foreign, Model, Noise
+from policies.untyped import Arguments, Model, Noise
+from policies.vllm_inside import Inside, VLLMSettings, start_inside
+from policies.vllm_server import Processes, Server, connect
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
 PREFILL = 8192  # tokens that it passes through the model at once, at most; transformers' own default
 
 
-class EngineSettings(Protocol):
-    """What an engine reads of a recipe."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def vllm_gpu_memory_utilization(self) -> float: ...
+def _nothing() -> None:
+    """What an engine that runs the trainer's own weights has to do to follow them."""
 
 
 class Sampler(Protocol):
@@ -60,6 +57,7 @@ class Engine:
 
     run: Sampler  # called as the engine is, with all arguments
     exact: bool  # its log-probabilities are the trainer's own, up to float32 rounding
+    follow: Callable[[], None] = _nothing  # called by all processes after an update and before they sample
 
     def __call__(self, prompts: Sequence[Sequence[int]], noises: Sequence[Noise], **how: Arguments) -> list[Completion]:
         """One completion for each prompt, in the order given, ended by any of `eos_ids` or at its limit.
@@ -71,21 +69,28 @@ class Engine:
         return self.run(prompts, noises, **how)
 
 
-def make_engine(name: str, roles: Roles, folder: str | Path, settings: EngineSettings) -> Engine:
-    """The engine called `name`: transformers, continuous or vllm. Call it when the roles are on their device.
+def make_engine(
+    name: str, roles: Roles, folder: str | Path, settings: VLLMSettings, accelerator: Processes, exchange: Path
+) -> Engine:
+    """The engine called `name`: transformers, continuous, vllm or vllm_server. Call it when the roles are on their device.
 
-    vLLM alone reads `folder`, the merged model that the policy starts from, and `settings`: `temperature`, and
-    `vllm_gpu_memory_utilization`, the share of the GPU's memory that it takes at once and keeps, for weights of its own
-    and its cache. Raises BackboneError where the engine cannot run: no CUDA, no package vllm, a temperature that vLLM
-    would change.
+    vLLM alone reads `folder`, the merged model that the policy starts from, and `settings`. Its server reads weights from
+    the folder `exchange`, which the main process of `accelerator` writes. Raises BackboneError where the engine cannot run:
+    no CUDA, no package vllm, no server, a temperature that vLLM would change.
     """
     if name == "transformers":
         return transformers_engine(roles)
+    if name == "vllm":
+        return _following(start_inside(roles, folder, settings))
+    if name == "vllm_server":
+        return _following(connect(roles, settings, accelerator, exchange))
     if not torch.cuda.is_available():
         raise BackboneError(f"ppo.engine: {name} needs a CUDA GPU and there is none here; set ppo.engine: transformers")
-    if name == "continuous":
-        return Engine(partial(_continuous, roles), exact=False)
-    return Engine(partial(_vllm, roles, *_start_vllm(roles, folder, settings)), exact=False)
+    return Engine(partial(_continuous, roles), exact=False)
+
+
+def _following(vllm: Inside | Server) -> Engine:
+    return Engine(partial(vllm.run), exact=False, follow=vllm.follow)
 
 
 def transformers_engine(roles: Roles) -> Engine:
@@ -175,94 +180,4 @@ def _continuous(
         )
     if progress is not None:
         progress(len(found))
-    return [_completion("continuous", a.generated_tokens, a.logprobs, limit, eos_ids) for a in found]
-
-
-def _start_vllm(roles: Roles, folder: str | Path, settings: EngineSettings) -> tuple[Foreign, Foreign]:
-    """vLLM in this process, on this process's GPU, and its SamplingParams."""
-    if not 0.01 <= settings.temperature <= 2:
-        raise BackboneError(
-            f"ppo.temperature: {settings.temperature} is outside vLLM's 0.01 to 2; choose one within, or set "
-            "ppo.engine: transformers"
-        )
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model must be in this process, where our weights are
-    try:
-        from vllm import LLM, SamplingParams
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise BackboneError(
-            "ppo.engine: vllm needs the package vllm, which is not installed; install this project's extra vllm, or set ppo.engine=transformers"
-        ) from None
-    llm = LLM(
-        model=str(folder),
-        dtype=str(roles.causal.dtype).removeprefix("torch."),
-        gpu_memory_utilization=settings.vllm_gpu_memory_utilization,
-        max_model_len=-1,  # the longest that fits in its share of the memory
-        generation_config="vllm",  # none of the model's own defaults for sampling
-        logprobs_mode="processed_logprobs",  # at the temperature, as the loss sees them
-        # torchrun's processes are there already, one GPU each; alone it needs no group
-        distributed_executor_backend="external_launcher" if torch.distributed.is_initialized() else None,
-    )
-    return llm, SamplingParams
-
-
-def _vllm(
-    roles: Roles,
-    llm: Foreign,
-    sampling_params: Foreign,
-    prompts: Sequence[Sequence[int]],
-    noises: Sequence[Noise],
-    *,
-    eos_ids: Sequence[int],
-    temperature: float,
-    progress: Callable[[int], object] | None = None,
-    **_: Arguments,
-) -> list[Completion]:
-    """vLLM on the policy's merged weights, handed to it before every rollout, as TRL does in one process."""
-    if not prompts:
-        return []
-    weights = [(name, p.detach()) for name, p in roles.sampler().named_parameters()]
-    llm.apply_model(lambda model: model.load_weights(weights))
-    weights.clear()
-    roles.forget_sampler()  # vLLM has its own copy
-    llm.reset_prefix_cache()  # it holds keys and values of the weights before
-    outputs = llm.generate(
-        [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-        [
-            sampling_params(
-                temperature=temperature,
-                top_k=-1,
-                top_p=1.0,
-                max_tokens=len(noise),
-                seed=seed_of(noise),
-                stop_token_ids=list(eos_ids),
-                ignore_eos=True,  # it would add the tokenizer's and the generation config's; ours name them all
-                logprobs=0,  # of the sampled token alone
-                detokenize=False,
-            )
-            for noise in noises
-        ],
-        use_tqdm=False,
-    )
-    completions = []
-    for output, noise in zip(outputs, noises, strict=True):
-        said = output.outputs[0]
-        logprobs = [at[token].logprob for token, at in zip(said.token_ids, said.logprobs, strict=True)]
-        completions.append(_completion("vllm", list(said.token_ids), logprobs, len(noise), eos_ids))
-    if progress is not None:
-        progress(len(completions))
-    return completions
-
-
-def _completion(
-    engine: str, tokens: list[int], logprobs: list[float], limit: int, eos_ids: Sequence[int]
-) -> Completion:
-    """What an engine said. Raises BackboneError where it stopped for another reason than EOS or the limit."""
-    finished = bool(tokens) and tokens[-1] in eos_ids
-    if len(tokens) != len(logprobs) or not (finished or len(tokens) == limit):
-        raise BackboneError(
-            f"ppo.engine: {engine} stopped after {len(tokens)} of {limit} tokens without EOS ({len(logprobs)} "
-            "log-probabilities), as where the model's context is full; use shorter prompts, or ppo.engine: transformers"
-        )
-    return Completion(tokens, torch.tensor(logprobs), finished)
+    return [completed("continuous", a.generated_tokens, a.logprobs, limit, eos_ids) for a in found]

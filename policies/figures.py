@@ -88,6 +88,8 @@ def rollout_figures(totals: dict[str, float], kl_coef: float, step: int, setting
     sampling = {}
     if "importance" in totals:
         sampling["sampling/importance_sampling_ratio/mean"] = totals["importance"] / totals["tokens"]
+        sampling["sampler/kl"] = totals["sampler_kl"] / totals["tokens"]
+        sampling["sampler/capped"] = totals["capped"] / totals["tokens"]
     return sampling | {
         "step": step + 1,
         "episode": (step + 1) * settings.batch_size,
@@ -124,6 +126,7 @@ def update_figures(totals: dict[str, float]) -> dict[str, float]:
 def check_limits(figures: dict[str, float], settings: Limits, step: int) -> None:
     """Stop before an update from a batch that lies outside the limits."""
     kl, entropy, length = (figures[name] for name in ("objective/kl", "policy/entropy_avg", "completions/mean_length"))
+    sampler = figures.get("sampler/kl", 0.0)
     for name, figure, limit, value, broken, remedy in (
         ("KL", kl, "above max_kl", settings.max_kl, kl > settings.max_kl, "raise kl_coef or lower learning_rate"),
         (
@@ -133,6 +136,11 @@ def check_limits(figures: dict[str, float], settings: Limits, step: int) -> None
         (
             *("length", length, "below min_length", settings.min_length, length < settings.min_length),
             "look at the samples: the score may favour empty completions",
+        ),
+        (
+            *("KL of sampler to policy", sampler, "above max_sampler_kl", settings.max_sampler_kl),
+            sampler > settings.max_sampler_kl,
+            "the sampler's weights or numbers are not the trainer's; set engine: transformers, or dtype: float32",
         ),
     ):
         if broken:

@@ -34,6 +34,10 @@ class Limits(Protocol):
     def min_length(self) -> float:
         """Tokens a completion, on average."""
 
+    @property
+    def max_sampler_kl(self) -> float:
+        """Nats a token, from the sampler's distribution to the policy's."""
+
 
 class LoopSettings(EosRule, Limits, Protocol):
     """The settings of the loop, by the names that TRL's users know."""

@@ -67,6 +67,7 @@ def _measured_mini(
         sums.add("kl", (micro.logprobs - micro.reference).sum())
         if micro.importance is not None:
             sums.add("importance", micro.importance.sum())
+            _add_gap(sums, micro, per_token([episodes[i].completion.logprobs for i in indices], batch), settings)
         made.append(micro)
     sums.add("episodes", len(episodes))
     sums.add("score", sum(e.score for e in episodes))
@@ -74,6 +75,15 @@ def _measured_mini(
     sums.add("length", sum(len(e.completion.tokens) for e in episodes))
     sums.add("eos", sum(e.completion.finished for e in episodes))
     return made
+
+
+def _add_gap(sums: Sums, micro: MicroBatch, sampled: Tensor, settings: LoopSettings) -> None:
+    """Add how far the sampler's distribution is from the policy's, in which `sampled` (B, T) are its log-probabilities: KL(μ‖π) by
+    (r − 1) − log r with r = π/μ, which is never negative (Schulman 2020, "Approximating KL divergence", k3), and the tokens whose
+    weight is capped."""
+    log_ratio = (micro.logprobs - sampled).masked_fill(~micro.batch.mask, 0.0)
+    sums.add("sampler_kl", (torch.expm1(log_ratio) - log_ratio).sum())
+    sums.add("capped", (log_ratio > math.log(settings.importance_cap)).sum())
 
 
 def _measured_one(

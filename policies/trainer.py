@@ -24,7 +24,7 @@ from policies.advantages import with_advantages
 from policies.drawing import Completion
 from policies.engines import Engine, transformers_engine
 from policies.episodes import Asked, Episode, PromptRow, Score, as_asked, prompt_order, roll_out, scored
-from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures
+from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures, timed
 from policies.loop import Loop, Result, Silent, Watch
 from policies.loop_settings import LoopSettings
 from policies.measure import measured
@@ -99,6 +99,8 @@ def train(
 def iteration(loop: Loop, step: int, kl_coef: float) -> dict[str, float]:
     """One iteration, its five steps; the figures of it. Raises Halt before an update from what lies outside the limits."""
     times, sums = dict[str, float](), Sums()
+    with timed(times, "follow"):
+        loop.engine.follow()
     episodes = roll_out(
         loop.roles, loop.engine, loop.tokenizer, prompts_of(loop, step), step, loop.settings, loop.seed, times
     )
@@ -128,6 +130,7 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
     """What the policy says to the held-out prompts after `step` iterations, with the same noise every time."""
     mine = loop.held_out[loop.accelerator.process_index :: loop.accelerator.num_processes]
     own: list[Episode] = []
+    loop.engine.follow()
     if mine:
         times = dict[str, float]()
         own = roll_out(loop.roles, loop.engine, loop.tokenizer, mine, EVAL_STEP, loop.settings, loop.seed, times)

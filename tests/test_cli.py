@@ -69,6 +69,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "inspect",
         "runs",
         "prune",
+        "vllm-server",
         "settings",
     ]
     assert "…" not in commands and "..." not in commands  # no description is cut

@@ -105,6 +105,7 @@ def settings(**changes: Any) -> PPO:
         "max_ratio": 1e6,
         "min_entropy": 0.0,
         "min_length": 0.0,
+        "max_sampler_kl": 1e6,
         "save_steps": 1,
     }
     return PPO(**{**base, **changes})

@@ -91,7 +91,7 @@ def ppo(model: str | Path, engine: str, dtype: str, batch: int = BATCH, response
             state=Path(folder) / "state",
             seed=0,
             watch=Watching(),
-            engine=make_engine(engine, roles, model, section),
+            engine=make_engine(engine, roles, model, section, accelerator, Path(folder) / "sampler"),
         )
     if result.halted:
         raise RuntimeError(result.halted)

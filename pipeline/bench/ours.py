@@ -159,6 +159,7 @@ def settings(spec: Spec) -> PPO:
             "max_ratio": 1e6,
             "min_entropy": 0.0,
             "min_length": 0.0,
+            "max_sampler_kl": 1e6,
             **more,
         }
     )

@@ -116,13 +116,15 @@ class PPO(Training):
     cliprange_value: float = Field(0.2, gt=0)
     dual_clip: float | None = Field(None, gt=1, description="bound on the loss at negative advantages; often 3")
     vf_coef: float = Field(0.1, ge=0)
-    engine: Literal["transformers", "continuous", "vllm"] = Field(
-        "transformers", description="what samples: transformers, its continuous batching (CUDA), or vLLM (CUDA, extra)"
+    engine: Literal["transformers", "continuous", "vllm", "vllm_server"] = Field(
+        "transformers",
+        description="what samples: transformers, its continuous batching (CUDA), or vLLM, in this process or as a server",
     )
     importance_cap: float = Field(
         2.0, gt=0, description="bound of the weights that correct for a sampler whose log-probabilities differ"
     )
     vllm_gpu_memory_utilization: float = Field(0.3, gt=0, le=1, description="share of GPU memory that vLLM takes")
+    vllm_server: str = Field("http://127.0.0.1:8000", description="address of the server for engine: vllm_server")
     value: Literal["adapter", "shared"] = Field(
         "adapter", description="critic: an adapter of its own started from the reward model, or a head on the policy"
     )
@@ -141,6 +143,9 @@ class PPO(Training):
     max_ratio: float = Field(10.0, gt=1, description="halt when the mean ratio of a minibatch passes this")
     min_entropy: float = Field(0.05, ge=0, description="halt when the mean entropy falls below this, nats a token")
     min_length: float = Field(1.0, ge=0, description="halt when completions are shorter than this on average, tokens")
+    max_sampler_kl: float = Field(
+        0.02, gt=0, description="halt when sampler and policy are this far apart, nats a token"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "PPO":

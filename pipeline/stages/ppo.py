@@ -90,7 +90,7 @@ def run(config: Config, run: Run) -> Manifest:
         seed=config.seed,
         watch=watch,
         demonstrations=[(prompt, completion) for _, prompt, completion in _mixed(tokenizer, config, run)],
-        engine=make_engine(section.engine, roles, run.folder("sft"), section),
+        engine=make_engine(section.engine, roles, run.folder("sft"), section, accelerator, folder / "sampler"),
     )
     watch.end(result)
     if not accelerator.is_main_process:

@@ -72,7 +72,7 @@ def test_the_page_of_settings_says_what_each_takes() -> None:
     assert [name for name in fields() if f"| `{name}` |" not in page] == []
     for row in (
         "| `ppo.batch_size` | `64` | integer ≥ 1 | episodes of one iteration, over all processes |",
-        '| `ppo.engine` | `"transformers"` | transformers, continuous, vllm |',
+        '| `ppo.engine` | `"transformers"` | transformers, continuous, vllm, vllm_server |',
         "| `data.max_rows` | `null` | integer ≥ 1, or null |",
         "| `compare.llm.base_url` | `needed` | text | such as http://127.0.0.1:8000/v1 |",
         "| `report_to` | `[]` | list of tensorboard, trackio, wandb |",

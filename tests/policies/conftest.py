@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from saying import SETTINGS
+from saying import ALONE, SETTINGS
 from tiny import make_roles, randomise
 
 from policies.engines import Engine, make_engine
@@ -20,7 +20,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Engine]:
     def make(name: str, roles: Roles, folder: Path, settings: Any = SETTINGS) -> Engine:
         with monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "is_available", lambda: True)
-            return make_engine(name, roles, folder, settings)
+            return make_engine(name, roles, folder, settings, ALONE, folder / "sampler")
 
     return make
 

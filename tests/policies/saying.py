@@ -15,6 +15,7 @@ from policies.roles import POLICY, Roles
 LIMIT = 12
 PROMPTS = [[5], [9, 7, 30, 12, 44], [60, 61, 3], [8] * 11, [40, 41], [9, 7], [22] * 6, [5, 6, 7, 8, 9, 10, 11]] * 3
 SETTINGS = SimpleNamespace(temperature=0.7, vllm_gpu_memory_utilization=0.3)
+ALONE = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
 
 
 def noises(step: int, limit: int = LIMIT, count: int = len(PROMPTS)) -> list[np.ndarray]:
@@ -23,6 +24,7 @@ def noises(step: int, limit: int = LIMIT, count: int = len(PROMPTS)) -> list[np.
 
 def say(engine: Engine, step: int = 4, **changes: Any) -> list[Completion]:
     arguments: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "temperature": 0.7, "batch_size": 3}
+    engine.follow()
     return engine(PROMPTS, noises(step), **{**arguments, **changes})
 
 

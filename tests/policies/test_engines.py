@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from saying import LIMIT, PROMPTS, SETTINGS, check_ends, figures_of, noises, say, trained_logprobs
+from saying import ALONE, LIMIT, PROMPTS, SETTINGS, check_ends, figures_of, noises, say, trained_logprobs
 from tiny import EOS, PAD, STOP, make_roles, randomise
 
 from policies.backbone import BackboneError
@@ -32,7 +32,7 @@ def roles(request: pytest.FixtureRequest, tiny_folder: Path, tiny_tokenizer: Any
 
 def test_transformers_is_the_plain_sampler_and_exact(roles: Roles, tiny_folder: Path) -> None:
     """Exact means: the log-probabilities that training computes through the adapter, up to float32 rounding."""
-    engine = make_engine("transformers", roles, tiny_folder, SETTINGS)
+    engine = make_engine("transformers", roles, tiny_folder, SETTINGS, ALONE, tiny_folder)
     done: list[int] = []
     found = say(engine, progress=done.append)
     with roles.sampling() as model:
@@ -46,7 +46,7 @@ def test_transformers_is_the_plain_sampler_and_exact(roles: Roles, tiny_folder: 
 
 
 def test_transformers_follows_the_policy(lora: Roles, tiny_folder: Path) -> None:
-    engine = make_engine("transformers", lora, tiny_folder, SETTINGS)
+    engine = make_engine("transformers", lora, tiny_folder, SETTINGS, ALONE, tiny_folder)
     before = say(engine)
     randomise(lora, POLICY, std=0.5)
     assert [c.tokens for c in say(engine)] != [c.tokens for c in before]
@@ -54,7 +54,7 @@ def test_transformers_follows_the_policy(lora: Roles, tiny_folder: Path) -> None
 
 def test_not_exact_in_bfloat16(lora: Roles, tiny_folder: Path) -> None:
     lora.causal.to(torch.bfloat16)
-    assert not make_engine("transformers", lora, tiny_folder, SETTINGS).exact
+    assert not make_engine("transformers", lora, tiny_folder, SETTINGS, ALONE, tiny_folder).exact
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
@@ -152,14 +152,12 @@ def test_continuous_drops_nothing_silently(cuda: Callable[..., Engine], change: 
     assert len(say(cuda("continuous", broken(lambda answers: answers), Path(".")))) == len(PROMPTS)
 
 
-@pytest.mark.parametrize("name", ["continuous", "vllm"])
-def test_without_cuda(name: str, lora: Roles, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_continuous_without_cuda(lora: Roles, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackboneError) as error:
-        make_engine(name, lora, tiny_folder, SETTINGS)
-    assert (
-        str(error.value) == f"ppo.engine: {name} needs a CUDA GPU and there is none here; set ppo.engine: transformers"
-    )
+        make_engine("continuous", lora, tiny_folder, SETTINGS, ALONE, tiny_folder)
+    told = "ppo.engine: continuous needs a CUDA GPU and there is none here; set ppo.engine: transformers"
+    assert str(error.value) == told
 
 
 def test_weights_by_hand() -> None:

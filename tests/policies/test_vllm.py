@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from saying import LIMIT, PROMPTS, SETTINGS, figures_of, noises, say
+from saying import ALONE, LIMIT, PROMPTS, SETTINGS, figures_of, noises, say
 from tiny import EOS, PAD, STOP, make_roles, randomise
 
 from policies.backbone import BackboneError
@@ -50,6 +50,12 @@ class StandIn:
 
     def apply_model(self, function: Callable[[Inner], Any]) -> list[Any]:
         return [function(self.model)]
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.events.append(f"wake {tags[0]}")
+
+    def sleep(self, level: int) -> None:
+        self.events.append(f"sleep {level}")
 
     def reset_prefix_cache(self) -> bool:
         self.events.append("reset")
@@ -98,6 +104,8 @@ def test_vllm_is_started_once(cuda: Callable[..., Engine], vllm: type[StandIn], 
         "max_model_len": -1,
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
+        "enable_sleep_mode": True,
+        "enforce_eager": False,
         "distributed_executor_backend": None,
     }
 
@@ -136,7 +144,7 @@ def test_vllm_gets_the_merged_weights_before_every_rollout(
                 merged += 1
             assert (llm.model.weights[name] - weight).abs().max() < 1e-6
         assert merged == 14  # seven matrices in each of two layers
-    assert llm.events == ["load", "reset", "generate"] * 2
+    assert llm.events == ["wake weights", "load", "wake kv_cache", "reset", "generate", "sleep 2"] * 2
 
 
 def test_vllm_gets_the_policy_of_full_fine_tuning(
@@ -237,10 +245,10 @@ def test_without_vllm(
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(
         BackboneError,
-        match=r"ppo\.engine: vllm needs .*; install this project's extra vllm, or set ppo.engine=transformers$",
+        match=r"ppo\.engine: vllm needs .*; set ppo.engine=vllm_server .*, or set ppo.engine=transformers$",
     ):
         cuda("vllm", lora, tiny_folder)
-    make_engine("transformers", lora, tiny_folder, SETTINGS)
+    make_engine("transformers", lora, tiny_folder, SETTINGS, ALONE, tiny_folder)
 
     def missing(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'flashinfer'", name="flashinfer")
@@ -250,6 +258,21 @@ def test_without_vllm(
     monkeypatch.setitem(sys.modules, "vllm", module)
     with pytest.raises(ModuleNotFoundError, match="flashinfer"):
         cuda("vllm", lora, tiny_folder)
+
+
+def test_vllm_without_cuda_and_not_built_for_a_cpu(
+    vllm: type[StandIn], lora: Roles, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platforms: Any = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: False)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BackboneError, match="needs a CUDA GPU, or vLLM's CPU build, and there is neither"):
+        make_engine("vllm", lora, tiny_folder, SETTINGS, ALONE, tiny_folder)
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: True)
+    make_engine("vllm", lora, tiny_folder, SETTINGS, ALONE, tiny_folder)
+    (llm,) = vllm.made
+    assert llm.arguments["enforce_eager"] and not llm.arguments["enable_sleep_mode"]
 
 
 @pytest.mark.parametrize("temperature", [0.005, 2.5])

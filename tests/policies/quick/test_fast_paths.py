@@ -360,6 +360,7 @@ def test_engines_by_name_are_those_of_the_run(deep: Path, tiny_tokenizer: Any) -
     noises = [torch.rand(6, generator=torch.Generator().manual_seed(i)).double().numpy() for i in range(3)]
     kw: dict[str, Any] = {"eos_ids": [1, 2], "pad_id": PAD, "temperature": 0.8, "batch_size": 2}
     found, own = (
-        e([[5], [6, 7], [8]], noises, **kw) for e in (stateless(roles), make_engine("transformers", roles, "", None))
+        e([[5], [6, 7], [8]], noises, **kw)
+        for e in (stateless(roles), make_engine("transformers", roles, "", None, None, Path()))
     )
     assert [c.tokens for c in found] == [c.tokens for c in own] and all(c.hidden is None for c in found)
