@@ -74,7 +74,6 @@ _TABLE = (
             *("ppo.reward_funcs", "ppo.reward_weights", *_SAMPLING),
         ),
         walk=True,
-        one_process=True,
     ),
     Stage(
         name="gold",

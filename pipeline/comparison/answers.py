@@ -14,11 +14,12 @@ from pipeline.artifacts.seeds import Sibling
 from pipeline.comparison import plain_text
 from pipeline.comparison.contenders import Contender, described
 from pipeline.comparison.pairing import Samples
+from pipeline.comparison.sharing import share_of, shared
 from pipeline.pages.progress import bar
 from pipeline.rows.published import demonstrations, source_of
 from pipeline.settings.config import Config
 from pipeline.settings.sections import Resolved
-from pipeline.training.fine_tuning import loss
+from pipeline.training.fine_tuning import row_losses
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
 from policies.backbone import decoder, load_causal
@@ -146,9 +147,14 @@ def _perplexities(
     own = [_with_shots(one.tokenizer, d, shots, config) for d in asked.demonstrations] if one.ours else []
     plain = asked.plain_passages if own and not shots else []
     return {
-        "perplexity": math.exp(loss(model, own, tokenizer, 16)) if own else None,
-        "perplexity_plain": math.exp(loss(model, plain, tokenizer, 8)) if plain else None,
+        "perplexity": _perplexity(model, own, tokenizer, 16),
+        "perplexity_plain": _perplexity(model, plain, tokenizer, 8),
     }
+
+
+def _perplexity(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> float | None:
+    sums = shared(rows, lambda mine: row_losses(model, mine, tokenizer, batch_size))
+    return math.exp(math.fsum(total for total, _ in sums) / sum(tokens for _, tokens in sums)) if sums else None
 
 
 def few_shot(prompt: PromptText, examples: Sequence[Demonstration]) -> tuple[PromptText, str | None]:
@@ -222,29 +228,28 @@ def _completions(
 ) -> list[Completion]:
     """What `model` says to each of `shown`, with the noise of the prompt and the sample's number, whoever speaks."""
     how = decoding(config)
-    found: dict[int, Completion] = {}
-    with bar(len(numbered), f"compare: {name}", "sample") as progress:
+    length, found = how.max_new_tokens, dict[int, Completion]()
+    with bar(share_of(len(numbered)), f"compare: {name}", "sample") as progress:
         # What ends an example among texts ends no turn of a conversation.
         for separator in dict.fromkeys(s for _, s in shown):
             picked = [i for i, (_, s) in enumerate(shown) if s == separator]
             stops = eos_ids(model, tokenizer)
             if separator == SEPARATORS[0]:
                 stops = sorted({*stops, *_tokens_with(tokenizer, separator)})
-            noises = [
-                noise(config.seed, 0, f"compare {p.id}", n, how.max_new_tokens)
-                for p, n in (numbered[i] for i in picked)
-            ]
-            said = decode(
-                model,
-                [encode_prompt(tokenizer, shown[i][0]) for i in picked],
-                noises,
-                how,
-                eos_ids=stops,
-                pad_id=tokenizer.pad_token_id,
-                batch_size=config.compare.per_device_eval_batch_size,
-                progress=progress.update,
-            )
-            found |= dict(zip(picked, said, strict=True))
+
+            def said(mine: Sequence[int], stops: Sequence[int] = stops) -> list[Completion]:
+                return decode(
+                    model,
+                    [encode_prompt(tokenizer, shown[i][0]) for i in mine],
+                    [noise(config.seed, 0, f"compare {p.id}", n, length) for p, n in (numbered[i] for i in mine)],
+                    how,
+                    eos_ids=stops,
+                    pad_id=tokenizer.pad_token_id,
+                    batch_size=config.compare.per_device_eval_batch_size,
+                    progress=progress.update,
+                )
+
+            found |= dict(zip(picked, shared(picked, said), strict=True))
     return [found[i] for i in range(len(numbered))]
 
 
@@ -257,20 +262,25 @@ def measure_kl(samples: Samples, measured: set[str], sft: Any, tokenizer: Any, c
     prompt is another condition, another tokenizer has other tokens."""
     temperature = decoding(config).temperature
     todo = sorted((row for row in samples if row["model"] in measured), key=lambda row: len(row["tokens"]))
-    with torch.no_grad(), bar(len(todo), "compare: KL to sft", "sample") as progress:
-        for start in range(0, len(todo), 32):
-            part = todo[start : start + 32]
+
+    def under_sft(mine: Sequence[dict[str, Any]]) -> list[float]:
+        found: list[float] = []
+        for start in range(0, len(mine), 32):
+            part = mine[start : start + 32]
             batch = pack(
                 [encode_prompt(tokenizer, r["_prompt"]) for r in part],
                 [r["tokens"] for r in part],
                 tokenizer.pad_token_id,
                 sft.device,
             )
-            under_sft = completion_logprobs(sft, decoder(sft), batch, temperature)[0].sum(1).tolist()
-            for row, reference in zip(part, under_sft, strict=True):
-                completion: Completion = row["_completion"]
-                row["kl"] = completion.logprobs.sum().item() - reference
+            found += completion_logprobs(sft, decoder(sft), batch, temperature)[0].sum(1).tolist()
             progress.update(len(part))
+        return found
+
+    with torch.no_grad(), bar(share_of(len(todo)), "compare: KL to sft", "sample") as progress:
+        for row, reference in zip(todo, shared(todo, under_sft), strict=True):
+            completion: Completion = row["_completion"]
+            row["kl"] = completion.logprobs.sum().item() - reference
     for row in samples:
         if row["model"] == "sft":
             row["kl"] = 0.0

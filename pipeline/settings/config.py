@@ -342,6 +342,8 @@ class Config(Section):
 
     def check_stage(self, stage: str, world_size: int) -> None:
         """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
+        if stage == "compare":
+            return
         self._check_quantised("reward" if stage == "gold" else stage)
         if stage == "ppo":
             self.ppo.share(world_size)

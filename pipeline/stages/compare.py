@@ -52,14 +52,16 @@ FEW = "raise compare.prompts, and where there are no more held-out prompts data.
 NO_JUDGE = "name one in compare.judges, such as a function of yours, or set data.gold_fraction=0.5 (docs/judges.md)"
 
 
-def run(config: Config, run: Run) -> Manifest:
-    device = make_accelerator().device
+def run(config: Config, run: Run) -> Manifest | None:
+    accelerator = make_accelerator()
+    device = accelerator.device
     tokenizer = load_tokenizer(run.folder("sft"))
     manifests = _open_parents(tokenizer, config, run)
     others = other_runs.open_models(run, config)
     models = contenders(config, run, tokenizer)
     called = panel.called(config, run)  # a wrong name or a missing key is told before anything is sampled
     folder = working_folder(run, "compare", config)
+    accelerator.wait_for_everyone()
     held_out, limits = _held_out(config, run, models)
     asked = answers.questions(held_out, tokenizer, config, run)
     answers.check_lengths(models, asked, config)
@@ -79,6 +81,8 @@ def run(config: Config, run: Run) -> Manifest:
     answers.measure_kl(of_other_seeds, {sibling.folder for sibling in further}, sft, tokenizer, config)
     del sft
     gc.collect()
+    if not accelerator.is_main_process:
+        return None  # the main process judges and publishes alone
     for name in config.compare.models:
         if best_of(name) is not None:
             said, information[name] = best_of_rows(name, config, run, held_out)
@@ -158,13 +162,14 @@ def _held_out(config: Config, run: Run, models: Sequence[Contender]) -> tuple[li
     if len(held_out) == len(wanted):
         return held_out, {}
     told = f"all models on {len(held_out)} of {len(wanted)} held-out prompts, those of stage best_of_n; for more raise best_of_n.prompts"
-    print(f"compare: {told}", flush=True)
+    if run.main_process:
+        print(f"compare: {told}", flush=True)
     return held_out, {"prompts": told}
 
 
 def _further(tokenizer: Any, config: Config, run: Run) -> list[seeds.Sibling]:
     """The models of further training seeds that belong to those that are compared, checked; those that do not are told."""
-    if left := seeds.strays(run, config):
+    if run.main_process and (left := seeds.strays(run, config)):
         print(f"compare: without {', '.join(left)}: made with other settings or from other models than now", flush=True)
     further = seeds.further(run, config)
     for sibling in further:
@@ -276,7 +281,7 @@ def _command(
     for stage, manifest in (dict(manifests) | ({} if gold is None else {"gold": gold})).items():
         count = max((one.seed - manifest.seed + 1 for one in further if one.stage == stage), default=1)
         made[stage] = ((manifest.command or given) | {"seeds": count}, manifest.world_size)
-    return {"command": commands.commands(run.name, made | {"compare": (given, 1)})}
+    return {"command": commands.commands(run.name, made | {"compare": (given, run.world_size)})}
 
 
 def _decoding(config: Config, over_training: bool) -> dict[str, Any]:

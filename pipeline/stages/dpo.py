@@ -51,7 +51,7 @@ class Group:
 CHANCE = above(0.5)  # the accuracy of a coin
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.dpo
     tokenizer = open_parents("dpo", config, run)
@@ -70,8 +70,7 @@ def run(config: Config, run: Run) -> Manifest:
     trainer = _trainer(rows, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, report, folder)
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require("dpo", force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
     answered = [(group.prompt, group.completions) for group in held_out]
@@ -82,7 +81,7 @@ def run(config: Config, run: Run) -> Manifest:
         "sampled_tokens": 0.0,
         "seconds": seconds,
     }
-    manifest = publish_policy(
+    return publish_policy(
         "dpo",
         "Policy aligned with DPO",
         config,
@@ -95,8 +94,6 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate(metrics),
         described={"beta": config.beta("dpo"), "tuning": section.tuning},
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def gate(figures: Mapping[str, float]) -> Gate:

@@ -16,7 +16,7 @@ from pipeline.stages import reward as reward_model
 ROWS = "rankings.gold.jsonl"
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     if not (run.folder("data") / ROWS).is_file():
         raise ArtifactError(
             f"{run.folder('data')}: no rankings are set aside in it, as it was made with data.gold_fraction=0; "

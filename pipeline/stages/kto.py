@@ -51,7 +51,7 @@ class Example:
     liked: bool
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.kto
     tokenizer = open_parents("kto", config, run)
@@ -69,15 +69,14 @@ def run(config: Config, run: Run) -> Manifest:
     trainer = _trainer(rows, weights, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, report, folder)
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require("kto", force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
     asked = [(example.prompt, example.completions) for example in held_out]
     metrics = gap(held_out, implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer))
     metrics |= {"train_liked": float(liked), "train_disliked": float(len(order) - liked)}
     metrics |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
-    manifest = publish_policy(
+    return publish_policy(
         "kto",
         "Policy aligned with KTO",
         config,
@@ -90,8 +89,6 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate(metrics),
         described={"beta": config.beta("kto"), "tuning": section.tuning, "learned from": source},
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def gate(figures: Mapping[str, float]) -> Gate:

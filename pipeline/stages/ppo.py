@@ -57,7 +57,7 @@ UPDATED = at_least(1)
 COUNTS = "counts.json"  # in a state: what reward functions and models were given
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     from pipeline.training.roles import build
 
     section = config.ppo
@@ -94,8 +94,7 @@ def run(config: Config, run: Run) -> Manifest:
     )
     watch.end(result)
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require("ppo", force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
     roles = accelerator.unwrap_model(roles)
     dtype = roles.causal.dtype
@@ -106,7 +105,7 @@ def run(config: Config, run: Run) -> Manifest:
     metrics["seconds"] = time.monotonic() - started
     metrics["sampled_tokens"] = _sampled_tokens(watch.log_file, section.batch_size)
     write_card(made, config, "ppo", "Policy aligned with PPO", metrics, run.folder("ppo"))
-    manifest = publish(
+    return publish(
         run,
         "ppo",
         config,
@@ -123,8 +122,6 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
         notes={"halted": result.halted, "evaluations": result.evals},
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def gate(figures: Mapping[str, float], halted: str | None, gain: Mapping[str, float] | None, max_kl: float) -> Gate:

@@ -74,7 +74,7 @@ STAGES = {
 }
 
 
-def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
+def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     """Make stage reward, or `stage` gold: the same from other rankings."""
     accelerator = make_accelerator()
     section, device = config.reward, accelerator.device
@@ -106,8 +106,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
     seconds, skipped = train(trainer, report, folder)
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require(stage, force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     parent = partial(_base, config, run, tokenizer, as_published(config, device))
@@ -140,7 +139,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
     scorer.counts.update(texts=sum(len(g["ranks"]) for g in groups), cut=sum(g["cut"] for g in groups))
     metrics |= seen([scorer])
     write_card(made, config, stage, what, metrics, run.folder(stage))
-    manifest = publish(
+    return publish(
         run,
         stage,
         config,
@@ -151,8 +150,6 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest:
         metrics=metrics,
         gate=gate(metrics | detail),
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def gate(figures: Mapping[str, Any]) -> Gate:

@@ -34,7 +34,7 @@ from policies.template import Lesson, encode_prompt
 SAMPLED = 64  # completions that are decoded together
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.rft
     tokenizer = open_parents("rft", config, run)
@@ -56,8 +56,7 @@ def run(config: Config, run: Run) -> Manifest:
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require("rft", force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     after = answer_held_out(model, tokenizer, asked, score, config)
     gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
@@ -70,7 +69,7 @@ def run(config: Config, run: Run) -> Manifest:
     }
     (folder / "made").mkdir(exist_ok=True)
     write_rows(folder / "made" / "samples.jsonl", sample_rows(shown, found, {p.id: best[p.id][1] for p in shown}))
-    manifest = publish_policy(
+    return publish_policy(
         "rft",
         "Policy fine-tuned on its own best completions",
         config,
@@ -83,8 +82,6 @@ def run(config: Config, run: Run) -> Manifest:
         gate=gate(gained),
         described={"n": section.n, "tuning": section.tuning},
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def summary(manifest: Manifest, run: Run) -> str:

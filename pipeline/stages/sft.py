@@ -40,7 +40,7 @@ EOS_ROWS = 64  # held-out demonstrations whose prompts are answered, to see whet
 MUST_STOP, SHOULD_STOP = above(0), at_least(0.5)  # the share of completions that end by themselves
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.sft
     path = base_model(config)
@@ -60,8 +60,7 @@ def run(config: Config, run: Run) -> Manifest:
         section, model, tokenizer, lessons, folder, accelerator, config.seed, report
     )
     if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return run.require("sft", force=True)
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
     parent = partial(load_causal, path, tokenizer, as_published(config, accelerator.device), config.revision)
     saved = save_policy(made, model, tokenizer, held_out, parent)
@@ -77,7 +76,7 @@ def run(config: Config, run: Run) -> Manifest:
         "eos_rate": _eos_rate(saved.model, tokenizer, demonstrations(run, "eval")[:EOS_ROWS], config),
     }
     write_card(made, config, "sft", "Supervised fine-tuned policy", metrics, run.folder("sft"))
-    manifest = publish(
+    return publish(
         run,
         "sft",
         config,
@@ -88,8 +87,6 @@ def run(config: Config, run: Run) -> Manifest:
         metrics=metrics,
         gate=gate(metrics),
     )
-    accelerator.wait_for_everyone()
-    return manifest
 
 
 def gate(figures: Mapping[str, float]) -> Gate:

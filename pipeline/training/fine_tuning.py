@@ -1,5 +1,6 @@
 """How does a model learn to say what it is shown? trl.SFTTrainer on our tokens, from the last state on; and what it has learned."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,15 +65,22 @@ def _labelled(lesson: Lesson) -> dict[str, list[int]]:
     return {"input_ids": lesson.ids, "labels": labels}
 
 
-@torch.no_grad()
-def loss(model: Any, rows: list[Turn], tokenizer: Any, batch_size: int) -> float:
+def loss(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> float:
     """Mean negative log-likelihood of completion tokens (EOS included), nats a token."""
-    total, tokens = torch.zeros((), dtype=torch.float64).to(model.device), 0
-    ordered = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
-    for start in range(0, len(ordered), batch_size):
-        part = ordered[start : start + batch_size]
+    sums = row_losses(model, rows, tokenizer, batch_size)
+    return math.fsum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+
+
+@torch.no_grad()
+def row_losses(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> list[tuple[float, int]]:
+    """Negative log-likelihood of each row's completion, nats, and its tokens (EOS included)."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    found: dict[int, tuple[float, int]] = {}
+    for start in range(0, len(order), batch_size):
+        picked = order[start : start + batch_size]
+        part = [rows[i] for i in picked]
         batch = pack([p for p, _ in part], [c for _, c in part], tokenizer.pad_token_id, model.device)
         logprobs, _ = completion_logprobs(model, decoder(model), batch, 1.0)
-        total -= logprobs.sum()
-        tokens += batch.count
-    return total.item() / tokens
+        sums, tokens = (-logprobs.double().sum(1)).tolist(), batch.mask.sum(1).tolist()
+        found |= dict(zip(picked, zip(sums, tokens, strict=True), strict=True))
+    return [found[i] for i in range(len(rows))]

@@ -177,7 +177,8 @@ def of_asking(
     except Exception as error:
         _stop_if_refused(error)
         told = _not_counted(stage, error)
-    print(told, flush=True)
+    if run.main_process:
+        print(told, flush=True)
 
 
 def of_rows(config: Config, run: Run, read: float) -> None:

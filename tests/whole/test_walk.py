@@ -338,18 +338,43 @@ def test_the_other_ways_to_hold_the_roles(walk: Path, tuning: str, value: str) -
         assert (model(ids).logits - before(ids).logits).abs().max() > 1e-3
 
 
+def in_two_processes(stage: str, run: Path) -> None:
+    """As a user starts them: one command with --nproc 2."""
+    call = [sys.executable, "-m", "pipeline", stage, str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]
+    single = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN"}
+    environment = {k: v for k, v in os.environ.items() if k not in single} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*call, "--run", run.name, "--nproc", "2"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(f"{stage}: runs/{run.name}/{stage}: ") == 1
+    assert json.loads((run / stage / "manifest.json").read_text())["world_size"] == 2
+
+
 def test_two_processes_make_the_same_models(walk: Path) -> None:
-    """As a user starts them: one command with --nproc 2. Sums are in another order, so the weights agree within float tolerance."""
+    """Sums are in another order, so the weights agree within float tolerance."""
     for stage, parents in (("sft", ("data",)), ("reward", ("data", "sft")), ("ppo", ("data", "sft", "reward"))):
         two = again(f"two-{stage}", *parents)
-        call = [sys.executable, "-m", "pipeline", stage, str(ROOT / "recipes" / "smoke.yaml"), *SHRUNK]
-        single = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN"}
-        environment = {k: v for k, v in os.environ.items() if k not in single} | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [*call, "--run", two.name, "--nproc", "2"], capture_output=True, text=True, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count(f"{stage}: runs/{two.name}/{stage}: ") == 1
-        assert json.loads((two / stage / "manifest.json").read_text())["world_size"] == 2
+        in_two_processes(stage, two)
         one, other = (load_file(folder / stage / "model.safetensors") for folder in (walk, two))
         assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-4, stage
+
+
+def test_two_processes_make_the_same_comparison(walk: Path) -> None:
+    """The same answers, in the same order; figures within float tolerance. How it was made and when is another thing."""
+    two = again("two-compare", *(stage for stage in WALK if stage != "compare"))
+    in_two_processes("compare", two)
+    said = [[json.loads(line) for line in (at / "compare" / "samples.jsonl").open()] for at in (walk, two)]
+    texts = [[(row["prompt_id"], row["model"], row["completion"]) for row in rows] for rows in said]
+    assert texts[0] == texts[1] and len(texts[0]) > 20
+
+    def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict | list):
+            for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from leaves(one, f"{name}/{key}")
+        else:
+            yield name, value
+
+    reports = [dict(leaves(json.loads((at / "compare" / "report.json").read_text()))) for at in (walk, two)]
+    one, other = ({k: v for k, v in found.items() if not k.startswith("/provenance")} for found in reports)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert other[name] == (pytest.approx(value, rel=1e-4, abs=1e-4) if isinstance(value, float) else value), name
