@@ -75,12 +75,11 @@ def loss(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> f
 def row_losses(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> list[tuple[float, int]]:
     """Negative log-likelihood of each row's completion, nats, and its tokens (EOS included)."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    found: dict[int, tuple[float, int]] = {}
+    sums = []
     for start in range(0, len(order), batch_size):
-        picked = order[start : start + batch_size]
-        part = [rows[i] for i in picked]
+        part = [rows[i] for i in order[start : start + batch_size]]
         batch = pack([p for p, _ in part], [c for _, c in part], tokenizer.pad_token_id, model.device)
         logprobs, _ = completion_logprobs(model, decoder(model), batch, 1.0)
-        sums, tokens = (-logprobs.double().sum(1)).tolist(), batch.mask.sum(1).tolist()
-        found |= dict(zip(picked, zip(sums, tokens, strict=True), strict=True))
-    return [found[i] for i in range(len(rows))]
+        sums.append(-logprobs.sum(1))
+    found = dict(zip(order, torch.cat(sums).tolist(), strict=True))  # the device is waited for here, once
+    return [(found[i], len(completion)) for i, (_, completion) in enumerate(rows)]

@@ -220,7 +220,7 @@ def test_the_command_says_where_the_page_is(made: Run) -> None:
     ]
     done = typer.testing.CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
-    path = Path(done.output.strip().removeprefix("inspect: "))
+    path = Path(done.output.strip().splitlines()[-1].removeprefix("inspect: "))
     assert path.is_file() and path.parent.name == "inspect"
 
 

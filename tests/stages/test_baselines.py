@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from interruption import stopped_and_started
+from resealed import refilled
 from safetensors.torch import load_file
 from small_walk import SHRUNK, TRAINED, again, manifest, settings
 from tiny import EOS, STOP
@@ -234,6 +235,8 @@ def test_rankings_that_are_all_ties_leave_nothing_for_dpo(walk: Path, monkeypatc
     path = run / "data" / "rankings.train.jsonl"
     rows = [row | {"ranking": [[c["id"] for c in row["completions"]]]} for row in read_rows(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refilled(path.parent)
+    monkeypatch.setattr("pipeline.artifacts.lineage.check", lambda *args, **more: None)
     with pytest.raises(ArtifactError, match=r"runs/ties/data: rankings\.train has no pair .*leave out dpo"):
         run_stage("dpo", settings(), run.name)
 
@@ -385,5 +388,5 @@ def test_samples_of_another_sft_model_are_refused(walk: Path) -> None:
     run = again("other")
     shutil.copytree(walk / "best_of_n", run / "best_of_n")
     run_stage("sft", settings("sft.max_steps=3"), "other")
-    with pytest.raises(ArtifactError, match=r"best_of_n was made from sft .*; make its stage best_of_n"):
+    with pytest.raises(ArtifactError, match=r"best_of_n was made from sft .*; make its stages reward, best_of_n"):
         Run("other").require("best_of_n", force=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from interruption import stopped_and_started
+from resealed import refilled
 from safetensors.torch import load_file
 from small_walk import ROOT, manifest
 from tiny import EOS, lora
@@ -289,11 +290,13 @@ def test_two_processes_make_the_model_of_one_with_their_micro_batches(walk: Path
 def of_one_kind(run: Path, side: str, liked: bool) -> None:
     path = run / "data" / f"judgements.{side}.jsonl"
     path.write_text("".join(json.dumps(row | {"liked": liked}) + "\n" for row in read_rows(path)))
+    refilled(path.parent)
 
 
 def test_one_kind_alone_teaches_nothing(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence says what the judgements lack and what the rankings lack."""
     monkeypatch.setattr("pipeline.artifacts.run.Run.require", lambda *args, **more: None)
+    monkeypatch.setattr("pipeline.artifacts.lineage.check", lambda *args, **more: None)
     for liked, kind in ((True, "disliked"), (False, "liked")):
         run = again(f"only_{liked}", "judged")
         of_one_kind(run, "eval", liked)
@@ -305,6 +308,7 @@ def test_one_kind_alone_teaches_nothing(walk: Path, monkeypatch: pytest.MonkeyPa
     path = run / "data" / "rankings.eval.jsonl"
     rows = [row | {"ranking": [[c["id"] for c in row["completions"]]]} for row in read_rows(path)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refilled(path.parent)
     told = r"ties/data: judgements\.train has no liked or disliked completion and rankings\.eval has no pair of which"
     with pytest.raises(ArtifactError, match=told):
         run_stage("kto", settings(RANKED), run.name)
