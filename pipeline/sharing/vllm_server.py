@@ -23,7 +23,11 @@ def server_command(config: Config, run: Run, python: Path) -> list[str]:
     if address.hostname is None or address.scheme != "http":
         raise ConfigError(f"ppo.vllm_server: {config.ppo.vllm_server} is no address such as http://127.0.0.1:8000")
     folder = run.folder("sft").resolve()
-    dtype = config.dtype if config.dtype != "auto" else str(AutoConfig.from_pretrained(folder).dtype or torch.float32)
+    dtype = (
+        config.dtype
+        if config.dtype != "auto"
+        else str(AutoConfig.from_pretrained(folder, trust_remote_code=False).dtype or torch.float32)
+    )
     options = {
         "--model": str(folder),
         "--host": address.hostname,
