@@ -14,7 +14,9 @@ from pipeline.settings.recipe import every_field
 from pipeline.settings.sections import Section
 
 WATCHES = {"save_steps", "logging_steps", "report_to"}  # whatever section they stand in
-OBSERVERS = {"compare.name", "compare.llm.api_key_env", "data.max_row_mb", "data.max_unpacked_gb", "data.max_ratio"}
+OBSERVERS = {"compare.name", "compare.llm.api_key_env", "data.max_row_mb", "data.max_unpacked_gb", "data.max_ratio"} | {
+    "function_timeout"
+}
 NO_STAGE = {"inspect", "force"}  # of a command that publishes nothing; whether to go on past a gate
 
 
