@@ -88,7 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_is_one_sentence_with_its_remedy(line: str, here: Path) -> None:
     done = CliRunner().invoke(app, line.split())
-    assert done.exit_code == 2 and done.output == f"error: {MISTAKES[line].replace('{here}', str(here))}\n"
+    assert done.exit_code == 2 and done.stderr == f"error: {MISTAKES[line].replace('{here}', str(here))}\n"
     assert not list(here.rglob("manifest.json"))
 
 
