@@ -44,8 +44,16 @@ class Rows:
 def needs(
     config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
 ) -> dict[str, float]:
-    """GB by part of a PPO run, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning
-    takes beside them, whichever is more: the other finds its memory free.
+    """GB by part of a PPO run, about: those of sampling or of learning, whichever are more, as the other finds its memory free."""
+    found = phases(config, model, beside, widest, resident, processes)
+    return max(found.values(), key=lambda parts: sum(parts.values()))
+
+
+def phases(
+    config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
+) -> dict[str, dict[str, float]]:
+    """GB by part while a PPO run is sampling and while it is learning, about: what is resident now, weights of all roles, what training
+    adds, and what the phase takes beside them.
 
     `model` is the policy; `beside` the bytes of reward models that are no adapter on it; `widest` the longest prompt in tokens, `resident` the
     process's bytes now. With several `processes` policy and critic are differentiated together.
@@ -75,7 +83,7 @@ def needs(
         "activations": activations * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
         "logits": model.vocabulary * (tokens * share * model.size + 3 * 256 * 4) / GB,
     }
-    return parts | max(sampling, learning, key=lambda one: sum(one.values()))
+    return {"sampling": parts | sampling, "learning": parts | learning}
 
 
 def trainer_needs(section: Stepwise, model: Footprint, beside: float, rows: Rows, resident: float) -> dict[str, float]:
