@@ -18,6 +18,7 @@ from policies.precision import Held, pick_dtype
 
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
 ROWS = 15  # bytes of memory for each byte of rows that stage data reads: measured, docs/measured.md
+BROADCAST = 250 * 2**20  # bytes of a copy in which DDP sends what is trained to the others; a CPU's heap keeps it
 LOGITS = 10  # float32 copies of a micro-batch's logits in a step of trl's SFTTrainer: measured, docs/measured.md
 
 
@@ -68,6 +69,8 @@ def phases(
         parts["weights"] = (model.weights + beside) / GB  # the reference, and the reward models
         trained, merged = model.numbers + (model.body if section.value == "adapter" else 0), 0.0
     parts["training"] = trained * ADAM * 4 / GB
+    if processes > 1:
+        parts["broadcast"] = min(trained * 4, BROADCAST) / GB
     longest = widest + section.response_length
     tokens = max(section.micro_batch_tokens, longest)
     kept = section.keep_activations if section.num_mini_batches == 1 and processes == 1 else 0.0
@@ -289,6 +292,7 @@ def _remedy(stage: str, largest: str) -> str:
         "cache": cache,
         "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
         "weights": "take a smaller model" if asks else "set dtype=bfloat16, or take a smaller model",
+        "broadcast": "start fewer processes (--nproc)",
         "rows": "give data.source fewer rows",
     }[largest]
 

@@ -29,7 +29,10 @@ SMALL = LlamaConfig(
     num_key_value_heads=1,
     tie_word_embeddings=True,
 )
-LAYER, LORA = 120, 58  # numbers of a layer's seven matrices, and of their adapters of rank 1: counted in tests/bench/test_bench.py
+LAYER, LORA = (
+    120,
+    58,
+)  # numbers of a layer's seven matrices, and of their adapters of rank 1: counted in tests/bench/test_bench.py
 FREE = Calls(0, 0, 0, 0)
 # one operation and one byte a second, nothing assumed
 SLOW = Machine("slow", {"float32": 1e-12}, 1.0, 1e-9, 1e-9, 0.5e-9, "none", 2, 0.0, FREE, 0.0, 1.0, 1.0, "float32", False)  # fmt: skip
@@ -109,7 +112,9 @@ def test_memory_is_what_the_preflight_counts() -> None:
     for parts in found.values():
         assert parts["weights"] * 1e9 == pytest.approx(weights * 4)
         assert parts["training"] * 1e9 == pytest.approx(2 * LORA * 16)
-    assert found["sampling"]["cache"] * 1e9 == pytest.approx(3 * 5 * 2 * 2 * 2 * 4)  # rows, tokens, k and v, width, layers, bytes
+    assert found["sampling"]["cache"] * 1e9 == pytest.approx(
+        3 * 5 * 2 * 2 * 2 * 4
+    )  # rows, tokens, k and v, width, layers, bytes
 
 
 def test_layers_are_shared_where_the_setting_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
