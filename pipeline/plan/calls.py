@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -81,9 +82,13 @@ def _of(layers: int, device: Any, timer: Timer) -> tuple[float, float]:
         with roles.sampling() as model, torch.no_grad():
             sample(model, prompts, noises, eos_ids=[], pad_id=0, temperature=1.0, batch_size=ROWS)
 
+    together = torch.distributed.is_initialized()
+    wrapped: Any = torch.nn.parallel.DistributedDataParallel(roles, broadcast_buffers=False) if together else roles
+
     def learned() -> None:
-        logprobs, _, values = roles(batch, 1.0)
-        (logprobs.sum() + values.sum()).backward()
+        with wrapped.no_sync() if together else nullcontext():  # gradients go to the others once in a step
+            logprobs, _, values = wrapped(batch, 1.0)
+            (logprobs.sum() + values.sum()).backward()
 
     return _seconds(sampled, device, timer) / TOKENS, _seconds(learned, device, timer)
 

@@ -101,7 +101,7 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.plan.held", description="The plan beside iterations.")
+    parser = argparse.ArgumentParser(description="The plan beside iterations.")
     parser.add_argument("--models", nargs="+", default=[TINY_MODEL, EMBEDDED_MODEL])
     parser.add_argument("--batches", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])

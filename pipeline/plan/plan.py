@@ -67,7 +67,7 @@ def _head(work: Job, machine: Machine, gpus: int) -> list[str]:
 
 
 def _memory(found: Sequence[Need], machine: Machine) -> list[str]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("sharding", "held in", "weights", "training", "sampling", "learning", "most", "fits", "micro_batch_tokens")
     ]
     for one in found:
@@ -141,7 +141,7 @@ def _end(work: Job, found: Sequence[tuple[int, Need, Iteration | None, Iteration
 
 def _remedy(found: Sequence[Need], machine: Machine) -> str:
     if fitting := next((one for one in found if one.fits(machine)), None):
-        settings = [f"sharding={fitting.sharding}"] if fitting.sharding != "none" else []
+        settings = [f"ppo.sharding={fitting.sharding}"] if fitting.sharding != "none" else []
         settings += [f"quantization={fitting.quantization}"] if fitting.quantization else []
         return f"set {' '.join(settings)}"
     least = min(found, key=lambda one: one.most)

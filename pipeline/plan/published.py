@@ -52,7 +52,9 @@ def planned(report: Report, engine: str) -> float:
 
 def compared() -> list[str]:
     """The comparison, a line each."""
-    rows = [("reported", "GPUs", "tokens", "episodes/s a GPU", "planned, our sampler", "planned, vLLM")]
+    rows: list[tuple[str, ...]] = [
+        ("reported", "GPUs", "tokens", "episodes/s a GPU", "planned, our sampler", "planned, vLLM")
+    ]
     for one in REPORTS:
         rates = (f"{rate:.3g}" for rate in (one.rate, planned(one, "transformers"), planned(one, "vllm")))
         rows.append((one.name, str(one.gpus), f"{one.prompt} + {one.response}", *rates))

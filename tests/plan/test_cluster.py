@@ -54,7 +54,9 @@ def test_sky_asks_for_what_its_command_reads() -> None:
     task = sky()
     read = set(re.findall(r"\$\{?([A-Z_]+)", task["run"]))
     given = {"SKYPILOT_NODE_IPS", "SKYPILOT_NUM_NODES", "SKYPILOT_NUM_GPUS_PER_NODE", "SKYPILOT_NODE_RANK"}
-    assert read - given - {"PYTHON", "PORT"} == set(task["envs"]) - {"PIPELINE_RUN"}  # which the command line reads itself
+    assert read - given - {"PYTHON", "PORT"} == set(task["envs"]) - {
+        "PIPELINE_RUN"
+    }  # which the command line reads itself
     assert task["num_nodes"] == 2 and any(path.endswith("/runs") for path in task["file_mounts"])
 
 

@@ -14,6 +14,7 @@ from pipeline.plan.calls import Calls
 from pipeline.plan.machines import KNOWN, Machine
 from pipeline.plan.memory import chosen, need, shardings
 from pipeline.plan.plan import growth, plan, planned
+from pipeline.plan.published import REPORTS, compared
 from pipeline.plan.seconds import iteration
 from pipeline.plan.work import Job, job_of, matrices
 from pipeline.settings.config import Config, ConfigError
@@ -197,6 +198,17 @@ def test_a_mistake_is_one_sentence(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as told:
         plan(load(ROOT / "recipes/smoke.yaml", []), **{**given, **changed})
     assert said in str(told.value) and len(str(told.value).splitlines()) == 1
+
+
+def test_the_page_shows_what_a_plan_says() -> None:
+    """docs/scale.md: the example of `make plan`, and the plan beside published figures. Where this fails, the page is to be written anew."""
+    page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    asked = 'make plan MODEL=7B GPUS=8 GPU=h200 PRICE=2.5 RECIPE=recipes/tldr.yaml SET="ppo.engine=vllm"'
+    told = plan(load(ROOT / "recipes/tldr.yaml", ["ppo.engine=vllm"]), "7B", 8, "h200", 2.5)
+    assert asked in page and "\n".join(told) in page
+    assert "\n".join(compared()) in page
+    reported = {one.name: round(one.rate, 3) for one in REPORTS}
+    assert reported == {"DeepSpeed-Chat, OPT-6.7B": 1.117, "OpenRLHF, Llama 2 7B": 0.136}
 
 
 def test_every_figure_of_a_gpu_has_its_source() -> None:
