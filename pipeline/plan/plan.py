@@ -5,7 +5,7 @@ python -m pipeline plan recipes/tldr.yaml --model 7B --gpus 8 --gpu h200 --price
 
 from collections.abc import Sequence
 
-from pipeline.plan.machines import HERE, KNOWN, Machine, here
+from pipeline.plan.machines import HERE, KNOWN, MEASURED, Machine, here
 from pipeline.plan.memory import Need, chosen, shardings
 from pipeline.plan.seconds import Iteration, iteration
 from pipeline.plan.work import QUANTISED, Job, job
@@ -109,7 +109,8 @@ def growth(work: Job, machine: Machine, counts: Sequence[int]) -> list[tuple[int
 
 
 def _growth(work: Job, machine: Machine, gpus: int, price: float | None) -> list[str]:
-    found = growth(work, machine, sorted({*COUNTS, gpus}))
+    most = gpus if machine.source == MEASURED else MOST  # of a machine that was measured there is one
+    found = growth(work, machine, sorted({count for count in (*COUNTS, gpus) if count <= most}))
     head: tuple[str, ...] = ("GPUs", "sharding", "s", "episodes/s", "of linear", "grown: s", "episodes/s", "of linear")
     rows = [(*head, "episodes/$", "grown: episodes/$") if price else head]
     first = found[0][3].rate / found[0][0]

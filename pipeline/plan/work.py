@@ -95,6 +95,7 @@ def _config_of(name: str, config: Config) -> Any:
     """The config of a model by its name: one of the sizes of the bench, the embedded ones, a folder or a Hub id."""
     from pipeline.training.context import base_model
     from policies.blueprint import config_at
+    from policies.errors import NotThere
 
     if name in SHAPES:
         return model_config(name)
@@ -103,12 +104,9 @@ def _config_of(name: str, config: Config) -> Any:
     named = config.model_copy(update={"model": name})
     try:
         return config_at(base_model(named), config.revision if name == config.model else None)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        sizes = ", ".join(SHAPES)
-        raise ConfigError(
-            f"model: {name}: no config of it is there ({reason}); name a folder, a Hub id or a size: {sizes}"
-        ) from None
+    except (OSError, ValueError, NotThere) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ConfigError(f"model: {reason}; or a size, one of {', '.join(SHAPES)}") from None
 
 
 def _held(dtype: str, quantization: str | None) -> Any:

@@ -11,7 +11,7 @@ from transformers import GPT2Config, LlamaConfig, MixtralConfig
 from pipeline.bench.machine import Shape, iteration_flops
 from pipeline.plan import memory
 from pipeline.plan.calls import Calls
-from pipeline.plan.machines import KNOWN, Machine
+from pipeline.plan.machines import KNOWN, MEASURED, Machine
 from pipeline.plan.memory import chosen, need, shardings
 from pipeline.plan.plan import growth, plan, planned
 from pipeline.plan.published import REPORTS, compared
@@ -118,7 +118,7 @@ def test_memory_is_what_the_preflight_counts() -> None:
     )  # rows, tokens, k and v, width, layers, bytes
 
 
-def test_layers_are_shared_where_the_setting_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_shared_where_the_setting_is_there() -> None:
     """Embeddings stay whole; while sampling all layers are gathered, while learning two of them."""
     work, machine = large(), KNOWN["a100-80"]
     model: Any = work.footprints("bfloat16", None)
@@ -176,6 +176,8 @@ def test_what_fits_is_said_with_the_remedy() -> None:
     assert "episodes/$" in fits and "does not fit" not in fits and re.search(r"up to \d+ of them", fits)
     assert "episodes/$" not in "\n".join(planned(large(64), KNOWN["h200"], 8, None))
     assert all(line in fits for line in KNOWN["h200"].assumed())
+    one = "\n".join(planned(small(), replace(SLOW, source=MEASURED), 2, None))
+    assert re.findall(r"^  (\d+) +none", one, re.MULTILINE) == ["1", "2"] and re.search(r"^  1000 ", fits, re.MULTILINE)
 
 
 def test_a_model_of_experts_is_planned_without_seconds() -> None:
@@ -190,7 +192,7 @@ def test_a_model_of_experts_is_planned_without_seconds() -> None:
         ({"gpu": "h300"}, "GPU=h300: no GPU of that name is known; write one of h200, a100-80, 4090, cpu, or here"),
         ({"gpus": 0}, "GPUS=0: from 1 to 100,000"),
         ({"price": -1.0}, "PRICE=-1.0: dollars an hour"),
-        ({"model": "./nowhere"}, "model: ./nowhere: no config of it is there"),
+        ({"model": "./nowhere"}, "model: ./nowhere: no config.json to be had there"),
     ],
 )
 def test_a_mistake_is_one_sentence(changed: dict[str, Any], said: str) -> None:
