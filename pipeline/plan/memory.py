@@ -86,8 +86,7 @@ def _shared(
     layers = max(0.0, model.weights - embedded) / 1e9  # of one model
     kept = 1 - 1 / processes  # what of it lies elsewhere
     out = dict(parts)
-    models = max(1.0, parts["weights"] * 1e9 / model.weights)  # of the frozen ones
-    out["weights"] = parts["weights"] - kept * layers * models
+    out["weights"] = parts["weights"] - kept * layers  # of the base or the reference; models that only score stay whole
     if section.tuning == "full" and sharding == "full":
         learned = model.numbers + (model.body if section.value == "adapter" else 0)
         in_layers = 1 - model.vocabulary * model.hidden / model.numbers

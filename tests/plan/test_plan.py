@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from transformers import GPT2Config, LlamaConfig, MixtralConfig
@@ -17,7 +17,7 @@ from pipeline.plan.plan import growth, plan, planned
 from pipeline.plan.published import REPORTS, compared
 from pipeline.plan.seconds import iteration
 from pipeline.plan.work import Job, job_of, matrices
-from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.config import PPO, Config, ConfigError
 from pipeline.settings.recipe import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,7 +139,17 @@ def test_only_ways_that_a_run_takes_are_shown() -> None:
     for quantization, processes in (("nf4", 8), (None, 1)):
         assert list(shardings(large(), processes, quantization)) == ["none"]
     assert list(shardings(large(engine="vllm"), 8, None)) == ["none"]
-    assert "full" not in shardings(large(), 8, None)
+
+    class Sharing(PPO):
+        sharding: Literal["none", "frozen", "full"] = "none"
+
+    for tuning, ways in (("lora", ["none", "frozen"]), ("full", ["none", "frozen", "full"])):
+        work = large(tuning=tuning)
+        section = Sharing.model_validate(work.config.ppo.model_dump(exclude={"sharding"}))
+        shared = replace(work, config=work.config.model_copy(update={"ppo": section}))
+        assert list(shardings(shared, 8, None)) == ways and list(shardings(shared, 1, None)) == ["none"]
+        shown = "\n".join(planned(shared, KNOWN["h200"], 8, None))
+        assert all(re.search(rf"^  {way} +its dtype", shown, re.MULTILINE) for way in ways)
 
 
 def test_more_gpus_are_never_slower_and_never_hold_more() -> None:
