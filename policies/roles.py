@@ -50,13 +50,13 @@ class Roles(nn.Module):
             else:
                 trained |= name.startswith(("policy.", "critic."))
             parameter.requires_grad_(trained)
-        # what every process has read from the same files is not sent from the first to the others: DDP would, in copies that a heap keeps
-        still = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        self._ddp_params_and_buffers_to_ignore = still + [name for name, _ in self.named_buffers()]
         self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
         self._recomputes: bool | None = None  # whether that gives the same gradients; tried when it is first asked for
         self.trunk: Trunk | None = None
         self._sampler: nn.Module | None = None
+        # what every process has read from the same files is not sent from the first to the others: DDP would, in copies that a heap keeps
+        still = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        self._ddp_params_and_buffers_to_ignore = still + [name for name, _ in self.named_buffers()]
         if self.lora:
             trained_adapters = [POLICY, VALUE] if value == "adapter" else [POLICY]
             object.__setattr__(
