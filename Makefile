@@ -139,6 +139,10 @@ inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token
 	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 
+plan: .venv/ready ## what a run would need and how fast it would be: MODEL=7B GPUS=8 GPU=h200|a100-80|4090|cpu|here (PRICE=2.5 dollars an hour, TOKENS=256 a prompt)
+	@$(CALL) plan $(call quoted,$(RECIPE)) $(FROM) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(GPUS),--gpus $(call quoted,$(GPUS))) \
+	  $(if $(GPU),--gpu $(call quoted,$(GPU))) $(if $(PRICE),--price $(call quoted,$(PRICE))) $(if $(TOKENS),--prompt-tokens $(call quoted,$(TOKENS)))
+
 runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept
 	@$(CALL) runs $(ONE)
 

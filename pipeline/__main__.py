@@ -195,6 +195,35 @@ def look_inside(
     guarded(work)
 
 
+PLAN = "What a run of PPO would need and how fast it would be, on how many of which GPUs; from the config, without weights."
+
+
+@app.command("plan", help=PLAN, short_help=PLAN)
+def plan_ahead(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    model: Annotated[
+        str | None, typer.Option(help="a folder, a Hub id, or a size such as 7B; default: the recipe's model")
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="how many")] = 1,
+    gpu: Annotated[str, typer.Option(help="h200, a100-80, 4090, cpu, or here: this machine, measured")] = "h200",
+    price: Annotated[float | None, typer.Option(help="dollars an hour for one, to count episodes a dollar")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="of each prompt; default: data.max_length less ppo.response_length")
+    ] = None,
+) -> None:
+    def work() -> None:
+        config = load(recipe, overrides or [])
+        from pipeline.training.context import quiet
+
+        quiet()
+        from pipeline.plan.plan import plan
+
+        print("\n".join(plan(config, model, gpus, gpu, price, prompt_tokens)))
+
+    guarded(work)
+
+
 RUNS = "What lies in runs/: stages, gates, sizes, settings that differ, what is kept."
 PRUNE = "Remove what runs keep of former results (runs/NAME/.kept), once you say yes."
 OneRun = Annotated[str | None, typer.Option("--run", envvar="PIPELINE_RUN", help="this run alone; default: all")]

@@ -54,6 +54,9 @@ class Roles(nn.Module):
         self._recomputes: bool | None = None  # whether that gives the same gradients; tried when it is first asked for
         self.trunk: Trunk | None = None
         self._sampler: nn.Module | None = None
+        # what every process has read from the same files is not sent from the first to the others: DDP would, in copies that a heap keeps
+        still = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        self._ddp_params_and_buffers_to_ignore = still + [name for name, _ in self.named_buffers()]
         if self.lora:
             trained_adapters = [POLICY, VALUE] if value == "adapter" else [POLICY]
             object.__setattr__(

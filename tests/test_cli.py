@@ -67,6 +67,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "data-check",
         "push",
         "inspect",
+        "plan",
         "runs",
         "prune",
         "vllm-server",

@@ -29,8 +29,8 @@ ORDER = (
         "pages",
         "rows",
     ),
-    *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "ranks"),
-    *("running", "__main__"),
+    *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "plan"),
+    *("ranks", "running", "__main__"),
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
@@ -160,9 +160,9 @@ def test_a_folder_of_modules_is_a_package_that_says_its_question(folder: Path) -
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_only_the_bench_imports_the_bench(path: Path) -> None:
-    """What measures is no part of what is measured."""
-    inside = path.is_relative_to(ROOT / "pipeline/bench")
+def test_only_the_bench_and_the_plan_import_the_bench(path: Path) -> None:
+    """What measures is no part of what is measured. A plan counts as the bench does, and is held against what the bench runs."""
+    inside = any(path.is_relative_to(ROOT / room) for room in ("pipeline/bench", "pipeline/plan"))
     assert inside or "pipeline.bench" not in path.read_text(encoding="utf-8")
 
 

@@ -152,20 +152,22 @@ def ram_gb() -> float:
     return min(total, int(text) if text.isdigit() else total) / 1e9
 
 
-def _median_seconds(work: Callable[[], object], times: int, wait: Callable[[], object]) -> float:
+def _median_seconds(
+    work: Callable[[], object], times: int, wait: Callable[[], object], timer: Callable[[], float]
+) -> float:
     for _ in range(3):
         work()
     wait()
     seconds = []
     for _ in range(times):
-        started = time.perf_counter()
+        started = timer()
         work()
         wait()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(timer() - started)
     return statistics.median(seconds)
 
 
-def matrix_rate(dtype: str, times: int = 15) -> float:
+def matrix_rate(dtype: str, times: int = 15, timer: Callable[[], float] = time.perf_counter) -> float:
     """GFLOP/s of a matrix product as the models have it: (1280, 576)·(576, 1536) on CPU, 8192 cubed on a GPU, which a
     small one would keep waiting for its launch."""
     import torch
@@ -175,16 +177,16 @@ def matrix_rate(dtype: str, times: int = 15) -> float:
     x = torch.randn(rows, inner, device=device).to(getattr(torch, dtype))
     w = torch.randn(columns, inner, device=device).to(getattr(torch, dtype))
     with torch.no_grad():
-        seconds = _median_seconds(lambda: torch.nn.functional.linear(x, w), times, _waiter())
+        seconds = _median_seconds(lambda: torch.nn.functional.linear(x, w), times, _waiter(), timer)
     return 2 * rows * inner * columns / seconds / 1e9
 
 
-def read_rate(times: int = 7, numbers: int = 2**26) -> float:
+def read_rate(times: int = 7, numbers: int = 2**26, timer: Callable[[], float] = time.perf_counter) -> float:
     """GB/s at which memory is read: the sum of `numbers` float32, far more than a cache holds."""
     import torch
 
     x = torch.ones(numbers, device="cuda" if torch.cuda.is_available() else "cpu")
-    return 4 * numbers / _median_seconds(x.sum, times, _waiter()) / 1e9
+    return 4 * numbers / _median_seconds(x.sum, times, _waiter(), timer) / 1e9
 
 
 def _waiter() -> Callable[[], object]:

@@ -18,6 +18,7 @@ from policies.precision import Held, pick_dtype
 
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
 ROWS = 15  # bytes of memory for each byte of rows that stage data reads: measured, docs/measured.md
+BROADCAST = 250 * 2**20  # bytes of a copy in which DDP sends what is trained to the others; a CPU's heap keeps it
 LOGITS = 10  # float32 copies of a micro-batch's logits in a step of trl's SFTTrainer: measured, docs/measured.md
 
 
@@ -44,8 +45,16 @@ class Rows:
 def needs(
     config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
 ) -> dict[str, float]:
-    """GB by part of a PPO run, about: what is resident now, weights of all roles, what training adds, and what either sampling or learning
-    takes beside them, whichever is more: the other finds its memory free.
+    """GB by part of a PPO run, about: those of sampling or of learning, whichever are more, as the other finds its memory free."""
+    found = phases(config, model, beside, widest, resident, processes)
+    return max(found.values(), key=lambda parts: sum(parts.values()))
+
+
+def phases(
+    config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
+) -> dict[str, dict[str, float]]:
+    """GB by part while a PPO run is sampling and while it is learning, about: what is resident now, weights of all roles, what training
+    adds, and what the phase takes beside them.
 
     `model` is the policy; `beside` the bytes of reward models that are no adapter on it; `widest` the longest prompt in tokens, `resident` the
     process's bytes now. With several `processes` policy and critic are differentiated together.
@@ -60,6 +69,8 @@ def needs(
         parts["weights"] = (model.weights + beside) / GB  # the reference, and the reward models
         trained, merged = model.numbers + (model.body if section.value == "adapter" else 0), 0.0
     parts["training"] = trained * ADAM * 4 / GB
+    if processes > 1:
+        parts["broadcast"] = min(trained * 4, BROADCAST) / GB
     longest = widest + section.response_length
     tokens = max(section.micro_batch_tokens, longest)
     kept = section.keep_activations if section.num_mini_batches == 1 and processes == 1 else 0.0
@@ -75,7 +86,7 @@ def needs(
         "activations": activations * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
         "logits": model.vocabulary * (tokens * share * model.size + 3 * 256 * 4) / GB,
     }
-    return parts | max(sampling, learning, key=lambda one: sum(one.values()))
+    return {"sampling": parts | sampling, "learning": parts | learning}
 
 
 def trainer_needs(section: Stepwise, model: Footprint, beside: float, rows: Rows, resident: float) -> dict[str, float]:
@@ -282,6 +293,7 @@ def _remedy(stage: str, largest: str) -> str:
         "cache": cache,
         "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
         "weights": "take a smaller model" if asks else "set dtype=bfloat16, or take a smaller model",
+        "broadcast": "start fewer processes (--nproc)",
         "rows": "give data.source fewer rows",
     }[largest]
 

@@ -253,3 +253,15 @@ def test_output_head_of_the_published_model_is_the_trained_one(tiny_tokenizer: A
     saved = load_file(reward_folder / "adapter" / "adapter_model.safetensors")
     (matrix,) = [w for n, w in saved.items() if "score" in n]
     assert torch.equal(head.weight, matrix)
+
+
+@pytest.mark.parametrize(("tuning", "value"), [("lora", "adapter"), ("lora", "shared"), ("full", "adapter")])
+def test_only_what_is_trained_is_sent_to_other_processes(tiny_folder: Path, tiny_tokenizer: Any, tuning: str, value: str) -> None:  # fmt: skip
+    """DDP sends nothing that it is told to ignore: frozen weights, which every process reads from the same files, and buffers."""
+    roles = make_roles(tiny_folder, tiny_tokenizer, tuning, value)
+    ignored = set(roles._ddp_params_and_buffers_to_ignore)
+    assert (
+        not ignored & set(roles.trainable())
+        and ignored | set(roles.trainable()) >= dict(roles.named_parameters()).keys()
+    )
+    assert dict(roles.named_buffers()).keys() <= ignored

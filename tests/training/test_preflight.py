@@ -82,6 +82,14 @@ def test_training_by_hand() -> None:
     assert parts(WHOLE, tuning="full", value="adapter")["training"] * 1e9 == pytest.approx(2 * MODEL * 16)
 
 
+def test_what_is_trained_is_sent_at_the_start() -> None:
+    """A copy of it, in float32, where there are others to send it to; 250 MiB at most. What is frozen is not sent."""
+    assert "broadcast" not in parts()
+    assert parts(processes=2, value="shared")["broadcast"] * 1e9 == pytest.approx(16 * 1900 * 4 * 4)
+    large = replace(WHOLE, numbers=10**9)
+    assert parts(large, processes=2, tuning="full", value="shared")["broadcast"] * 1e9 == pytest.approx(250 * 2**20)
+
+
 def test_what_costs_less_is_less() -> None:
     assert parts(micro_batch_tokens=256)["activations"] < parts(micro_batch_tokens=1024)["activations"]
     assert parts(gradient_checkpointing=True)["activations"] < parts()["activations"]
