@@ -11,6 +11,7 @@ from policies.figures import timed
 from policies.loop import Loop
 from policies.loop_settings import LoopSettings
 from policies.micro_batch import MicroBatch, known
+from policies.roles import VALUE
 
 
 def with_advantages(
@@ -25,11 +26,12 @@ def with_advantages(
     """
     settings, every = loop.settings, [micro for mini in batches for micro in mini]
     reward_all(loop.accelerator, every, settings, kl_coef)
-    for number, mini in enumerate(batches):
-        learns = number == 0 and loop.separate_critic
-        tokens = token_count(loop.accelerator, mini) if learns else None
-        for micro in mini:
-            _estimate(loop, micro, tokens, times)
+    with loop.roles.whole(VALUE):
+        for number, mini in enumerate(batches):
+            learns = number == 0 and loop.separate_critic and not loop.roles.sharded
+            tokens = token_count(loop.accelerator, mini) if learns else None
+            for micro in mini:
+                _estimate(loop, micro, tokens, times)
     if settings.whiten_advantages:
         whitened = _whiten_together(loop.accelerator, every, lambda micro: known(micro.advantages), shift_mean=True)
         for micro, advantages in zip(every, whitened, strict=True):

@@ -17,7 +17,7 @@ from policies.logprobs import Batch, pack
 from policies.loop_settings import EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
-from policies.roles import Roles
+from policies.roles import POLICY, REWARD, Roles
 from policies.template import PromptText, closing, decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
@@ -88,7 +88,7 @@ def roll_out(
     depth = roles.trunk.depth if roles.trunk is not None else 0
     stops = eos_ids(roles.causal, tokenizer)
     record = Record(depth, _closing(tokenizer, asked), hidden=roles.exact)
-    with timed(times, "rollout"):
+    with timed(times, "rollout"), roles.whole(POLICY):
         completions = engine(
             [one.ids for one in asked],
             noises,
@@ -115,8 +115,8 @@ def scored(
     times: dict[str, float],
 ) -> list[Episode]:
     """Step 2: the episodes with what they are worth."""
-    with timed(times, "score"), _known_states(roles, episodes, _closing(tokenizer, episodes)):
-        scores = score([e.prompt for e in episodes], [e.text for e in episodes]).tolist()
+    with timed(times, "score"), roles.whole(REWARD), _known_states(roles, episodes, _closing(tokenizer, episodes)):
+        scores = score([e.prompt for e in episodes], [e.text for e in episodes]).tolist() if episodes else []
     return [
         replace(e, score=after_eos_rule(raw, e.completion.finished, rule), raw_score=raw)
         for e, raw in zip(episodes, scores, strict=True)

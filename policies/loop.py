@@ -105,4 +105,4 @@ class Loop:
     def separate_critic(self) -> bool:
         """Whether policy and critic can be differentiated one after the other: nothing shared is trained, and no DDP, which wants
         all in one."""
-        return self.roles.value == "adapter" and self.accelerator.num_processes == 1
+        return self.roles.value == "adapter" and (self.accelerator.num_processes == 1 or self.roles.sharded)

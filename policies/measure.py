@@ -17,7 +17,9 @@ from policies.loop_settings import LoopSettings
 from policies.micro_batch import Forward, MicroBatch
 from policies.quick.activations import Activations
 from policies.quick.trunk import padded
-from policies.roles import Roles
+from policies.roles import POLICY, Roles
+
+Together = tuple[list[Episode], Batch]  # those of one micro-batch
 
 
 def per_token(rows: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -43,8 +45,13 @@ def measured(
     """
     settings, share = loop.settings, loop.settings.share(loop.accelerator.num_processes)
     kept = Activations(loop.roles, settings, loop.accelerator.num_processes)
-    minis = [episodes[start : start + share] for start in range(0, len(episodes), share)]
-    batches = [_measured_mini(loop, mini, kept, sums, times) for mini in minis]
+    minis = [_cut(loop, episodes[start : start + share]) for start in range(0, len(episodes), share)]
+    with loop.roles.whole("reference"):
+        references = [_references(loop, mini, times) for mini in minis]
+    with loop.roles.whole(POLICY):
+        batches = [
+            _measured_mini(loop, mini, found, kept, sums, times) for mini, found in zip(minis, references, strict=True)
+        ]
     if step == 0:
         worst = torch.stack([(m.logprobs - m.reference).abs().max() for mini in batches for m in mini]).max().item()
         if 1e-3 < worst < math.inf:
@@ -52,23 +59,44 @@ def measured(
     return batches
 
 
+def _cut(loop: Loop, episodes: Sequence[Episode]) -> list[Together]:
+    """A minibatch's episodes, those of each micro-batch with their tensors."""
+    pad, tokens = loop.tokenizer.pad_token_id, loop.settings.micro_batch_tokens
+    cut = micro_batches(episodes, tokens, pad, loop.device, padding=not loop.roles.packed)
+    return [([episodes[i] for i in indices], batch) for indices, batch in cut]
+
+
+@torch.no_grad()
+def _references(loop: Loop, mini: Sequence[Together], times: dict[str, float]) -> list[tuple[Batch, Tensor]]:
+    """Of each micro-batch its tensors with the states of the trunk, and log-probabilities (B, T) under the reference."""
+    trunk, found = loop.roles.trunk, []
+    for _, batch in mini:
+        if trunk is not None and batch.states is None:  # an engine that gives no states
+            batch = replace(batch, states=trunk.states(batch.input_ids, batch.attention_mask))
+        with timed(times, "reference"):
+            found.append((batch, loop.roles.reference_logprobs(batch, loop.settings.temperature)))
+    return found
+
+
 def _measured_mini(
-    loop: Loop, episodes: Sequence[Episode], kept: Activations, sums: Sums, times: dict[str, float]
+    loop: Loop,
+    mini: Sequence[Together],
+    references: Sequence[tuple[Batch, Tensor]],
+    kept: Activations,
+    sums: Sums,
+    times: dict[str, float],
 ) -> list[MicroBatch]:
-    roles, settings = loop.roles, loop.settings
-    cut = micro_batches(
-        episodes, settings.micro_batch_tokens, loop.tokenizer.pad_token_id, loop.device, padding=not roles.packed
-    )
     made = []
-    for indices, batch in cut:
-        micro = _measured_one(roles, settings, [episodes[i] for i in indices], batch, kept, times)
+    for (said, _), (batch, reference) in zip(mini, references, strict=True):
+        micro = _measured_one(loop.roles, loop.settings, said, batch, reference, kept, times)
         sums.add("tokens", batch.count)
         sums.add("entropy", micro.entropy.sum())
         sums.add("kl", (micro.logprobs - micro.reference).sum())
         if micro.importance is not None:
             sums.add("importance", micro.importance.sum())
-            _add_gap(sums, micro, per_token([episodes[i].completion.logprobs for i in indices], batch), settings)
+            _add_gap(sums, micro, per_token([e.completion.logprobs for e in said], batch), loop.settings)
         made.append(micro)
+    episodes = [episode for said, _ in mini for episode in said]
     sums.add("episodes", len(episodes))
     sums.add("score", sum(e.score for e in episodes))
     sums.add("raw_score", sum(e.raw_score for e in episodes))
@@ -91,16 +119,13 @@ def _measured_one(
     settings: LoopSettings,
     episodes: Sequence[Episode],
     batch: Batch,
+    reference: Tensor,
     kept: Activations,
     times: dict[str, float],
 ) -> MicroBatch:
     """One micro-batch. Where the rollout's own log-probabilities and states are those of a training pass, the policy is not run
     again."""
     said = [e.completion for e in episodes]
-    if roles.trunk is not None and batch.states is None:  # an engine that gives no states
-        batch = replace(batch, states=roles.trunk.states(batch.input_ids, batch.attention_mask))
-    with timed(times, "reference"), torch.no_grad():
-        reference = roles.reference_logprobs(batch, settings.temperature)
     importance = ready = values = None
     with timed(times, "values"):
         states = [c.hidden for c in said if c.hidden is not None]

@@ -9,11 +9,12 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from policies.backbone import adapter, checkpointed, recomputed_layers
+from policies.backbone import BackboneError, adapter, checkpointed, recomputed_layers
 from policies.logprobs import Batch, token_logprobs
 from policies.quick.linear import LoraLinear
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk, find_trunk, first_adapted
+from policies.sharding import layers_of, share_out, whole
 from policies.trials import close, decoder, output_layer, rounded_in, tell, trial_rows
 from policies.untyped import Foreign, Model
 
@@ -50,6 +51,7 @@ class Roles(nn.Module):
             else:
                 trained |= name.startswith(("policy.", "critic."))
             parameter.requires_grad_(trained)
+        self.sharded = False  # whether decoder layers are shared out among processes
         self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
         self._recomputes: bool | None = None  # whether that gives the same gradients; tried when it is first asked for
         self.trunk: Trunk | None = None
@@ -83,6 +85,42 @@ class Roles(nn.Module):
         """Whether what a row gets hangs on the rows beside it: in 8 bit, the columns that are taken for outliers are the batch's."""
         return bool(getattr(self.causal, "is_loaded_in_8bit", False))
 
+    def share_out(self, sharding: str, setting: str, recompute: bool = False) -> None:
+        """Share out the decoder layers of what is not trained (`frozen`), or of all (`full`), among the processes. Raises BackboneError,
+        which names `setting`, where that cannot be. `recompute`: activations will be recomputed in the update."""
+        if sharding == "none":
+            return
+        if self.lora and sharding == "full":
+            raise BackboneError(
+                f"{setting}: full shares out what is trained, and an adapter is small; set {setting}=frozen"
+            )
+        if self.lora and (outside := self._adapted_outside(setting)):
+            raise BackboneError(
+                f"{setting}: {outside} has an adapter and is in no decoder layer, so it is not shared out; leave it out of "
+                f"lora.target_modules, or set {setting}=none"
+            )
+        if recompute:
+            self.recomputes()  # tried now, while every weight is here
+        apart = [self.reference] if sharding == "frozen" else [self.policy, self.reference, self.critic]
+        for model in [self.policy] if self.lora else apart:
+            if model is not None:
+                share_out(model, setting)
+        self.sharded = True
+
+    def _adapted_outside(self, setting: str) -> str | None:
+        """The name of a module that the policy's adapter sits on and that is in no decoder layer."""
+        inside = {id(module) for layer in layers_of(self.policy, setting) for module in layer.modules()}
+        return next((name for name, module in _lora_layers(self.causal) if id(module) not in inside), None)
+
+    def whole(self, role: str) -> AbstractContextManager[None]:
+        """Within the block the model that plays `role` is whole on every process, for forwards whose number is nobody else's affair."""
+        model = self._plays(role)
+        return whole(model) if self.sharded and model is not None else nullcontext()
+
+    def _plays(self, role: str) -> nn.Module | None:
+        apart = {POLICY: self.policy, "reference": self.reference, VALUE: self.critic}
+        return self.policy if self.lora else apart.get(role)
+
     @property
     def packed(self) -> bool:
         """Whether padding costs the policy's decoder next to nothing."""
@@ -93,8 +131,7 @@ class Roles(nn.Module):
 
         `states` (B, L, H) enter the layers above the trunk, where the caller has them.
         """
-        apart = {"policy": self.policy, "reference": self.reference, VALUE: self.critic}
-        module = self.policy if self.lora else apart[role]
+        module = self._plays(role)
         assert module is not None, f"no model plays {role}"
         active = None if role == "reference" else role
         recompute = self.checkpointing and torch.is_grad_enabled() and self.recomputes()
@@ -187,6 +224,12 @@ class Roles(nn.Module):
         if self.lora and (self.quantised or not self.exact):
             with adapter(self.policy, POLICY):
                 yield self.causal
+        elif self.lora and self.sharded:
+            with torch.no_grad():
+                for layer in self._adapted():
+                    _merge(layer, layer.get_base_layer().weight)  # gathered, and forgotten at the end of `whole`
+            with adapter(self.policy, None):
+                yield self.causal
         else:
             try:
                 yield self.sampler()
@@ -207,10 +250,7 @@ class Roles(nn.Module):
         for layer, merged in self._merged():
             if not merged.numel():
                 merged.data = torch.empty_like(layer.get_base_layer().weight)
-            if isinstance(layer, LoraLinear):
-                layer.merge_into(merged, POLICY)
-            else:
-                merged.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(merged.dtype))
+            _merge(layer, merged)
         assert self._sampler is not None
         return self._sampler
 
@@ -219,6 +259,10 @@ class Roles(nn.Module):
         if self._sampler is not None:
             for _, merged in self._merged():
                 merged.data = merged.new_empty(0)
+
+    def _adapted(self) -> list[Foreign]:
+        """The layers that the policy's adapter sits on."""
+        return [layer for _, layer in _lora_layers(self.causal) if POLICY in layer.lora_A]
 
     def _merged(self) -> Iterator[tuple[Foreign, Foreign]]:
         """The policy's adapted layers, each with the sampler's weight in its place."""
@@ -236,6 +280,14 @@ def _in_adapter(name: str, adapter_name: str) -> bool:
 
 def _lora_layers(model: nn.Module) -> list[tuple[str, Foreign]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _merge(layer: Foreign, out: Tensor) -> None:
+    """Write the layer's weight with the policy's adapter into `out`, which may be that weight itself."""
+    if isinstance(layer, LoraLinear):
+        layer.merge_into(out, POLICY)
+    else:
+        out.copy_(layer.get_base_layer().weight + layer.get_delta_weight(POLICY).to(out.dtype))
 
 
 def _merged_copy(base: Model) -> nn.Module:

@@ -15,18 +15,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from policies.quick.moving import read_back
 from policies.sealed import newest_whole, seal
+from policies.sharding import gathered, put
 from policies.untyped import Json, Optimizer
 
 GOOD = "good.safetensors"
 
 
-def save_good(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
-    """Write the weights beside the state in `folder`, as those to go back to."""
+def save_good(folder: Path, parameters: dict[str, nn.Parameter], writes: bool = True) -> None:
+    """Write the weights beside the state in `folder`, as those to go back to. Every process is to call it; one of them `writes`."""
+    tensors = gathered(parameters, writes)
+    if not writes:
+        return
     path, fresh = _good(folder), _good(folder).with_suffix(".new")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(read_back(parameters), fresh)
+    save_file(tensors, fresh)
     fresh.replace(path)
 
 
@@ -37,7 +40,7 @@ def load_good(folder: Path, parameters: dict[str, nn.Parameter]) -> None:
     if path.is_file():
         with safe_open(path, "pt") as file:
             for name, parameter in parameters.items():
-                parameter.copy_(file.get_tensor(name))
+                put(parameter, file.get_tensor(name))
 
 
 def _good(folder: Path) -> Path:
@@ -55,21 +58,24 @@ def save_state(
     extra: dict[str, Json],
     of: str = "",
     beside: Callable[[Path], None] = nothing,
+    writes: bool = True,
 ) -> None:
     """Write trained weights, Adam's moments, what `save_good` wrote last and `extra` (JSON) to `folder`, and what `beside` writes into
-    the folder that it is given. `of` says to what the state belongs.
+    the folder that it is given. `of` says to what the state belongs. Every process is to call it; one of them `writes`: whole tensors,
+    which any number of processes can go on from.
 
     An interruption leaves the older state in place.
     """
+    tensors: dict[str, Tensor] = {f"weight/{name}": p for name, p in parameters.items()}
+    for name, p in parameters.items():
+        tensors |= {f"{key}/{name}": torch.as_tensor(value) for key, value in optimizer.state.get(p, {}).items()}
+    tensors = gathered(tensors, writes)
+    if not writes:
+        return
     fresh, old = _names(folder)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    moments = optimizer.state_dict()["state"]
-    tensors: dict[str, Tensor] = {f"weight/{name}": p for name, p in parameters.items()}
-    for index, name in enumerate(parameters):
-        for key, value in moments.get(index, {}).items():
-            tensors[f"{key}/{name}"] = torch.as_tensor(value)
-    save_file(read_back(tensors), fresh / "state.safetensors")
+    save_file(tensors, fresh / "state.safetensors")
     if _good(folder).is_file():
         try:
             os.link(_good(folder), fresh / GOOD)  # it is never written to again, only replaced
@@ -110,9 +116,9 @@ def load_state(folder: Path, parameters: dict[str, nn.Parameter], optimizer: Opt
     tensors = load_file(folder / "state.safetensors")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
+            put(parameter, tensors[f"weight/{name}"])
             for key, moment in optimizer.state[parameter].items():
-                moment.copy_(tensors[f"{key}/{name}"])
+                put(moment, tensors[f"{key}/{name}"])
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import get_scheduler
 
 from policies import ppo
@@ -69,7 +71,9 @@ def train(
     watch.begin(first)
     # Buffers are constants here; broadcast at every forward, they would hang processes with different numbers of micro-batches.
     accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(broadcast_buffers=False)
-    wrapped, optimizer = accelerator.prepare(roles, optimizer)
+    wrapped: nn.Module = roles
+    if not roles.sharded:
+        wrapped, optimizer = accelerator.prepare(roles, optimizer)
     bare: Roles = accelerator.unwrap_model(wrapped)
     bare.eval()  # no dropout: it would part the new log-probabilities from the old
     engine = engine or transformers_engine(bare)
@@ -86,7 +90,7 @@ def train(
             kl_coef = _next_kl_coef(settings, kl_coef, figures)
             _close(loop, result, step + 1, kl_coef, figures)
         except Halt as halt:
-            optimizer.zero_grad(set_to_none=False)
+            optimizer.zero_grad(set_to_none=roles.sharded)
             if halt.spoiled:
                 load_good(state, roles.trainable())
                 accelerator.wait_for_everyone()  # the file goes when the first process publishes
@@ -111,8 +115,7 @@ def iteration(loop: Loop, step: int, kl_coef: float) -> dict[str, float]:
     check_finite(batches, step)
     figures = rollout_figures(sums.reduced(loop.accelerator), kl_coef, step, loop.settings)
     check_limits(figures, loop.settings, step)
-    if loop.accelerator.is_main_process:
-        save_good(loop.state, loop.roles.trainable())
+    save_good(loop.state, loop.roles.trainable(), loop.accelerator.is_main_process)
     return figures | update(loop, batches, step, times) | times
 
 
@@ -131,7 +134,7 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
     mine = loop.held_out[loop.accelerator.process_index :: loop.accelerator.num_processes]
     own: list[Episode] = []
     loop.engine.follow()
-    if mine:
+    if mine or loop.roles.sharded:  # where weights are shared out, every process takes part in gathering them
         times = dict[str, float]()
         own = roll_out(loop.roles, loop.engine, loop.tokenizer, mine, EVAL_STEP, loop.settings, loop.seed, times)
         own = scored(loop.roles, loop.tokenizer, own, loop.score, loop.settings, times)
@@ -150,8 +153,10 @@ def evaluate(loop: Loop, step: int) -> dict[str, float]:
 
 def _optimizer(accelerator: Accelerator, roles: Roles, settings: LoopSettings) -> tuple[Optimizer, Scheduler]:
     parameters = roles.trainable()
+    shared = [p for p in parameters.values() if isinstance(p, DTensor)]  # torch computes them apart from the others
+    others = [p for p in parameters.values() if not isinstance(p, DTensor)]
     optimizer = torch.optim.AdamW(
-        parameters.values(),
+        [{"params": group} for group in (others, shared) if group],
         lr=settings.learning_rate,
         eps=settings.adam_epsilon,
         weight_decay=settings.weight_decay,
@@ -162,7 +167,7 @@ def _optimizer(accelerator: Accelerator, roles: Roles, settings: LoopSettings) -
     return optimizer, get_scheduler(settings.lr_scheduler_type, optimizer, num_warmup_steps=0, num_training_steps=steps)
 
 
-def allocate(parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+def allocate(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
     """Gradients and Adam's moments, allocated now so that they do not fragment the heap between activations (on a CPU 0.2 GB of 2.4
     with LoRA, and more from one iteration to the next)."""
     for p in parameters.values():
@@ -176,6 +181,8 @@ def _resumed(
     """The result so far, the KL coefficient and the next iteration: from the saved state, or from the start."""
     if (saved := load_state(state, roles.trainable(), optimizer)) is None:
         return Result(), settings.kl_coef, 0
+    for each in ("base_lrs", "_last_lr", "lr_lambdas"):  # one a group of parameters, and all the same
+        saved["scheduler"][each] = saved["scheduler"][each][:1] * len(optimizer.param_groups)
     scheduler.load_state_dict(saved["scheduler"])
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = rate  # the scheduler sets it only at its next step
@@ -199,9 +206,9 @@ def _close(loop: Loop, result: Result, done: int, kl_coef: float, figures: dict[
     result.last = figures
     loop.watch.log(figures)
     if loop.watch.stopping() or done % settings.save_steps == 0 or last:
-        if loop.accelerator.is_main_process:
-            told = {"first": result.first, "last": result.last, "evals": result.evals}
-            extra = {"step": done, "kl_coef": kl_coef, **told, "scheduler": loop.scheduler.state_dict()}
-            save_state(loop.state, loop.roles.trainable(), loop.optimizer, extra, loop.of, loop.watch.keep)
+        told = {"first": result.first, "last": result.last, "evals": result.evals}
+        extra = {"step": done, "kl_coef": kl_coef, **told, "scheduler": loop.scheduler.state_dict()}
+        writes = loop.accelerator.is_main_process
+        save_state(loop.state, loop.roles.trainable(), loop.optimizer, extra, loop.of, loop.watch.keep, writes)
         loop.accelerator.wait_for_everyone()
     loop.watch.progress(done)

@@ -10,11 +10,12 @@ from torch import Tensor
 from policies import ppo
 from policies.advantages import critic_loss, token_count
 from policies.figures import Halt, Sums, update_figures
-from policies.logprobs import pack
+from policies.logprobs import Batch, pack
 from policies.loop import Loop
 from policies.measure import policy_forward
 from policies.micro_batch import Forward, MicroBatch, known
 from policies.quick.batching import together
+from policies.sharding import averaged, missing
 
 
 def update(loop: Loop, batches: Sequence[Sequence[MicroBatch]], step: int, times: dict[str, float]) -> dict[str, float]:
@@ -29,7 +30,7 @@ def update(loop: Loop, batches: Sequence[Sequence[MicroBatch]], step: int, times
             _add_gradient(loop, mini, sums, step, unchanged=epoch == 0 and number == 0)
             loop.optimizer.step()
             loop.scheduler.step()
-            loop.optimizer.zero_grad(set_to_none=False)
+            loop.optimizer.zero_grad(set_to_none=loop.roles.sharded)
     times["time/update"] = times.get("time/update", 0.0) + time.perf_counter() - started
     return update_figures(sums.reduced(loop.accelerator)) | {"lr": loop.scheduler.get_last_lr()[0]}
 
@@ -40,7 +41,7 @@ def _add_gradient(loop: Loop, mini: Sequence[MicroBatch], sums: Sums, step: int,
     `unchanged`: the weights are those that were measured, so every ratio must be 1.
     """
     accelerator, settings = loop.accelerator, loop.settings
-    tokens = token_count(accelerator, mini)
+    tokens, spare = token_count(accelerator, mini), _spare(loop, len(mini))
     ratios: list[Tensor] = []  # of each micro-batch, their sum and how far the worst is from 1
     for number, micro in enumerate(mini):
         last = number == len(mini) - 1
@@ -55,12 +56,15 @@ def _add_gradient(loop: Loop, mini: Sequence[MicroBatch], sums: Sums, step: int,
                 value = critic_loss(values, micro, settings)
                 with_policy = settings.vf_coef * value
             policy = _policy_loss(loop, micro, forward)
-            # DDP averages gradients over processes; the sum over all tokens is wanted.
+            # gradients are averaged over processes; the sum over all tokens is wanted.
             accelerator.backward((policy + with_policy) / tokens * accelerator.num_processes)
         with torch.no_grad():
             ratios.append(_add_figures(sums, loop, micro, forward, values, policy, value))
+    _keep_pace(loop, mini[0].batch, spare, settings.temperature, critic=loop.separate_critic)
     here = torch.stack(ratios)
     ratio_sum = accelerator.reduce(here[:, 0].sum(), "sum")
+    if loop.roles.sharded:  # and so not wrapped in DDP
+        averaged(loop.roles.trainable().values())
     norm_now = torch.as_tensor(accelerator.clip_grad_norm_(loop.wrapped.parameters(), settings.max_grad_norm))
     # the one time in an optimizer step that the device is waited for
     mean_ratio, worst, norm = torch.stack([ratio_sum / tokens, here[:, 1].max(), norm_now.to(here)]).tolist()
@@ -78,13 +82,28 @@ def _add_gradient(loop: Loop, mini: Sequence[MicroBatch], sums: Sums, step: int,
     sums.add("steps", 1.0 / accelerator.num_processes)
 
 
+def _spare(loop: Loop, count: int) -> int:
+    """How many micro-batches this process has to run without weight beside `count`: where weights are shared out, each forward and
+    backward gathers layers from all processes, so that all have to run as many."""
+    return missing(count, loop.device) if loop.roles.sharded else 0
+
+
+def _keep_pace(loop: Loop, batch: Batch, spare: int, temperature: float, critic: bool) -> None:
+    """Run `batch` without weight, `spare` times."""
+    for _ in range(spare):
+        if critic:
+            loop.accelerator.backward(0.0 * loop.roles.values(batch, None).sum())
+        found = policy_forward(loop.roles, temperature, batch)
+        loop.accelerator.backward(0.0 * (found.logprobs.sum() + (0.0 if found.values is None else found.values.sum())))
+
+
 def _separate_critic(loop: Loop, micro: MicroBatch, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Its values and its loss, whose gradient is there now; its activations are gone when the policy's come."""
     if (done := micro.take_critic_done()) is not None:
         return known(micro.values), done
     values = loop.roles.values(micro.batch, None)
     loss = critic_loss(values, micro, loop.settings)
-    loop.accelerator.backward(loop.settings.vf_coef * loss / tokens)
+    loop.accelerator.backward(loop.settings.vf_coef * loss / tokens * loop.accelerator.num_processes)
     return values, loss
 
 
@@ -145,6 +164,7 @@ def _add_ptx_gradient(loop: Loop, at: int) -> None:
     In backwards of its own and before the step's, so that what is clipped and checked is the sum. `at` numbers the optimizer steps.
     """
     accelerator, settings, count = loop.accelerator, loop.settings, loop.mini_size
+    pad = loop.tokenizer.pad_token_id
     world = accelerator.num_processes
     numbers = range(at * count + accelerator.process_index, (at + 1) * count, world)
     picked = [loop.demonstrations[i % len(loop.demonstrations)] for i in numbers]
@@ -152,9 +172,10 @@ def _add_ptx_gradient(loop: Loop, at: int) -> None:
     tokens = accelerator.reduce(local, "sum")
     lengths = [len(p) + len(c) - 1 for p, c in picked]
     groups = together(lengths, settings.micro_batch_tokens, padding=not loop.roles.packed)
+    spare = _spare(loop, len(groups))
     for number, group in enumerate(groups):
         part = [picked[i] for i in group]
-        batch = pack([p for p, _ in part], [c for _, c in part], loop.tokenizer.pad_token_id, loop.device)
+        batch = pack([p for p, _ in part], [c for _, c in part], pad, loop.device)
         with torch.enable_grad() if number == len(groups) - 1 else accelerator.no_sync(loop.wrapped):
             rest: Tensor | float = 0.0
             if loop.separate_critic:
@@ -163,3 +184,5 @@ def _add_ptx_gradient(loop: Loop, at: int) -> None:
                 logprobs, _, values = loop.wrapped(batch, 1.0)
                 rest = 0.0 * values.sum()
             accelerator.backward(settings.ptx_coef * -(logprobs.sum() / tokens) * world + rest)
+    one = loop.demonstrations[0]
+    _keep_pace(loop, pack([one[0]], [one[1]], pad, loop.device), spare, 1.0, critic=False)

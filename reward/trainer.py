@@ -17,6 +17,7 @@ from policies.quick.batching import together
 from policies.quick.moving import moved, with_lengths
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk
+from policies.sharding import sharded
 from policies.untyped import Arguments, Foreign, Json, Model
 from reward.losses import k_wise, plackett_luce
 
@@ -55,8 +56,9 @@ def encode_rows(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
 ) -> Tensor:
     """Scores (N,) float32 of right-padded rows, in passes of like length, where padding costs, so that short rows are not padded to long ones."""
-    lengths = attention_mask.sum(1).tolist()
-    groups, parts = together(lengths, padding=not packs(model)), []
+    lengths, parts = attention_mask.sum(1).tolist(), []
+    # where layers are shared out, all processes are to run as many passes
+    groups = [list(range(len(lengths)))] if sharded(model) else together(lengths, padding=not packs(model))
     (order,) = moved([torch.tensor(sum(groups, []))], input_ids.device)
     start = 0
     for rows in groups:

@@ -65,16 +65,24 @@ def save_tiny(folder: Path) -> Path:
     return folder
 
 
-def lora(r: int = 4) -> LoraConfig:
-    return LoraConfig(task_type="CAUSAL_LM", r=r, lora_alpha=2 * r, target_modules="all-linear")
+def lora(r: int = 4, layers: list[int] | None = None) -> LoraConfig:
+    names: Any = "all-linear" if layers is None else ["q_proj", "v_proj", "up_proj", "down_proj"]
+    return LoraConfig(task_type="CAUSAL_LM", r=r, lora_alpha=2 * r, target_modules=names, layers_to_transform=layers)
 
 
-def make_roles(folder: Path, tokenizer: Any, tuning: str = "lora", value: str = "adapter") -> Roles:
+def make_roles(
+    folder: Path,
+    tokenizer: Any,
+    tuning: str = "lora",
+    value: str = "adapter",
+    layers: list[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Roles:
     """Fresh roles on the tiny model, always the same weights; the value head is not zero, so that the critic matters."""
     torch.manual_seed(1)
-    base = load_causal(folder, tokenizer, torch.float32)
+    base = load_causal(folder, tokenizer, dtype)
     if tuning == "lora":
-        policy: Any = get_peft_model(base, lora(), adapter_name=POLICY)
+        policy: Any = get_peft_model(base, lora(layers=layers), adapter_name=POLICY)
         roles = lora_roles(policy, value, None)
         init_head(roles.value_head, seed=5)
         return roles

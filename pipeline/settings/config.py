@@ -22,7 +22,9 @@ from pipeline.settings.sections import (
     OBSERVES,
     ConfigError,
     Decoding,
+    FullySharded,
     Section,
+    Sharded,
     Stepwise,
     Supervised,
     Tracker,
@@ -82,7 +84,7 @@ class Reward(Supervised):
         return self
 
 
-class PPO(Training):
+class PPO(FullySharded):
     """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
 
     reward_funcs: list[str] = Field(
@@ -345,10 +347,12 @@ class Config(Section):
         if stage == "compare":
             return
         self._check_quantised("reward" if stage == "gold" else stage)
-        if stage == "ppo":
+        section: Training = self.reward if stage == "gold" else getattr(self, stage)
+        if isinstance(section, Sharded):
+            section.check_sharding("reward" if stage == "gold" else stage, world_size, self.quantization)
+        if not isinstance(section, Stepwise):
             self.ppo.share(world_size)
             return
-        section: Stepwise = self.reward if stage == "gold" else getattr(self, stage)
         section.accumulation(world_size)
         if isinstance(section, baselines.Held):
             self.beta(stage)

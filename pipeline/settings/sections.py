@@ -147,6 +147,58 @@ class Training(Section):
         return wanted
 
 
+class Sharded(Training):
+    """Training whose weights can be shared out among processes."""
+
+    sharding: Literal["none", "frozen"] = Field(
+        "none",
+        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, or those that are frozen",
+        json_schema_extra=OBSERVES,
+    )
+
+    def check_sharding(self, stage: str, world_size: int, quantization: str | None) -> None:
+        """Raise ConfigError where weights are to be shared out and cannot be."""
+        if self.sharding == "none":
+            return
+        if world_size == 1:
+            raise ConfigError(
+                f"{stage}.sharding: {self.sharding} shares weights out among processes, and there is one; "
+                f"start more (--nproc 2), or set {stage}.sharding=none"
+            )
+        if stage != "ppo" and self.tuning == "full":
+            raise ConfigError(
+                f"{stage}.sharding: frozen shares out what is not trained, and {stage}.tuning: full trains all; "
+                f"set {stage}.tuning=lora, or {stage}.sharding=none"
+            )
+        if quantization is not None:
+            raise ConfigError(
+                f"{stage}.sharding: {self.sharding} shares out weights of 16 or 32 bit alone; set quantization=null, or {stage}.sharding=none"
+            )
+        if (engine := getattr(self, "engine", "transformers")) != "transformers":
+            raise ConfigError(
+                f"{stage}.sharding: {self.sharding} leaves no whole policy to hand to engine {engine}; "
+                f"set {stage}.engine=transformers, or {stage}.sharding=none"
+            )
+
+
+class FullySharded(Sharded):
+    """Training that can share out what it trains, too."""
+
+    sharding: Literal["none", "frozen", "full"] = Field(  # type: ignore[assignment]
+        "none",
+        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, those that are frozen, or all",
+        json_schema_extra=OBSERVES,
+    )
+
+    @model_validator(mode="after")
+    def _an_adapter_stays_whole(self) -> "FullySharded":
+        if self.sharding == "full" and self.tuning == "lora":
+            raise ValueError(
+                "sharding: full shares out what is trained, and with tuning: lora that is a small adapter; set sharding: frozen"
+            )
+        return self
+
+
 class Stepwise(Training):
     """Training with transformers' Trainer, or one of trl made from it."""
 
@@ -167,7 +219,7 @@ class Stepwise(Training):
         return self.batch_size // each
 
 
-class Supervised(Stepwise):
+class Supervised(Stepwise, Sharded):
     """Training for a number of passes over a data set."""
 
     num_train_epochs: float = Field(1.0, gt=0)

@@ -24,7 +24,14 @@ from pipeline.artifacts.run import Run
 from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
 from pipeline.training import preflight
-from pipeline.training.baselines import load_sft, open_parents, publish_policy, reference_of, sequence_logprobs
+from pipeline.training.baselines import (
+    load_sft,
+    open_parents,
+    publish_policy,
+    reference_of,
+    sequence_logprobs,
+    whole_policy,
+)
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
 from pipeline.training.trackers import open_trackers
@@ -68,10 +75,11 @@ def run(config: Config, run: Run) -> Manifest | None:
     chosen = drawn_pairs(groups, order, config.seed)
     rows = [_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]
     trainer = _trainer(rows, tokenizer, config, run, folder, accelerator)
-    seconds, _ = train(trainer, report, folder)
+    seconds, _ = train(trainer, report, folder, section)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
     del trainer
     answered = [(group.prompt, group.completions) for group in held_out]
     metrics = _held_out(implicit_rewards(model, answered, config.beta("dpo"), config, run, tokenizer), held_out)
@@ -93,6 +101,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         metrics=metrics,
         gate=gate(metrics),
         described={"beta": config.beta("dpo"), "tuning": section.tuning},
+        notes=report.shares,
     )
 
 

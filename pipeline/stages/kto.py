@@ -27,7 +27,7 @@ from pipeline.settings.config import Config
 from pipeline.stages.dpo import as_tokens, implicit_rewards
 from pipeline.statistics import prompt_index
 from pipeline.training import preflight
-from pipeline.training.baselines import load_sft, open_parents, publish_policy
+from pipeline.training.baselines import load_sft, open_parents, publish_policy, whole_policy
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits
 from pipeline.training.trackers import open_trackers
@@ -67,10 +67,11 @@ def run(config: Config, run: Run) -> Manifest | None:
     weights = weights_of(section, liked, len(order) - liked)
     rows = rows_of(examples, order, section.batch_size, config.seed)
     trainer = _trainer(rows, weights, tokenizer, config, run, folder, accelerator)
-    seconds, _ = train(trainer, report, folder)
+    seconds, _ = train(trainer, report, folder, section)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
     del trainer
     asked = [(example.prompt, example.completions) for example in held_out]
     metrics = gap(held_out, implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer))
@@ -88,6 +89,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         metrics=metrics | {"sampled_tokens": 0.0, "seconds": seconds},
         gate=gate(metrics),
         described={"beta": config.beta("kto"), "tuning": section.tuning, "learned from": source},
+        notes=report.shares,
     )
 
 

@@ -31,7 +31,7 @@ from pipeline.statistics import mean_interval
 from pipeline.training import merging, preflight
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import MORE, check_kl, check_length
-from pipeline.training.holding import as_published
+from pipeline.training.holding import as_published, shares, to_train
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.model_folder import Published, save_policy, write_card
 from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
@@ -42,6 +42,7 @@ from policies.episodes import Episode, PromptRow
 from policies.loop import Result
 from policies.quick.moving import read_back
 from policies.roles import POLICY, VALUE, Roles
+from policies.sharding import gathered
 from policies.template import Turn, encode_completion, encode_prompt, fingerprint, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import train
@@ -58,7 +59,7 @@ COUNTS = "counts.json"  # in a state: what reward functions and models were give
 
 
 def run(config: Config, run: Run) -> Manifest | None:
-    from pipeline.training.roles import build
+    from pipeline.training.roles import build, with_learned
 
     section = config.ppo
     accelerator = make_accelerator()
@@ -75,6 +76,8 @@ def run(config: Config, run: Run) -> Manifest | None:
     accelerator.wait_for_everyone()
     trackers = open_trackers("ppo", config, run)
     roles, score = build(config, run, tokenizer, accelerator.device)
+    roles.share_out(section.sharding, "ppo.sharding", section.gradient_checkpointing)
+    held = shares(roles, section.sharding)
     watch = Watching(accelerator, section, folder, trackers, score)
     started = time.monotonic()
     result = train(
@@ -93,9 +96,12 @@ def run(config: Config, run: Run) -> Manifest | None:
         engine=make_engine(section.engine, roles, run.folder("sft"), section, accelerator, folder / "sampler"),
     )
     watch.end(result)
+    learned = gathered(roles.trainable(), accelerator.is_main_process) if roles.sharded else {}  # by all processes
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
+    if roles.sharded:
+        roles = with_learned(config, run, tokenizer, to_train(config, accelerator.device, section.tuning), learned)
     roles = accelerator.unwrap_model(roles)
     dtype = roles.causal.dtype
     turns = _said(tokenizer, held_out, watch.evaluations)
@@ -120,7 +126,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
-        notes={"halted": result.halted, "evaluations": result.evals},
+        notes={"halted": result.halted, "evaluations": result.evals, **held},
     )
 
 

@@ -33,7 +33,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
-from pipeline.training.model_folder import on_parent, quantised, save_merged, write_card
+from pipeline.training.model_folder import on_parent, quantised, save_merged, whole_again, write_card
 from pipeline.training.seen import check_cut, seen
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import (
@@ -92,24 +92,22 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
         )
     groups = [_group(tokenizer, ranking, config) for ranking in ranked]
     limit = _check_lengths(ranked, groups, policy_tokenizer, config, run, stage)
-    rows = preflight.Rows.of(
-        [sum(map(len, g["input_ids"])) for g in groups],
-        section,
-        max(len(one) for g in groups for one in g["input_ids"]),
-    )
-    base = section.model or run.folder("sft")
+    longest = max(len(one) for g in groups for one in g["input_ids"])
+    rows = preflight.Rows.of([sum(map(len, g["input_ids"])) for g in groups], section, longest)
     preflight.of_trainer(stage, config, run, base, rows, kind=AutoModelForSequenceClassification)
     model = _untrained(config, run, tokenizer, device)
     if not takes_types(model.get_base_model() if isinstance(model, PeftModel) else model):
         groups = [{**group, "token_type_ids": None} for group in groups]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
-    seconds, skipped = train(trainer, report, folder)
+    seconds, skipped = train(trainer, report, folder, section)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     parent = partial(_base, config, run, tokenizer, as_published(config, device))
+    fresh = partial(_base, config, run, tokenizer, to_train(config, device, section.tuning))
+    model = whole_again(made, model, fresh)
     scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS], parent)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
@@ -149,6 +147,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
         gate=gate(metrics | detail),
+        notes=report.shares,
     )
 
 
@@ -230,7 +229,7 @@ def _trainer(
 ) -> RankingTrainer:
     """The trainer of `rows`, those of all steps in order. The layers below an adapter are run once and kept, where they can be."""
     section, trunk = config.reward, None
-    if section.tuning == "lora":
+    if section.tuning == "lora" and section.sharding == "none":  # else all processes are to run the same layers
         trunk = find_trunk(decoder(model), first_adapted(model, ["default"]))
         if trunk is not None:
             trunk.room = section.keep_states * 1e9

@@ -19,7 +19,15 @@ from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
 from pipeline.training import preflight
-from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
+from pipeline.training.baselines import (
+    answer_held_out,
+    gains,
+    gate,
+    load_sft,
+    open_parents,
+    publish_policy,
+    whole_policy,
+)
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
@@ -57,6 +65,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
+    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
     after = answer_held_out(model, tokenizer, asked, score, config)
     gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
@@ -81,6 +90,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         metrics=figures,
         gate=gate(gained),
         described={"n": section.n, "tuning": section.tuning},
+        notes=report.shares,
     )
 
 

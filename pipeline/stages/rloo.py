@@ -71,7 +71,7 @@ def run(config: Config, run: Run) -> Manifest:
         processing_class=tokenizer,
         peft_config=lora_config(model, section.lora, "CAUSAL_LM") if section.tuning == "lora" else None,
     )
-    seconds, _ = train(trainer, report, folder)
+    seconds, _ = train(trainer, report, folder, section)
     # trl counts every completion's prompt and tokens, and keeps the count in its checkpoints
     passed = trainer.state.num_input_tokens_seen
     given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations

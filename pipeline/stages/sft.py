@@ -26,7 +26,7 @@ from pipeline.training.fine_tuning import fine_tune, fitted, loss
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits
 from pipeline.training.merging import KEPT, checks, kept_when_held
-from pipeline.training.model_folder import Published, save_policy, write_card
+from pipeline.training.model_folder import Published, save_policy, whole_again, write_card
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
 from policies.backbone import load_causal
@@ -63,6 +63,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
     parent = partial(load_causal, path, tokenizer, as_published(config, accelerator.device), config.revision)
+    model = whole_again(made, model, partial(load_causal, path, tokenizer, held, config.revision))
     saved = save_policy(made, model, tokenizer, held_out, parent)
     del model
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
@@ -86,6 +87,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics),
+        notes=report.shares,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.statistics import mean_interval
 from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
-from pipeline.training.model_folder import save_policy, write_card
+from pipeline.training.model_folder import save_policy, whole_again, write_card
 from pipeline.training.seen import check_cut, seen
 from policies.backbone import adapter, decoder, load_causal
 from policies.drawing import noise
@@ -49,6 +50,12 @@ def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torc
     """The sft model as training starts from it: in float32 where all of it is trained."""
     model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning))
     return model.to(device)
+
+
+def whole_policy(folder: Path, model: Any, config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
+    """A trained `model` as one process has it, for what the main process does alone after training on `device`."""
+    held = to_train(config, device, "lora")
+    return whole_again(folder / "made", model, partial(load_causal, run.folder("sft"), tokenizer, held))
 
 
 @contextmanager
@@ -166,6 +173,7 @@ def publish_policy(
     metrics: dict[str, float],
     gate: Gate,
     described: dict[str, Any],
+    notes: dict[str, Any] | None = None,
 ) -> Manifest:
     """Publish a trained policy as stage sft does: merged weights, the adapter beside them, metrics.jsonl, a model card. `turns`
     are what the merged weights are held against the adapter on."""
@@ -185,4 +193,5 @@ def publish_policy(
         dtype=str(dtype),
         metrics=metrics,
         gate=Gate([*gate.checks, *checks(saved.figures)]),
+        notes=notes,
     )

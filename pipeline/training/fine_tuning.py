@@ -46,7 +46,7 @@ def fine_tune(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
-    seconds, skipped = train(trainer, report, folder)
+    seconds, skipped = train(trainer, report, folder, section)
     return trainer.accelerator.unwrap_model(trainer.model).eval(), order, seconds, skipped
 
 

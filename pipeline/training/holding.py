@@ -1,9 +1,14 @@
 """How does a stage hold its models? In the recipe's dtype where they are frozen, as they were published where they are only asked."""
 
+from typing import Any
+
 import torch
+from accelerate.utils import gather_object
+from torch import nn
 
 from pipeline.settings.config import Config, ConfigError
 from policies.precision import Held, pick_dtype
+from policies.sharding import bytes_here
 
 
 def to_train(config: Config, device: torch.device, tuning: str) -> Held:
@@ -20,6 +25,13 @@ def as_published(config: Config, device: torch.device) -> Held:
     """For a model that is only asked or judged: as its folder holds it, what a user loads, never rounded to the recipe's dtype."""
     check_attention(config, device)
     return Held(pick_dtype(config.dtype, device), unrounded=True, attention=config.attn_implementation)
+
+
+def shares(model: nn.Module, sharding: str) -> dict[str, Any]:
+    """For the notes of a manifest: whether layers of `model` are shared out, and the bytes of its weights that each of several processes
+    holds. Every process is to ask; nothing where there is one."""
+    held = gather_object([bytes_here(model)])
+    return {"sharding": {"sharding": sharding, "weights_bytes": held}} if len(held) > 1 else {}
 
 
 def check_attention(config: Config, device: torch.device) -> None:

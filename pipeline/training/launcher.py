@@ -52,6 +52,6 @@ def _check_whole(environment: Mapping[str, str]) -> None:
         value = environment.get(PREFIX + name, "")
         if value.strip().lower() in ("1", "true", "t", "yes", "y", "on"):
             raise ConfigError(
-                f"{PREFIX}{name}={value}: {what} would split the model among processes, which no stage can do yet; "
-                "unset it, or start the stage with --nproc in place of accelerate launch"
+                f"{PREFIX}{name}={value}: {what} would split the model among processes, and no stage follows that; "
+                "unset it, start the stage with --nproc, and set the stage's sharding"
             )

@@ -14,6 +14,7 @@ from pipeline.settings.config import Config
 from pipeline.training.card import base_of, card, datasets_of, policy
 from pipeline.training.merging import Stored, distributions, divergence, merge, with_adapter
 from policies.backbone import load_causal
+from policies.sharding import sharded
 from policies.template import Turn
 
 
@@ -74,6 +75,12 @@ def on_parent(folder: Path, model: Any, adapter_name: str, parent: Callable[[], 
     """The adapter of `model`, saved under `folder`, on `parent()`: the model that the stage started from, unquantised, on the CPU."""
     _save_adapter(folder, model, adapter_name)
     return PeftModel.from_pretrained(parent(), str(folder / "adapter"), adapter_name=adapter_name).eval()
+
+
+def whole_again(folder: Path, model: Any, fresh: Callable[[], Any]) -> Any:
+    """`model` as one process has it: where its layers are shared out, its adapter, saved under `folder`, on what `fresh()` loads as the
+    stage did; on the CPU then."""
+    return on_parent(folder, model, "default", fresh) if sharded(model) else model
 
 
 def save_policy(

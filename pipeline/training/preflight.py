@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.artifacts.refusals import lower, sentence
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
-from pipeline.settings.sections import Stepwise, Supervised, Training
+from pipeline.settings.sections import Sharded, Stepwise, Supervised, Training
 from pipeline.training import room
 from pipeline.training.limits import GB, available
 from policies.blueprint import config_at
@@ -61,13 +61,17 @@ def phases(
     """
     section = config.ppo
     parts = {"process": resident / GB}
+    layers, whole = _shared(model, section.sharding, processes)
     if section.tuning == "lora":
-        parts["weights"] = (model.weights + beside) / GB
+        parts["weights"] = (model.weights * (1 - layers) + beside) / GB
         trained = model.trained * (2 if section.value == "adapter" else 1)
         merged = model.adapted if model.size == 4 or section.engine != "transformers" else 0.0
+        merged = 0.0 if layers else merged  # into what was gathered
     else:
-        parts["weights"] = (model.weights + beside) / GB  # the reference, and the reward models
+        parts["weights"] = (model.weights * (1 - layers) + beside) / GB  # the reference, and the reward models
         trained, merged = model.numbers + (model.body if section.value == "adapter" else 0), 0.0
+        if section.sharding == "full":
+            trained -= int(layers * model.numbers) * (2 if section.value == "adapter" else 1)
     parts["training"] = trained * ADAM * 4 / GB
     if processes > 1:
         parts["broadcast"] = min(trained * 4, BROADCAST) / GB
@@ -80,19 +84,33 @@ def phases(
     share = section.response_length / max(longest, 1)
     sampling = {
         "merged copy": merged / GB,
+        "gathered layers": whole / GB,
         "cache": model.cached(longest) * min(section.batch_size, ROLLOUT_BATCH) / GB,
     }
+    ddp = processes > 1 and section.sharding == "none"  # which wants policy and critic in one
     learning = {
-        "activations": activations * (2 if processes > 1 and section.value == "adapter" else 1) / GB + kept,
+        "activations": activations * (2 if ddp and section.value == "adapter" else 1) / GB + kept,
         "logits": model.vocabulary * (tokens * share * model.size + 3 * 256 * 4) / GB,
     }
     return {"sampling": parts | sampling, "learning": parts | learning}
 
 
-def trainer_needs(section: Stepwise, model: Footprint, beside: float, rows: Rows, resident: float) -> dict[str, float]:
+def _shared(model: Footprint, sharding: str, processes: int) -> tuple[float, float]:
+    """Which share of a model's weights a process has less where its decoder layers are shared out among `processes`, and the bytes of them all,
+    which it holds while it samples."""
+    if sharding == "none":
+        return 0.0, 0.0
+    layers = max(model.body - model.vocabulary * model.hidden, 0) / model.numbers
+    return layers * (1 - 1 / processes), layers * model.weights
+
+
+def trainer_needs(
+    section: Stepwise, model: Footprint, beside: float, rows: Rows, resident: float, processes: int = 1
+) -> dict[str, float]:
     """GB by part of a stage that transformers' Trainer runs, about, as `needs` counts them. `beside`: bytes of the models that are not
     trained, a reference or a reward model."""
-    frozen = model.weights if section.tuning == "lora" else 0.0
+    sharding = section.sharding if isinstance(section, Sharded) else "none"
+    frozen = model.weights * (1 - _shared(model, sharding, processes)[0]) if section.tuning == "lora" else 0.0
     parts = {
         "process": resident / GB,
         "weights": (frozen + beside) / GB,
@@ -147,7 +165,9 @@ def of_trainer(
         model = policy(config, source, section, revision, kind)
         beside = scorers(config, run, alone=True) if scored else 0.0
         beside += model.weights if reference and section.tuning == "full" else 0.0
-        told = check(stage, trainer_needs(section, model, beside, rows, _resident()), *available(run.world_size))
+        told = check(
+            stage, trainer_needs(section, model, beside, rows, _resident(), run.world_size), *available(run.world_size)
+        )
         told += f"; {room.check(stage, config, run, room.of_trainer(section, model, _steps(config, section, rows)))}"
     except ConfigError:
         raise
@@ -289,6 +309,7 @@ def _remedy(stage: str, largest: str) -> str:
     return {
         "activations": f"lower {rows}{further}, or set {section}.gradient_checkpointing=true",
         "logits": f"lower {rows}",
+        "gathered layers": "set dtype=bfloat16, or take a smaller model",
         "merged copy": "adapt fewer layers (ppo.lora.layers), or set dtype=bfloat16",
         "cache": cache,
         "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.training.holding import as_published, to_train
 from pipeline.waiting import patient, watched
 from policies.adapters import lora_config
 from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
+from policies.precision import Held
 from policies.quick.linear import in_one_step
 from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
 from policies.tokenizers import load_tokenizer
@@ -41,11 +43,31 @@ def reward_on_base(config: Config, run: Run) -> bool:
 def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
     """The four roles and the score, from the sft and reward artifacts and the recipe's ppo section."""
     section = config.ppo
+    roles, head = _roles(config, run, tokenizer, device, to_train(config, device, section.tuning))
+    riding = {} if head is None else {"reward": (roles, head)}  # scores by an adapter beside the policy's
+    functions = {name: _score(name, config, run, device, riding.get(name), tokenizer) for name in section.reward_funcs}
+    return roles, combine(functions, section.reward_weights or [1.0] * len(functions), columns_of(run))
+
+
+def with_learned(config: Config, run: Run, tokenizer: Any, held: Held, learned: dict[str, Tensor]) -> Roles:
+    """The roles whole, on the CPU: as they began, from their folders, with the weights that were `learned` since."""
+    roles, _ = _roles(config, run, tokenizer, torch.device("cpu"), replace(held, attention=None))
+    with torch.no_grad():
+        for name, parameter in roles.trainable().items():
+            parameter.copy_(learned[name])
+    return roles.eval()
+
+
+def _roles(
+    config: Config, run: Run, tokenizer: Any, device: torch.device, held: Held
+) -> tuple[Roles, nn.Linear | None]:
+    """The four roles, their base `held` so, and the reward's head where its adapter is beside the policy's."""
+    section = config.ppo
     reward_folder = run.folder("reward")
     found = run.manifest("reward") if "reward" in section.reward_funcs else None
     shared = section.tuning == "lora" and found is not None and rides_on_base(reward_folder, found.model["base"])
-    base = load_causal(run.folder("sft"), tokenizer, to_train(config, device, section.tuning))
-    riding: dict[str, tuple[Roles, nn.Linear]] = {}  # scores by an adapter beside the policy's
+    base = load_causal(run.folder("sft"), tokenizer, held)
+    head = None
     if section.tuning == "lora":
         torch.manual_seed(config.seed)
         policy = get_peft_model(base, lora_config(base, section.lora, "CAUSAL_LM"), adapter_name=POLICY).to(device)
@@ -55,12 +77,9 @@ def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tup
             section.value,
             None if head is None else _normalised(head, read_contract(reward_folder)),
         )
-        if head is not None:
-            riding["reward"] = (roles, head)
     else:
         roles = _full(config, run, base, device, tokenizer, found)
-    functions = {name: _score(name, config, run, device, riding.get(name), tokenizer) for name in section.reward_funcs}
-    return roles, combine(functions, section.reward_weights or [1.0] * len(functions), columns_of(run))
+    return roles, head
 
 
 def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:

@@ -6,19 +6,23 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from accelerate.utils import gather_object
+from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline import ending
 from pipeline.artifacts.files import permitted
 from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
+from pipeline.settings.sections import Sharded
 from pipeline.training import checkpoints
+from pipeline.training.holding import shares
 from pipeline.training.trackers import Trackers
 from policies.errors import BackboneError
+from policies.sharding import averaged, share_out
 from reward.functions import WeightedScore, figures_of
 
 T = TypeVar("T")
@@ -122,8 +126,12 @@ def one_a_draw(choices: Sequence[Sequence[T]], order: Sequence[int], seed: int) 
     return out
 
 
-def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]:
+def train(trainer: Trainer, report: "Report", folder: Path, section: Stepwise) -> tuple[float, int]:
     """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
+    sharding = section.sharding if isinstance(section, Sharded) else "none"
+    if sharding != "none":
+        _share_out(trainer, f"{type(section).__name__.lower()}.sharding")
+    report.shares = shares(cast(nn.Module, trainer.model), sharding)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     started = time.monotonic()
@@ -133,6 +141,21 @@ def train(trainer: Trainer, report: "Report", folder: Path) -> tuple[float, int]
         ending.leave(report.asked)
     ending.reached(None)
     return time.monotonic() - started, report.resumed_at
+
+
+def _share_out(trainer: Trainer, setting: str) -> None:
+    """Share out the frozen layers of the model, whose adapter stays whole on every process: its gradients are averaged before they are cut."""
+    model: Any = trainer.model
+    share_out(model, setting)
+    # else accelerate wraps it in DDP, which it refuses where weights are shared out
+    model._is_accelerate_prepared = True
+    cut = trainer.accelerator.clip_grad_norm_
+
+    def averaged_and_cut(*given: Any, **more: Any) -> Any:
+        averaged(p for p in model.parameters() if p.requires_grad)
+        return cut(*given, **more)
+
+    trainer.accelerator.clip_grad_norm_ = averaged_and_cut
 
 
 SHOWN = (
@@ -148,6 +171,7 @@ class Report(TrainerCallback):
 
     trainer: Any
     checkpoint: Path | None  # from which training goes on
+    shares: dict[str, Any]  # for the manifest's notes: what each process holds
 
     def __init__(self, folder: Path, what: str, trackers: Trackers, score: WeightedScore | None = None):
         self.folder, self.what, self.trackers, self.score = folder, what, trackers, score

@@ -30,8 +30,8 @@ class Activations:
     """
 
     def __init__(self, roles: Roles, settings: LoopSettings, world: int):
-        self.weights = {p.untyped_storage().data_ptr() for p in roles.parameters()}
         self.room = settings.keep_activations * 1e9 if settings.num_mini_batches == 1 and world == 1 else 0.0
+        self.weights = {p.untyped_storage().data_ptr() for p in roles.parameters()} if self.room else set[int]()
         shape = roles.causal.config.get_text_config()
         layers = shape.num_hidden_layers - (roles.trunk.depth if roles.trunk is not None else 0)
         # bytes, an estimate for the first micro-batch, then as counted for the one before

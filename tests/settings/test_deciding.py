@@ -13,7 +13,7 @@ from pipeline.settings.deciding import deciding, differences, observers, shown
 from pipeline.settings.recipe import every_field
 from pipeline.settings.sections import Section
 
-WATCHES = {"save_steps", "logging_steps", "report_to"}  # whatever section they stand in
+WATCHES = {"save_steps", "logging_steps", "report_to", "sharding"}  # whatever section they stand in
 OBSERVERS = {"compare.name", "compare.llm.api_key_env", "data.max_row_mb", "data.max_unpacked_gb", "data.max_ratio"} | {
     "function_timeout"
 }
@@ -56,7 +56,7 @@ def test_a_setting_of_a_stage_is_part_of_that_stages_identity() -> None:
 def test_what_only_observes_is_recorded_all_the_same() -> None:
     """The manifest says how often state was saved; only the identity leaves it out."""
     whole = section_values(Config(), "ppo")["ppo"]
-    assert set(whole) - set(deciding(section_values(Config(), "ppo"))["ppo"]) == {"save_steps", "report_to"}
+    assert set(whole) - set(deciding(section_values(Config(), "ppo"))["ppo"]) == {"save_steps", "report_to", "sharding"}
 
 
 def test_what_differs_is_named_with_both_values() -> None:

@@ -51,6 +51,18 @@ def test_weights_by_hand() -> None:
     assert parts(WHOLE, beside=7e6, tuning="full")["weights"] * 1e9 == pytest.approx(MODEL * 4 + 7e6)
 
 
+def test_what_is_shared_out_by_hand() -> None:
+    """Half of four layers' weights is elsewhere; while it samples, a process has them all, and merges into them."""
+    few: Any = {"micro_batch_tokens": 1, "keep_activations": 0.0, "processes": 2}
+    layers, alone = 4 * 120_200 + 100, parts(**few)
+    frozen = parts(**few, sharding="frozen")
+    assert (alone["weights"] - frozen["weights"]) * 1e9 == pytest.approx(layers * 4 / 2)
+    assert frozen["gathered layers"] * 1e9 == pytest.approx(layers * 4) and frozen["merged copy"] == 0.0
+    full = parts(WHOLE, **few, tuning="full", sharding="full")
+    whole = parts(WHOLE, **few, tuning="full")
+    assert (whole["training"] - full["training"]) * 1e9 == pytest.approx(2 * layers / 2 * 4 * 4)
+
+
 def test_sampling_or_learning_whichever_is_more() -> None:
     """A merged copy of the adapted matrices, and keys and values of 64 rows of 20 + 32 tokens: 2·4 layers·50 numbers a token.
     One micro-batch of 52 tokens needs less than those, one of 4,000 more."""
@@ -109,6 +121,8 @@ def test_a_stage_of_the_trainer_by_hand() -> None:
     assert found["logits"] * 1e9 == pytest.approx(120 * 1000 * preflight.LOGITS * 4)
     whole = trainer_needs(section.model_copy(update={"tuning": "full"}), WHOLE, 0.0, rows, 5e8)
     assert whole["weights"] == 0 and whole["training"] * 1e9 == pytest.approx(MODEL * 16)
+    shared = trainer_needs(section.model_copy(update={"sharding": "frozen"}), ADAPTED, 0.0, rows, 5e8, processes=2)
+    assert shared["weights"] * 1e9 == pytest.approx((MODEL - (4 * 120_200 + 100) / 2) * 4)
     sampling = trainer_needs(section, ADAPTED, 0.0, replace(rows, sampled=1000, length=50), 5e8)
     assert sampling["cache"] * 1e9 == pytest.approx(1000 * 50 * 2 * 4 * 50 * 4) and "logits" not in sampling
 
