@@ -171,11 +171,11 @@ class Report(TrainerCallback):
 
     trainer: Any
     checkpoint: Path | None  # from which training goes on
-    shares: dict[str, Any]  # for the manifest's notes: what each process holds
 
     def __init__(self, folder: Path, what: str, trackers: Trackers, score: WeightedScore | None = None):
         self.folder, self.what, self.trackers, self.score = folder, what, trackers, score
         self.path = folder / checkpoints.LOG
+        self.shares: dict[str, Any] = {}  # for the manifest's notes: what each process holds
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.asked = 0  # the signal that ends training before its last step
