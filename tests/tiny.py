@@ -34,8 +34,8 @@ DEMO_TEXTS = (["a", "To be, or", "What?", "x y z"], [" b", " not to be", "", " 1
 Figures = list[dict[str, float]]
 
 
-def save_tiny(folder: Path) -> Path:
-    """Save the model (98 tokens, hidden size 32, logits of standard deviation about 1) and its tokenizer."""
+def save_tiny(folder: Path, **changes: Any) -> Path:
+    """Save the model (98 tokens, hidden size 32, logits of standard deviation about 1) and its tokenizer; `changes` to its config."""
     vocabulary = {token: i for i, token in enumerate(["<|pad|>", "<|end|>", "<|stop|>", *CHARACTERS])}
     rules = Tokenizer(models.WordLevel(vocabulary, unk_token="<|pad|>"))
     rules.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
@@ -44,21 +44,21 @@ def save_tiny(folder: Path) -> Path:
         tokenizer_object=rules, eos_token="<|end|>", pad_token="<|pad|>", additional_special_tokens=["<|stop|>"]
     )
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        bos_token_id=None,
-        tie_word_embeddings=False,
-    )
-    model = LlamaForCausalLM(config)
+    sizes: dict[str, Any] = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "bos_token_id": None,
+        "tie_word_embeddings": False,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**(sizes | changes)))
     model.generation_config = GenerationConfig(eos_token_id=[EOS, STOP], pad_token_id=PAD)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

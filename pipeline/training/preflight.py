@@ -1,6 +1,6 @@
 """Will it fit? What a stage that trains needs in memory, counted on its models before anything is loaded, and what there is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,6 @@ def line(config: Config, run: Run, widest: int) -> str:
         model = policy(config, run.folder("sft"), section)
         beside = scorers(config, run)
     except Exception as error:
-        _stop_if_refused(error)
         return _not_counted("ppo", error)
     told = check("ppo", needs(config, model, beside, widest, _resident(), run.world_size), *available(run.world_size))
     return f"{told}; {room.check('ppo', config, run, room.of_ppo(config, model))}"
@@ -161,18 +160,28 @@ def of_trainer(
     `scored`: the score that ppo maximises stands beside the model; `reference`: so does a copy of it where all of it is trained.
     """
     section: Stepwise = config.reward if stage == "gold" else getattr(config, stage)
-    try:
+
+    def counted() -> str:
         model = policy(config, source, section, revision, kind)
         beside = scorers(config, run, alone=True) if scored else 0.0
         beside += model.weights if reference and section.tuning == "full" else 0.0
-        told = check(
-            stage, trainer_needs(section, model, beside, rows, _resident(), run.world_size), *available(run.world_size)
+        parts = trainer_needs(section, model, beside, rows, _resident(), run.world_size)
+        told = check(stage, parts, *available(run.world_size))
+        return (
+            f"{told}; {room.check(stage, config, run, room.of_trainer(section, model, _steps(config, section, rows)))}"
         )
-        told += f"; {room.check(stage, config, run, room.of_trainer(section, model, _steps(config, section, rows)))}"
+
+    _tell(stage, run, counted)
+
+
+def _tell(stage: str, run: Run, counted: Callable[[], str]) -> None:
+    """Print the line that `counted` makes, or that it cannot be made, on the first process. Raises ConfigError where the stage does not fit,
+    and what the machine refuses: the stage would meet it again."""
+    try:
+        told = counted()
     except ConfigError:
         raise
     except Exception as error:
-        _stop_if_refused(error)
         told = _not_counted(stage, error)
     if run.main_process:
         print(told, flush=True)
@@ -192,7 +201,8 @@ def of_asking(
     """Print the line before a stage that trains nothing asks the models at `sources`, of which two are held at once, for `count` completions
     in all, `rows` at a time and of `length` tokens with their prompts. Raises ConfigError as `line` does."""
     how = _frozen(config)
-    try:
+
+    def counted() -> str:
         model = footprint(config_at(run.folder("sft")), how, None)
         held = sorted(_bytes(one, how) for one in dict.fromkeys(map(str, sources)))[-2:]
         parts = {
@@ -201,15 +211,11 @@ def of_asking(
             "cache": (model.cached(length) + model.vocabulary * 3 * 4) * rows / GB,
         }
         told = check(stage, parts, *available())
-        if stage != "inspect":
-            told += f"; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
-    except ConfigError:
-        raise
-    except Exception as error:
-        _stop_if_refused(error)
-        told = _not_counted(stage, error)
-    if run.main_process:
-        print(told, flush=True)
+        if stage == "inspect":
+            return told
+        return f"{told}; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
+
+    _tell(stage, run, counted)
 
 
 def of_rows(config: Config, run: Run, read: float) -> None:
@@ -273,13 +279,10 @@ def _resident() -> float:
     return 0.0 if torch.cuda.is_available() else float(psutil.Process().memory_info().rss)
 
 
-def _stop_if_refused(error: Exception) -> None:
-    """Raise what the machine refuses: the stage would meet it again."""
+def _not_counted(stage: str, error: Exception) -> str:
+    """That memory was not counted, and why. Raises what the machine refuses."""
     if sentence(error) is not None:
         raise error
-
-
-def _not_counted(stage: str, error: Exception) -> str:
     reason = (str(error).strip().splitlines() or [""])[0][:200]
     return f"{stage}: what it needs in memory was not counted, as its model cannot be built without weights ({type(error).__name__}: {reason})"
 

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,6 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from saying import ALONE, LIMIT, PROMPTS, say, trained_logprobs  # noqa: E402
 from tiny import EOS, STOP, make_roles, randomise, save_tiny  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from policies.engines import Engine, make_engine  # noqa: E402
 from policies.errors import BackboneError  # noqa: E402
@@ -40,25 +40,8 @@ SMOKE = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests' tokenizer and a model with heads of 32, which vLLM has kernels for, its output layer tied to the embedding."""
-    folder = save_tiny(tmp_path_factory.mktemp("heads_of_32"))
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=98 + 1,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        eos_token_id=EOS,
-        pad_token_id=0,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config)
-    model.generation_config.eos_token_id = [EOS, STOP]
-    model.save_pretrained(folder)
-    return folder
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return save_tiny(tmp_path_factory.mktemp("heads_of_32"), **sizes, tie_word_embeddings=True)
 
 
 def settings(address: str = "") -> Any:
@@ -76,7 +59,7 @@ def move(roles: Roles, seed: int) -> None:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
-def check_follows(engine: Engine, roles: Roles, exact_ends: bool = True) -> None:
+def check_follows(engine: Engine, roles: Roles) -> None:
     """Three rollouts, the policy elsewhere in each: vLLM's log-probabilities are the policy's, its ends ours."""
     seen = []
     for seed in (1, 2, 3):
@@ -98,8 +81,6 @@ def inside(folder: Path) -> Engine:
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_in_this_process_it_follows_the_policy(inside: Engine, folder: Path, tuning: str) -> None:
-    from dataclasses import replace
-
     roles = make_roles(folder, load_tokenizer(folder), tuning=tuning)
     own = replace(inside.run.func.__self__, roles=roles)  # type: ignore[attr-defined]
     check_follows(Engine(own.run, exact=False, follow=own.follow), roles)

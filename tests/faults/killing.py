@@ -16,11 +16,12 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from as_a_program import ended_by
 
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
@@ -82,24 +83,7 @@ def forked(folder: Path, work: Callable[[], Any]) -> Ended:
     log = folder / "told.txt"
     child = os.fork()
     if child == 0:
-        code = 70
-        try:
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
-            os.chdir(folder)
-            os.fsync = lambda file: None  # no power fails here, and it takes most of the time
-            work()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        ended_by(lambda: _in(folder, log, work))
     until, status = time.monotonic() + LIMIT, (0, 0)
     while status[0] == 0:
         status = os.waitpid(child, os.WNOHANG)
@@ -109,6 +93,17 @@ def forked(folder: Path, work: Callable[[], Any]) -> Ended:
             return Ended(-99, f"still at work after {LIMIT} seconds")
         time.sleep(0.002)
     return Ended(os.waitstatus_to_exitcode(status[1]), log.read_text(errors="replace"))
+
+
+def _in(folder: Path, log: Path, work: Callable[[], Any]) -> None:
+    """Do `work` in `folder`; what it says goes to `log`."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    os.chdir(folder)
+    os.fsync = lambda file: None  # no power fails here, and it takes most of the time
+    work()
 
 
 def made(stage: str, *more: str) -> None:

@@ -7,11 +7,12 @@ import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from as_a_program import ended_by
 
 SECONDS, GIB = 60.0, 2**30
 """What a case may take: the longest limit of ours is shorter, and a case that hangs takes all of it."""
@@ -35,27 +36,21 @@ def forked(work: Callable[[], object], seconds: float = SECONDS, memory: int = 6
     out, inside = os.pipe()
     child = os.fork()
     if child == 0:
-        code = 70
-        try:
-            os.close(out)
-            _answered()
-            os.dup2(inside, 1)
-            os.dup2(inside, 2)
-            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
-            guarded(lambda: work() and None) if guard else work()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        os.close(out)
+        ended_by(lambda: _within(inside, memory, (lambda: guarded(lambda: work() and None)) if guard else work))
     os.close(inside)
     return _watched(child, out, seconds)
+
+
+def _within(inside: int, memory: int, work: Callable[[], object]) -> None:
+    """Do `work` with so much memory beyond what is in use; what it says goes to `inside`."""
+    _answered()
+    os.dup2(inside, 1)
+    os.dup2(inside, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, resource.RLIM_INFINITY))
+    work()
 
 
 def _answered() -> None:
