@@ -21,6 +21,7 @@ from pipeline.artifacts.ownership import (
     alone_in,
     check_folder,
     check_replaceable,
+    check_root,
     check_run_name,
     is_ours,
 )
@@ -33,7 +34,7 @@ LEFT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", "*.egg-info")
 
 def everything() -> list[Path]:
     """All that is ours in runs/, and beside it what tools left in the project and its rooms."""
-    check_folder(RUNS, "the folder of all runs")
+    check_root(RUNS)
     runs = [path for path in sorted(RUNS.glob("*")) if path.name != DOWNLOADS]
     runs = [path for run in runs for path in (_of_a_run(run) if run.name not in OWN_FILES else [run])]
     caches = [path for pattern in LEFT_BY_TOOLS for path in sorted(Path().glob(pattern))]
@@ -44,7 +45,7 @@ def everything() -> list[Path]:
 
 def one(name: str | None) -> list[Path]:
     """What is ours in the folder of one run. Raises ArtifactError where there is none of that name."""
-    check_folder(RUNS, "the folder of all runs")
+    check_root(RUNS)
     known = [path.name for path in sorted(RUNS.glob("*")) if path.is_dir() and path.name != DOWNLOADS]
     there = f"there are {', '.join(known)}" if known else "there are none"
     if name is None:

@@ -59,12 +59,17 @@ def is_plain_name(name: str) -> bool:
     return allowed and tidy and len(name.encode("utf-8", "replace")) <= LONGEST_NAME
 
 
-def check_folder(folder: Path, what: str) -> None:
+def check_root(root: Path) -> None:
+    """`check_folder` of the folder of all runs."""
+    check_folder(root, "the folder of all runs", "start in another folder, which may lie on another disk")
+
+
+def check_folder(folder: Path, what: str, instead: str = "choose another RUN") -> None:
     """Raise ArtifactError where something else than a real folder stands in the place of `folder`: what is done below a link is done
     elsewhere. `what` belongs there."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         found = f"a link to {os.readlink(folder)}" if folder.is_symlink() else "no folder"
-        raise ArtifactError(f"{folder}: {found}, and {what} belongs there; move it away, or choose another RUN")
+        raise ArtifactError(f"{folder}: {found}, and {what} belongs there; move it away, or {instead}")
 
 
 def check_no_link(path: Path) -> None:

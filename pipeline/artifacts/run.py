@@ -21,6 +21,7 @@ from pipeline.artifacts.ownership import (
     MANIFEST,
     check_folder,
     check_no_link,
+    check_root,
     check_run_name,
     held,
     is_plain_name,
@@ -54,7 +55,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
-        check_folder(self.root, "the folder of all runs")
+        check_root(self.root)
         check_folder(self.root / self.name, "a run's folder")
         for name in BESIDE:
             check_no_link(self.root / self.name / name)
