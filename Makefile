@@ -36,6 +36,8 @@ ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --
 ONE     = $(if $(filter command,$(named)),--run $(call quoted,$(run)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
+# the environment may hold a PORT or HOST of another meaning
+ADDRESS = $(if $(filter command,$(origin PORT)),--port $(call quoted,$(PORT))) $(if $(filter command,$(origin HOST)),--host $(call quoted,$(HOST)))
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
 
 .DEFAULT_GOAL := help
@@ -43,7 +45,7 @@ TARGETS := $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 .PHONY: $(TARGETS)
 
 # A word that is no target, or a variable that nothing here reads, is refused before anything starts: pipeline/words.py says what was meant.
-OURS   := BIN CALL COMMA SPACE OPEN FROM ARGS ONE NAMED MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
+OURS   := BIN CALL COMMA SPACE OPEN FROM ARGS ONE NAMED ADDRESS MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
 KNOWN  := $(filter-out $(OURS),$(shell grep -oE '[$$][$(OPEN)$$]?[A-Z_]{3,}|^[A-Z]+ *[?]=' $(firstword $(MAKEFILE_LIST)) | tr -cd 'A-Z_\n' | sort -u))
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(TARGETS) .venv/ready,$(MAKECMDGOALS))$(filter-out $(KNOWN) MAKE% -%,$(GIVEN)),)
@@ -62,7 +64,7 @@ help: ## this list
 .venv/ready: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the environment into .venv (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,web]'
 	@touch $@
 
 # vLLM decides some versions that constraints.txt decides otherwise, so it has an environment of its own; torchvision does not fit beside the CPU build of torch.
@@ -138,6 +140,9 @@ data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=, CHAT=1); writes a page
 	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
+
+web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377; HOST= for other than this machine)
+	@$(CALL) web --run $(call quoted,$(run)) $(ADDRESS)
 
 plan: .venv/ready ## what a run would need and how fast it would be: MODEL=7B GPUS=8 GPU=h200|a100-80|4090|cpu|here (PRICE=2.5 dollars an hour, TOKENS=256 a prompt)
 	@$(CALL) plan $(call quoted,$(RECIPE)) $(FROM) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(GPUS),--gpus $(call quoted,$(GPUS))) \

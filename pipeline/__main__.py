@@ -130,6 +130,28 @@ def data_check(
     guarded(work)
 
 
+WEB = "Watch runs, rank answers, vote blind and chat, in a browser on this machine."
+
+
+@app.command("web", help=WEB, short_help=WEB)
+def in_a_browser(
+    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    host: Annotated[
+        str, typer.Option(help="where to answer; another address lets others on the network ask")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="default: 8377, or another where it is taken", show_default=False),
+    ] = None,
+) -> None:
+    def work() -> None:
+        from pipeline.web import serve
+
+        serve.serve(Run(run), host, port)
+
+    guarded(work)
+
+
 PUSH = "Put a model of a run on the Hub, with a card and its report, and without what is private to the run."
 
 

@@ -85,6 +85,12 @@ def watch_terminal() -> None:
     sys.stdout, sys.stderr = _Watched.around(sys.stdout), _Watched.around(sys.stderr)
 
 
+def show(text: str) -> None:
+    """A line on the terminal as it stands: for a secret of this process's own, which is made to be read there."""
+    stream = sys.stdout._stream if isinstance(sys.stdout, _Watched) else sys.stdout
+    print(text, file=stream, flush=True)
+
+
 class _Watched:
     """A stream of text that is written with secrets taken out, and otherwise the one that it stands before."""
 

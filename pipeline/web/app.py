@@ -1,0 +1,66 @@
+"""Which addresses are there? Those of all rooms, behind one guard; what goes wrong is told in a sentence, and in full in the log alone."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.people.store import StoreError
+from pipeline.web.asking import Refused, State
+from pipeline.web.guard import TOO_LARGE, Guard
+
+log = logging.getLogger("pipeline.web")
+STATIC = Path(__file__).parent / "static"
+SENTENCES = {404: "There is no such address.", 413: TOO_LARGE}
+
+
+def make_app(state: State, hosts: Iterable[str]) -> ASGIApp:
+    """The whole application for requests to `hosts`, the values of Host that are its own."""
+    routes = [
+        Route("/", _first),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    handlers = {
+        Refused: _refused,
+        StoreError: _not_stored,
+        HTTPException: _http,
+        ArtifactError: _mistake,
+        Exception: _fault,
+    }
+    inner = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    return Guard(inner, state.token, hosts)
+
+
+async def _first(request: Request) -> Response:
+    return RedirectResponse("/runs", 303)
+
+
+async def _refused(request: Request, error: Refused) -> Response:
+    return JSONResponse({"error": error.sentence}, error.status)
+
+
+async def _not_stored(request: Request, error: StoreError) -> Response:
+    return JSONResponse({"error": f"Nothing was stored: {error}"}, 400)
+
+
+async def _http(request: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": SENTENCES.get(error.status_code, "That cannot be asked here.")}, error.status_code)
+
+
+async def _mistake(request: Request, error: ArtifactError) -> Response:
+    """What a user can mend is in the log: its sentence has paths, which the page does not show."""
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    return JSONResponse({"error": "The run's files do not allow that; the terminal says why."}, 409)
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    """Starlette raises it again behind this answer, so that the server logs it."""
+    return JSONResponse({"error": "Something went wrong here; the terminal says what."}, 500)

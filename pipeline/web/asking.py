@@ -1,0 +1,100 @@
+"""What does every room of the page need? Its run, the body of a request, a page, and a refusal that a person understands."""
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from pipeline.artifacts.run import Run
+
+DEEPEST = 16  # lists and objects within each other in a body
+NAME_LENGTH = 60  # characters of a person's name
+ROOMS = (("runs", "Watch"), ("rank", "Rank"), ("arena", "Vote"), ("chat", "Chat"))
+
+
+class Refused(Exception):
+    """A request that is not answered: an HTTP status, and one sentence for the person who asked."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+@dataclass(frozen=True)
+class State:
+    """What the rooms work on: one run, among those below `root`."""
+
+    run: Run
+    root: Path = Path("runs")
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The body of a request, an object. Raises Refused where it is none, lies deeper than DEEPEST, or holds what is no text or number."""
+    raw = await request.body()
+    try:
+        body = json.loads(raw, parse_constant=_no_number)
+        raw.decode("utf-8")
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
+        raise Refused(400, "The body is no JSON.") from None
+    if not isinstance(body, dict):
+        raise Refused(400, "The body is no JSON object.")
+    if _depth(body) > DEEPEST:
+        raise Refused(400, f"The body has more than {DEEPEST} levels.")
+    return body
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)
+
+
+def _depth(value: Any) -> int:
+    """Levels of lists and objects, counted without recursion."""
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        one, level = waiting.pop()
+        if isinstance(one, dict | list):
+            deepest = max(deepest, level)
+            waiting += [(inner, level + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+    return deepest
+
+
+def text_of(body: Mapping[str, Any], name: str, most: int, *, least: int = 1) -> str:
+    """A text of a body, without white space around it. Raises Refused where there is none, or it has too few or too many characters."""
+    value = body.get(name)
+    if not isinstance(value, str):
+        raise Refused(400, f"{name}: there is no text.")
+    value = value.strip()
+    if not least <= len(value) <= most:
+        raise Refused(400, f"{name}: it has {len(value):,} characters; {least:,} to {most:,} can be taken.")
+    return value
+
+
+def person_of(body: Mapping[str, Any]) -> str:
+    """The name of who asks, as they gave it. Raises Refused where it cannot be one."""
+    name = text_of(body, "person", NAME_LENGTH)
+    if not name.isprintable():
+        raise Refused(400, "person: a name is printable characters.")
+    return name
+
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(name: str, room: str, state: State, **values: Any) -> HTMLResponse:
+    """The page of a template. Whatever it is given comes out as text, never as markup."""
+    rendered = _templates.get_template(name).render(room=room, rooms=ROOMS, run=state.run.name, **values)
+    return HTMLResponse(rendered.encode("utf-8", "backslashreplace"))
