@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.people.store import StoreError
+from pipeline.web import ranking
 from pipeline.web.asking import Refused, State
 from pipeline.web.guard import TOO_LARGE, Guard
 
@@ -26,6 +27,7 @@ def make_app(state: State, hosts: Iterable[str]) -> ASGIApp:
     """The whole application for requests to `hosts`, the values of Host that are its own."""
     routes = [
         Route("/", _first),
+        *ranking.routes(state),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {
