@@ -38,13 +38,18 @@ def quiet() -> None:
 
 def base_model(config: Config) -> str:
     """What `from_pretrained` takes for the recipe's base model: a folder or a Hub id. Makes the embedded ones when they are missing."""
-    if config.model == EMBEDDED_MODEL:
+    return base_at(config.model, config.revision)
+
+
+def base_at(model: str, revision: str | None) -> str:
+    """The same for the setting `model`."""
+    if model == EMBEDDED_MODEL:
         return str(embedded_model())
-    if config.model == TINY_MODEL:
+    if model == TINY_MODEL:
         return str(tiny_model(Path(data.__file__).with_name("smoke.jsonl").read_text(encoding="utf-8").splitlines()))
-    if not Path(config.model).exists():
-        told_fetching(config.model, config.revision)
-    return config.model
+    if not Path(model).exists():
+        told_fetching(model, revision)
+    return model
 
 
 def told_fetching(model: str, revision: str | None) -> None:

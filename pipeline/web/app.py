@@ -14,8 +14,9 @@ from starlette.types import ASGIApp
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.people.store import StoreError
-from pipeline.web import ranking
+from pipeline.web import arena, chat, ranking
 from pipeline.web.asking import Refused, State
+from pipeline.web.generating import Desk
 from pipeline.web.guard import TOO_LARGE, Guard
 
 log = logging.getLogger("pipeline.web")
@@ -25,9 +26,12 @@ SENTENCES = {404: "There is no such address.", 413: TOO_LARGE}
 
 def make_app(state: State, hosts: Iterable[str]) -> ASGIApp:
     """The whole application for requests to `hosts`, the values of Host that are its own."""
+    desk = Desk(state)
     routes = [
         Route("/", _first),
         *ranking.routes(state),
+        *arena.routes(state, desk),
+        *chat.routes(state, desk),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {
