@@ -18,7 +18,7 @@ from pipeline.people.standing import standing
 from pipeline.people.store import open_store
 from pipeline.rows.published import prompts
 from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
-from pipeline.web.contenders import in_turns, names, source_of
+from pipeline.web.contenders import decoded, in_turns, names, source_of
 from pipeline.web.generating import Desk, Tell, conversation, decoding, seed_of
 from pipeline.web.ranking import turns
 
@@ -117,7 +117,13 @@ def described(state: State) -> dict[str, Any]:
     """The models that can meet, those that do unless others are chosen, and what the votes say so far."""
     known = names(state.run)
     begun = [name for name in ("base", "sft", "ppo") if name in known] or known[:2]
-    return {"models": known, "chosen": begun, "in_turns": in_turns(state.run), "votes": counted(state)}
+    return {
+        "models": known,
+        "chosen": begun,
+        "in_turns": in_turns(state.run),
+        "votes": counted(state),
+        "generation": decoded(state.run),
+    }
 
 
 def counted(state: State) -> dict[str, int]:

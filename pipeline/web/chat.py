@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from pipeline.people.store import open_store
 from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
-from pipeline.web.contenders import BASE, in_turns, names, of_other_runs
+from pipeline.web.contenders import BASE, decoded, in_turns, names, of_other_runs
 from pipeline.web.generating import LONGEST, Desk, Tell, conversation, decoding, seed_of
 
 LONGEST_NAME = 300  # characters of a model's name
@@ -63,6 +63,7 @@ def described(state: State) -> dict[str, Any]:
         "first": aligned,
         "beside": beside,
         "in_turns": in_turns(state.run),
+        "generation": decoded(state.run),
     }
 
 

@@ -61,6 +61,16 @@ def in_turns(run: Run) -> bool:
     return not isinstance(first["prompt"], str)
 
 
+def decoded(run: Run) -> dict[str, Any]:
+    """With what length and temperature the run's policy samples; another one where the run has none yet."""
+    try:
+        made = run.manifest("ppo")
+    except ArtifactError:
+        made = None
+    ppo = {} if made is None else made.config["settings"]["ppo"]
+    return {"max_new_tokens": ppo.get("response_length", 128), "temperature": ppo.get("temperature", 1.0)}
+
+
 def _made(run: Run) -> Manifest | None:
     try:
         return run.manifest("sft")

@@ -93,6 +93,7 @@ function draw() {
 async function begin() {
   const known = await trying(() => ask("/api/arena"));
   if (!known) return;
+  for (const [name, value] of Object.entries(known.generation)) get(name).value = value;
   inTurns = known.in_turns;
   tellVotes(known.votes);
   for (const name of known.models) get("models").append(el("label", {}, el("input", { type: "checkbox", value: name, checked: known.chosen.includes(name), onchange: tellChosen }), name));

@@ -124,6 +124,7 @@ async function begin() {
   get("models").replaceChildren(...[...known.models, ...known.others].map((name) => el("option", { value: name })));
   get("first").value ||= known.first ?? "";
   get("second").value ||= known.beside ?? "";
+  for (const [name, value] of Object.entries(known.generation)) get(name).value = value;
   get("mode").value = known.in_turns ? "messages" : "text";
   tellDecoding();
   draw();
