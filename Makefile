@@ -141,6 +141,9 @@ inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token
 	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 
+watch: .venv/ready ## RUN on the terminal as it goes on: stages, steps, time left, figures; into a file one line a minute
+	@$(CALL) watch --run $(call quoted,$(run))
+
 web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377; HOST= for other than this machine)
 	@$(CALL) web --run $(call quoted,$(run)) $(ADDRESS)
 

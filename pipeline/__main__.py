@@ -152,6 +152,21 @@ def in_a_browser(
     guarded(work)
 
 
+WATCH = "A run on the terminal as it goes on: stages, gates, steps, time left; without a terminal one line a minute."
+
+
+@app.command("watch", help=WATCH, short_help=WATCH)
+def on_the_terminal(
+    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+) -> None:
+    def work() -> None:
+        from pipeline.web.terminal import watch
+
+        watch(run)
+
+    guarded(work)
+
+
 PUSH = "Put a model of a run on the Hub, with a card and its report, and without what is private to the run."
 
 

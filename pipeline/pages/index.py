@@ -4,7 +4,7 @@ Written anew whenever a stage or an inspection is; every page of the run links b
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,12 @@ def write(run: Run) -> Path:
     """Write the run's index from the manifests that lie in it now; those that cannot be read are left out."""
     folder = run.root / run.name
     given = _given(run)
-    entries = [_entry(run, name, given) for name in _folders(run)]
+    found = entries(run)
     inside = sorted((folder / "inspect").glob("*.html"), key=lambda path: path.stat().st_mtime)
     page = page_template("index.html.j2").render(
         run=run.name,
-        entries=entries,
-        answers=[(one.folder, one.said) for one in entries if one.folder.startswith("compare") and one.said],
+        entries=found,
+        answers=[(one.folder, one.said) for one in found if one.folder.startswith("compare") and one.said],
         inspections=[path.name for path in inside][::-1],
         look=commands.commands(run.name, {"inspect": (given | {"options": [("PROMPT", "A funny")]}, 1)}),
     )
@@ -90,6 +90,13 @@ def write(run: Run) -> Path:
     return folder / "index.html"
 
 
+def entries(run: Run, also: Collection[str] = ()) -> list[Entry]:
+    """Every stage of the run in the order of the walk, as its manifest tells it now; those of the walk that are not made, and those of the
+    folders `also`, without a gate."""
+    given = _given(run)
+    return [_entry(run, name, given) for name in _folders(run, also)]
+
+
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -98,10 +105,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _folders(run: Run) -> list[str]:
-    """Folders of stages in the order of the walk: those that are there, and those of the walk that are not yet."""
+def _folders(run: Run, also: Collection[str]) -> list[str]:
+    """Folders of stages in the order of the walk: those that are there or `also` count, and those of the walk that are not yet."""
     there = {path.parent.name for path in (run.root / run.name).glob(f"*/{MANIFEST}")}
-    there = {name for name in there if not name.startswith(".") and not name.endswith((".partial", ".old"))}
+    there = {name for name in there if not name.startswith(".") and not name.endswith((".partial", ".old"))} | set(also)
     names = []
     for stage in STAGES.values():
         own = sorted(name for name in there if name == stage.name or _stage_of(name) == stage.name)

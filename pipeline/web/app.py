@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.people.store import StoreError
-from pipeline.web import arena, chat, ranking
+from pipeline.web import arena, chat, ranking, watching
 from pipeline.web.asking import Refused, State
 from pipeline.web.generating import Desk
 from pipeline.web.guard import TOO_LARGE, Guard
@@ -32,6 +32,7 @@ def make_app(state: State, hosts: Iterable[str]) -> ASGIApp:
         *ranking.routes(state),
         *arena.routes(state, desk),
         *chat.routes(state, desk),
+        *watching.routes(state),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {
