@@ -147,6 +147,9 @@ watch: .venv/ready ## RUN on the terminal as it goes on: stages, steps, time lef
 web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377; HOST= for other than this machine)
 	@$(CALL) web --run $(call quoted,$(run)) $(ADDRESS)
 
+serve: .venv/ready ## answer programs as MODEL=ppo of the run: transformers' own server, OpenAI-compatible (PORT=8000)
+	@$(CALL) serve --run $(call quoted,$(run)) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(filter command,$(origin PORT)),--port $(call quoted,$(PORT)))
+
 plan: .venv/ready ## what a run would need and how fast it would be: MODEL=7B GPUS=8 GPU=h200|a100-80|4090|cpu|here (PRICE=2.5 dollars an hour, TOKENS=256 a prompt)
 	@$(CALL) plan $(call quoted,$(RECIPE)) $(FROM) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(GPUS),--gpus $(call quoted,$(GPUS))) \
 	  $(if $(GPU),--gpu $(call quoted,$(GPU))) $(if $(PRICE),--price $(call quoted,$(PRICE))) $(if $(TOKENS),--prompt-tokens $(call quoted,$(TOKENS)))

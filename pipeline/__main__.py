@@ -297,6 +297,23 @@ def vllm_server(
     guarded(work)
 
 
+SERVE = "Answer programs as a model of the run: transformers' own server, OpenAI-compatible."
+
+
+@app.command("serve", help=SERVE, short_help=SERVE)
+def for_programs(
+    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    model: Annotated[str, typer.Option(help="a model of the run that speaks, such as sft or ppo_seed_1")] = "ppo",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where it answers, on this machine alone")] = 8000,
+) -> None:
+    def work() -> None:
+        from pipeline.sharing.serving import serve
+
+        serve(Run(run), model, port)
+
+    guarded(work)
+
+
 SETTINGS = "Every setting with its default and meaning, or those of one section."
 
 

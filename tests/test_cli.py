@@ -72,6 +72,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "runs",
         "prune",
         "vllm-server",
+        "serve",
         "settings",
     ]
     assert "…" not in commands and "..." not in commands  # no description is cut
