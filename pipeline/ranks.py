@@ -19,6 +19,7 @@ from typing import Any
 from pipeline import ending
 from pipeline.commands import Call
 from pipeline.ending import ENDS, FAULT, INTERRUPTED, LAUNCHER, MISTAKE
+from pipeline.graph import command_name
 
 FURTHER_SEED, ASKED = "PIPELINE_FURTHER_SEED", "PIPELINE_ASKED"  # the environment of one process among several
 CODES = "codes"  # the file with the exit codes of the processes, by rank
@@ -48,7 +49,7 @@ def launch(stage: str, call: Call, further: int = 0) -> int:
         launcher.append("--multi_gpu")
     else:
         launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(call.nproc)]
-    ours = ["-m", "pipeline", stage, call.recipe, *call.overrides]
+    ours = ["-m", "pipeline", command_name(stage), call.recipe, *call.overrides]
     with tempfile.TemporaryDirectory(prefix="pipeline-") as ends:
         # these go by the environment: torchrun takes a --run behind its own options for one of them, abbreviated
         told = {"PIPELINE_RUN": call.run, FURTHER_SEED: str(further), ASKED: f"{call.asked} {call.seeds}"}
