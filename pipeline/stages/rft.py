@@ -76,7 +76,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
-    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     after = answer_held_out(model, tokenizer, asked, score, config)
     gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
