@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
+from pipeline import beating
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 10.0  # seconds that a step may take until its state is saved
 SAME = 0.5  # within so many seconds a signal is the same one, once from the terminal and once from who started us
@@ -111,6 +113,7 @@ def alone() -> bool:
 def reached(step: int | None, steps: int = 0) -> None:
     """So many of a stage's steps are done; None: it trains no more."""
     _now.step, _now.steps = step, steps
+    beating.reached(step, steps)
 
 
 def code() -> int:
@@ -137,7 +140,13 @@ def say(kind: str, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
         return
     path = folder / os.environ.get("RANK", "launcher")
-    told = {"kind": kind, "text": text, "code": code() if kind == INTERRUPTED else 0, "when": time.time()}
+    told = {
+        "kind": kind,
+        "text": text,
+        "code": code() if kind == INTERRUPTED else 0,
+        "when": time.time(),
+        "rank": path.name,
+    }
     path.with_suffix(".new").write_text(json.dumps(told), encoding="utf-8")
     path.with_suffix(".new").rename(path)
 
@@ -197,8 +206,9 @@ def passing_on(child: int) -> Iterator[None]:
         _now.child = None
 
 
-def ended(what: str, returned: int) -> int:
-    """The exit code for what a child returned, minus the signal that ended it; and a line where it could not say itself why."""
+def ended(what: str, returned: int, where: str = "") -> int:
+    """The exit code for what a child returned, minus the signal that ended it; and a line where it could not say itself why. `where`:
+    its step, in words."""
     if _now.signal:
         if returned != code():
             say(INTERRUPTED, sentence())
@@ -206,9 +216,19 @@ def ended(what: str, returned: int) -> int:
     if returned < 0:
         memory = ", for want of memory perhaps" if -returned == signal.SIGKILL else ""
         name = signal.Signals(-returned).name
-        print(f"error: {what} was ended by {name}{memory}; the same command goes on", file=sys.stderr, flush=True)
+        print(
+            f"error: {what} was ended by {name}{where}{memory}; the same command goes on", file=sys.stderr, flush=True
+        )
         return 128 - returned
     return returned
+
+
+def beat() -> None:
+    """Write this process's beats into the folder where it says why it ended, if it is one among several that has such a folder."""
+    folder = Path(os.environ.get(ENDS, "-"))
+    if folder.is_dir():
+        path = folder / f"{os.environ.get('RANK', 'launcher')}{beating.BEAT}"
+        beating.begin(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def begin() -> None:
@@ -217,6 +237,7 @@ def begin() -> None:
     if launcher is not None:
         heed_signals()
         with_parent(int(launcher))
+        beat()
         return
     by_make = os.environ.get("PIPELINE_CALLER") == "make"
     supervise(" ".join(sys.argv[1:2]) or "the program", os.getppid() if by_make else None)
@@ -234,22 +255,36 @@ def supervise(what: str, parent: int | None = None) -> None:
         with_parent(parent)
     if sys.platform == "linux":
         me, (reading, writing) = os.getpid(), os.pipe()
+        beats = os.memfd_create("beats") if among_several() else None
         if child := os.fork():
             os.close(writing)
-            _wait(what, child, reading)
+            _wait(what, child, reading, beats)
         os.close(reading)
         with_parent(me)
+        if beats is not None:
+            beating.begin(beats)
         _now.supervisor = writing
         atexit.register(done)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _wait(what: str, child: int, reading: int) -> NoReturn:
-    with passing_on(child):
+def among_several() -> bool:
+    """Whether others wait for this process, whoever started them."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def _wait(what: str, child: int, reading: int, beats: int | None) -> NoReturn:
+    if beats is not None:
+        what = f"process {os.environ.get('RANK', '?')} of {what}"
+    with passing_on(child), beating.looked_at({} if beats is None else {what: beats}) as silent:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         returned = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if returned < 0:
-        returned = ended(what, returned)
+    if silent and returned < 0:
+        print(silent[0].sentence, file=sys.stderr, flush=True)
+        returned = silent[0].code
+    elif returned < 0:
+        beat = None if beats is None else beating.read(beats)
+        returned = ended(what, returned, "" if beat is None else beat.where)
     elif returned == 0 and not os.read(reading, 1):
         print(
             f"error: {what} was ended from within before it was done, as os._exit(0) does; look for that in a function of yours or in "

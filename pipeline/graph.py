@@ -133,7 +133,6 @@ _TABLE = (
         parents=("data", "sft", "reward"),
         reads=(*_MODEL, "best_of_n", "data.max_length", "compare.generation", *_SAMPLING, *_SCORE),
         baseline=True,
-        one_process=True,
     ),
 )
 

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from data.reading import sources
-from pipeline import ending
+from pipeline import beating, ending
 
 WORD = 60.0  # seconds until it is said what is waited for
 LIMIT = 1800.0  # seconds of one call, unless `allow` said otherwise: a batch that a judge behind a slow line scores takes minutes
@@ -28,6 +28,7 @@ _limit: list[float | None] = [LIMIT]
 def allow(seconds: float | None) -> None:
     """How long one call may take in this process, by the setting function_timeout; None: for ever."""
     _limit[0] = seconds
+    beating.allow(seconds)
     sources.called_by = lambda function, name: patient(function, f"function {name}")
 
 

@@ -17,6 +17,7 @@ MAY_IMPORT = {
 # The rooms of pipeline/ from the ground up: each imports only what stands before it. Beside them, modules of their own.
 ORDER = (
     *(
+        "beating",
         "ending",
         "waiting",
         "graph",

@@ -14,7 +14,6 @@ from pipeline.artifacts.seeds import Sibling
 from pipeline.comparison import plain_text
 from pipeline.comparison.contenders import Contender, described
 from pipeline.comparison.pairing import Samples
-from pipeline.comparison.sharing import share_of, shared
 from pipeline.pages.progress import bar
 from pipeline.rows.published import demonstrations, source_of
 from pipeline.settings.config import Config
@@ -22,6 +21,7 @@ from pipeline.settings.sections import Resolved
 from pipeline.training.fine_tuning import row_losses
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
+from pipeline.training.sharing import share_of, shared
 from policies.backbone import decoder, load_causal
 from policies.decoding import decode
 from policies.drawing import Completion, noise

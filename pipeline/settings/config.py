@@ -241,8 +241,8 @@ class Config(Section):
 
     def check_stage(self, stage: str, world_size: int) -> None:
         """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
-        if stage == "compare":
-            return
+        if stage in ("compare", "best_of_n"):
+            return  # they train nothing
         self._check_quantised("reward" if stage == "gold" else stage)
         section: Training = self.reward if stage == "gold" else getattr(self, stage)
         if isinstance(section, Sharded):

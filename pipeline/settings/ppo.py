@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.sections import OBSERVES, ConfigError, FullySharded
+from pipeline.settings.sections import OBSERVES, ConfigError, Sharded
 from pipeline.settings.wrong import divisors, multiples
 
 
-class PPO(FullySharded):
+class PPO(Sharded):
     """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
 
     reward_funcs: list[str] = Field(

@@ -150,11 +150,19 @@ class Training(Section):
 class Sharded(Training):
     """Training whose weights can be shared out among processes."""
 
-    sharding: Literal["none", "frozen"] = Field(
+    sharding: Literal["none", "frozen", "full"] = Field(
         "none",
-        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, or those that are frozen",
+        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, those that are frozen, or all",
         json_schema_extra=OBSERVES,
     )
+
+    @model_validator(mode="after")
+    def _an_adapter_stays_whole(self) -> "Sharded":
+        if self.sharding == "full" and self.tuning == "lora":
+            raise ValueError(
+                "sharding: full shares out what is trained, and with tuning: lora that is a small adapter; set sharding: frozen"
+            )
+        return self
 
     def check_sharding(self, stage: str, world_size: int, quantization: str | None) -> None:
         """Raise ConfigError where weights are to be shared out and cannot be."""
@@ -165,10 +173,10 @@ class Sharded(Training):
                 f"{stage}.sharding: {self.sharding} shares weights out among processes, and there is one; "
                 f"start more (--nproc 2), or set {stage}.sharding=none"
             )
-        if stage != "ppo" and self.tuning == "full":
+        if stage != "ppo" and self.tuning == "full" and self.sharding == "frozen":
             raise ConfigError(
                 f"{stage}.sharding: frozen shares out what is not trained, and {stage}.tuning: full trains all; "
-                f"set {stage}.tuning=lora, or {stage}.sharding=none"
+                f"set {stage}.sharding=full, or {stage}.tuning=lora"
             )
         if quantization is not None:
             raise ConfigError(
@@ -179,24 +187,6 @@ class Sharded(Training):
                 f"{stage}.sharding: {self.sharding} leaves no whole policy to hand to engine {engine}; "
                 f"set {stage}.engine=transformers, or {stage}.sharding=none"
             )
-
-
-class FullySharded(Sharded):
-    """Training that can share out what it trains, too."""
-
-    sharding: Literal["none", "frozen", "full"] = Field(  # type: ignore[assignment]
-        "none",
-        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, those that are frozen, or all",
-        json_schema_extra=OBSERVES,
-    )
-
-    @model_validator(mode="after")
-    def _an_adapter_stays_whole(self) -> "FullySharded":
-        if self.sharding == "full" and self.tuning == "lora":
-            raise ValueError(
-                "sharding: full shares out what is trained, and with tuning: lora that is a small adapter; set sharding: frozen"
-            )
-        return self
 
 
 class Stepwise(Training):

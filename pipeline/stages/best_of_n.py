@@ -17,7 +17,6 @@ from pipeline.artifacts.gate import Gate, above, at_least, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
-from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
@@ -27,7 +26,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
-from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, read, sample_rows, sample_scored
+from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, sample_rows, sample_scored
 from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
 from policies.backbone import load_causal
 from policies.template import fingerprint
@@ -38,7 +37,7 @@ PROMPTS = at_least(20)
 GAIN = above(0)
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     if not config.compare.generation.do_sample:
         raise ConfigError(
             "compare.generation.do_sample: false, and the samples of a prompt are the same; set it to true for best_of_n"
@@ -48,6 +47,7 @@ def run(config: Config, run: Run) -> Manifest:
     asked = prompts(run, "eval")[: section.prompts]
     check_fits("best_of_n", run.folder("sft"), prompt_rows(tokenizer, asked), *new_tokens(config, "compare"))
     folder = working_folder(run, "best_of_n", config)
+    accelerator.wait_for_everyone()
     check_seen("best_of_n", config, asked, models_that_score(config, run))
     how = config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
     longest = max(length for _, length in prompt_rows(tokenizer, asked)) + how.max_new_tokens
@@ -58,25 +58,23 @@ def run(config: Config, run: Run) -> Manifest:
     score = scores(config, run, accelerator.device)
     model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     model.to(accelerator.device)
-    path = folder / "samples.jsonl"
-    with bar(len(asked) * section.n, "best_of_n", "sample") as progress:
-        sample_scored(
-            path,
-            read(path),
-            model,
-            tokenizer,
-            asked,
-            score,
-            config.ppo,
-            n=section.n,
-            how=how,
-            seed=config.seed,
-            # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
-            stream="best_of_n",
-            batch_size=section.per_device_eval_batch_size,
-            progress=progress.update,
-        )
-    found = read(path)
+    found = sample_scored(
+        folder,
+        model,
+        tokenizer,
+        asked,
+        score,
+        config.ppo,
+        n=section.n,
+        how=how,
+        seed=config.seed,
+        # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
+        stream="best_of_n",
+        batch_size=section.per_device_eval_batch_size,
+        what="best_of_n",
+    )
+    if not accelerator.is_main_process:
+        return None  # the main process publishes alone
     metrics = {"prompts": float(len(asked)), "n": float(section.n), **seen(score.functions.values())}
     for n in dict.fromkeys([*(size for size in SIZES if size <= section.n), section.n]):
         metrics |= {f"best_of_{n}/{name}": value for name, value in estimates(asked, found, n, config.seed).items()}

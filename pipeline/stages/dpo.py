@@ -79,7 +79,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     del trainer
     answered = [(group.prompt, group.completions) for group in held_out]
     metrics = _held_out(implicit_rewards(model, answered, config.beta("dpo"), config, run, tokenizer), held_out)

@@ -71,7 +71,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     del trainer
     asked = [(example.prompt, example.completions) for example in held_out]
     metrics = gap(held_out, implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer))

@@ -77,7 +77,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     trackers = open_trackers("ppo", config, run)
     roles, score = build(config, run, tokenizer, accelerator.device)
     roles.share_out(section.sharding, "ppo.sharding", section.gradient_checkpointing)
-    held = shares(roles, section.sharding)
+    held = shares(section.sharding, roles)
     watch = Watching(accelerator, section, folder, trackers, score)
     started = time.monotonic()
     result = train(

@@ -35,6 +35,7 @@ from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import on_parent, quantised, save_merged, whole_again, write_card
 from pipeline.training.seen import check_cut, seen
+from pipeline.training.sharded import SharedOut
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import (
     RankingArguments,
@@ -74,6 +75,10 @@ STAGES = {
 }
 
 
+class GroupTrainer(SharedOut, RankingTrainer):
+    """reward.trainer.RankingTrainer, whose model may be shared out among processes."""
+
+
 def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     """Make stage reward, or `stage` gold: the same from other rankings."""
     accelerator = make_accelerator()
@@ -107,7 +112,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     made = folder / "made"
     parent = partial(_base, config, run, tokenizer, as_published(config, device))
     fresh = partial(_base, config, run, tokenizer, to_train(config, device, section.tuning))
-    model = whole_again(made, model, fresh)
+    model = whole_again(made, model, fresh, report.learned)
     scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS], parent)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     del trainer, model
@@ -226,14 +231,14 @@ def _base(config: Config, run: Run, tokenizer: Any, how: Held) -> Any:
 
 def _trainer(
     model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: Config, folder: Path, processes: int
-) -> RankingTrainer:
+) -> GroupTrainer:
     """The trainer of `rows`, those of all steps in order. The layers below an adapter are run once and kept, where they can be."""
     section, trunk = config.reward, None
     if section.tuning == "lora" and section.sharding == "none":  # else all processes are to run the same layers
         trunk = find_trunk(decoder(model), first_adapted(model, ["default"]))
         if trunk is not None:
             trunk.room = section.keep_states * 1e9
-    return RankingTrainer(
+    return GroupTrainer(
         model=model,
         args=RankingArguments(**trainer_arguments(section, folder, processes, config.seed)),
         train_dataset=rows,

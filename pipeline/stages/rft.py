@@ -7,7 +7,6 @@ stage sft (as in Llama 2, 2307.09288, section 3.2.3, one round of it; RAFT, 2304
 completions as ppo does.
 """
 
-from pathlib import Path
 from typing import Any
 
 from data.schema import Prompt
@@ -15,7 +14,6 @@ from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import working_folder
 from pipeline.artifacts.run import Run
-from pipeline.pages.progress import bar
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
 from pipeline.training import preflight
@@ -32,7 +30,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
-from pipeline.training.samples import ByPrompt, best_of_block, read, sample_rows, sample_scored
+from pipeline.training.samples import best_of_block, sample_rows, sample_scored
 from pipeline.training.seen import check_seen, models_that_score
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
@@ -59,13 +57,26 @@ def run(config: Config, run: Run) -> Manifest | None:
     before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
-    found = _sampled(config, accelerator, folder, model, tokenizer, shown, score)
+    found = sample_scored(
+        folder,
+        model,
+        tokenizer,
+        shown,
+        score,
+        config.ppo,
+        n=section.n,
+        how=section.generation.resolved(config.ppo.temperature, config.ppo.response_length),
+        seed=config.seed,
+        stream="rft",
+        batch_size=SAMPLED,
+        what="rft",
+    )
     best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
-    model = whole_policy(folder, model, config, run, tokenizer, accelerator.device)
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     after = answer_held_out(model, tokenizer, asked, score, config)
     gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
@@ -106,37 +117,6 @@ def _check_lengths(tokenizer: Any, asked: list[Prompt], config: Config, run: Run
     rows, (setting, more) = prompt_rows(tokenizer, prompts(run, "train")), new_tokens(config, "rft")
     check_fits("rft", run.folder("sft"), rows, setting, more)
     return [length + more for _, length in rows]
-
-
-def _sampled(
-    config: Config, accelerator: Any, folder: Path, model: Any, tokenizer: Any, shown: list[Prompt], score: Any
-) -> ByPrompt:
-    """All samples; each process makes a share of them in a file of its own."""
-    known: ByPrompt = {}
-    for path in sorted(folder.glob("samples.*.jsonl")):
-        known |= read(path)
-    accelerator.wait_for_everyone()
-    mine = shown[accelerator.process_index :: accelerator.num_processes]
-    with bar(len(mine) * config.rft.n, "rft", "sample") as progress:
-        sample_scored(
-            folder / f"samples.{accelerator.process_index}.jsonl",
-            known,
-            model,
-            tokenizer,
-            mine,
-            score,
-            config.ppo,
-            n=config.rft.n,
-            how=config.rft.generation.resolved(config.ppo.temperature, config.ppo.response_length),
-            seed=config.seed,
-            stream="rft",
-            batch_size=SAMPLED,
-            progress=progress.update,
-        )
-    accelerator.wait_for_everyone()
-    for path in sorted(folder.glob("samples.*.jsonl")):
-        known |= read(path)
-    return known
 
 
 def _lesson(prompt: list[int], completion: list[int]) -> Lesson:

@@ -63,7 +63,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
     parent = partial(load_causal, path, tokenizer, as_published(config, accelerator.device), config.revision)
-    model = whole_again(made, model, partial(load_causal, path, tokenizer, held, config.revision))
+    model = whole_again(made, model, partial(load_causal, path, tokenizer, held, config.revision), report.learned)
     saved = save_policy(made, model, tokenizer, held_out, parent)
     del model
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())

@@ -1,6 +1,6 @@
 """What do the baselines share? How they open their parents, what they measure on held-out prompts, and how they publish."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from data.schema import Prompt
 from pipeline.artifacts.freshness import parents
@@ -52,10 +53,19 @@ def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torc
     return model.to(device)
 
 
-def whole_policy(folder: Path, model: Any, config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
-    """A trained `model` as one process has it, for what the main process does alone after training on `device`."""
-    held = to_train(config, device, "lora")
-    return whole_again(folder / "made", model, partial(load_causal, run.folder("sft"), tokenizer, held))
+def whole_policy(
+    folder: Path,
+    model: Any,
+    learned: Mapping[str, Tensor],
+    config: Config,
+    run: Run,
+    tokenizer: Any,
+    device: torch.device,
+) -> Any:
+    """A trained `model` as one process has it, for what the main process does alone after training on `device`; `learned` as
+    `Report.learned`."""
+    held = to_train(config, device, "full" if learned else "lora")
+    return whole_again(folder / "made", model, partial(load_causal, run.folder("sft"), tokenizer, held), learned)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from peft import get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.settings.config import Supervised
+from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
 from policies.adapters import lora_config
 from policies.backbone import decoder
@@ -20,6 +21,10 @@ from policies.template import Lesson, Turn
 
 class LessonArguments(OneDevice, SFTConfig):
     """trl.SFTConfig for one device a process."""
+
+
+class LessonTrainer(SharedOut, SFTTrainer):
+    """trl.SFTTrainer, whose model may be shared out among processes."""
 
 
 def fine_tune(
@@ -45,7 +50,7 @@ def fine_tune(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    trainer = LessonTrainer(model=model, args=arguments, train_dataset=rows, processing_class=tokenizer)
     seconds, skipped = train(trainer, report, folder, section)
     return trainer.accelerator.unwrap_model(trainer.model).eval(), order, seconds, skipped
 

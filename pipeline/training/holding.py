@@ -27,10 +27,10 @@ def as_published(config: Config, device: torch.device) -> Held:
     return Held(pick_dtype(config.dtype, device), unrounded=True, attention=config.attn_implementation)
 
 
-def shares(model: nn.Module, sharding: str) -> dict[str, Any]:
-    """For the notes of a manifest: whether layers of `model` are shared out, and the bytes of its weights that each of several processes
+def shares(sharding: str, *models: nn.Module | None) -> dict[str, Any]:
+    """For the notes of a manifest: which layers of `models` are shared out, and the bytes of their weights that each of several processes
     holds. Every process is to ask; nothing where there is one."""
-    held = gather_object([bytes_here(model)])
+    held = gather_object([bytes_here(*(model for model in models if model is not None))])
     return {"sharding": {"sharding": sharding, "weights_bytes": held}} if len(held) > 1 else {}
 
 

@@ -1,13 +1,14 @@
 """How is a model folder made that loads without our code? Merged weights, tokenizer, adapter beside them, model card."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import Tensor
 
 from pipeline.artifacts.files import write_json, write_text
 from pipeline.settings.config import Config
@@ -77,10 +78,18 @@ def on_parent(folder: Path, model: Any, adapter_name: str, parent: Callable[[], 
     return PeftModel.from_pretrained(parent(), str(folder / "adapter"), adapter_name=adapter_name).eval()
 
 
-def whole_again(folder: Path, model: Any, fresh: Callable[[], Any]) -> Any:
+def whole_again(folder: Path, model: Any, fresh: Callable[[], Any], learned: Mapping[str, Tensor]) -> Any:
     """`model` as one process has it: where its layers are shared out, its adapter, saved under `folder`, on what `fresh()` loads as the
-    stage did; on the CPU then."""
-    return on_parent(folder, model, "default", fresh) if sharded(model) else model
+    stage did, or that with all weights that were `learned`; on the CPU then."""
+    if not sharded(model):
+        return model
+    if isinstance(model, PeftModel):
+        return on_parent(folder, model, "default", fresh)
+    whole = fresh()
+    with torch.no_grad():
+        for name, parameter in whole.named_parameters():
+            parameter.copy_(learned[name])
+    return whole.eval()
 
 
 def save_policy(

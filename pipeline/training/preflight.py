@@ -110,11 +110,12 @@ def trainer_needs(
     """GB by part of a stage that transformers' Trainer runs, about, as `needs` counts them. `beside`: bytes of the models that are not
     trained, a reference or a reward model."""
     sharding = section.sharding if isinstance(section, Sharded) else "none"
-    frozen = model.weights * (1 - _shared(model, sharding, processes)[0]) if section.tuning == "lora" else 0.0
+    here = 1 - _shared(model, sharding, processes)[0]
+    frozen, trained = (model.weights * here, 1.0) if section.tuning == "lora" else (0.0, here)
     parts = {
         "process": resident / GB,
         "weights": (frozen + beside) / GB,
-        "training": model.trained * ADAM * 4 / GB,
+        "training": model.trained * trained * ADAM * 4 / GB,
     }
     sampling = {"cache": model.cached(rows.length) * rows.sampled / GB}
     learning = {
@@ -164,7 +165,9 @@ def of_trainer(
     def counted() -> str:
         model = policy(config, source, section, revision, kind)
         beside = scorers(config, run, alone=True) if scored else 0.0
-        beside += model.weights if reference and section.tuning == "full" else 0.0
+        if reference and section.tuning == "full":
+            sharding = section.sharding if isinstance(section, Sharded) else "none"
+            beside += model.weights * (1 - _shared(model, sharding, run.world_size)[0])
         parts = trainer_needs(section, model, beside, rows, _resident(), run.world_size)
         told = check(stage, parts, *available(run.world_size))
         return (

@@ -1,6 +1,6 @@
 """What does the sft model say when it is asked many times, and what is each answer worth? Sampled once, kept, never again.
 
-Each prompt's samples are written as they come, so an interrupted stage goes on with the next prompt.
+Each prompt's samples are written as they come, so an interrupted stage goes on with the next prompt, in as many processes as there are then.
 """
 
 import math
@@ -10,14 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from data.schema import Prompt
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.ownership import begun_from
 from pipeline.artifacts.row_log import add_rows, whole_rows
 from pipeline.artifacts.run import Run
+from pipeline.pages.progress import bar
 from pipeline.settings.sections import Resolved
+from pipeline.training.sharing import share_of
 from policies.decoding import decode
-from policies.drawing import noise
+from policies.drawing import Completion, noise
 from policies.episodes import Score, after_eos_rule
 from policies.loop_settings import EosRule
 from policies.template import decode_completion, encode_prompt, show_prompt
@@ -25,6 +29,7 @@ from policies.tokenizers import eos_ids
 from reward.functions import WeightedScore
 
 AT_ONCE = 64  # completions sampled and scored between two writes
+FILES = "samples.*.jsonl"  # of the processes, by rank
 
 
 @dataclass(frozen=True)
@@ -41,20 +46,24 @@ class Sample:
 ByPrompt = dict[str, list[Sample]]
 
 
-def read(path: Path) -> ByPrompt:
-    """Samples by prompt id. Rows that are not as they were written are told, and not among them."""
-    return {
-        row["prompt_id"]: [Sample(**one) for one in row["samples"]] for part in _parts(path) for row in part["rows"]
-    }
+def read(folder: Path) -> ByPrompt:
+    """Samples by prompt id, of all processes that ever worked in `folder`. Rows that are not as they were written are told, and not
+    among them."""
+    return _by_prompt(_parts(folder))
 
 
-def _parts(path: Path) -> list[dict[str, Any]]:
-    return whole_rows(path, begun_from(path.parent))
+def _by_prompt(parts: Sequence[dict[str, Any]]) -> ByPrompt:
+    return {row["prompt_id"]: [Sample(**one) for one in row["samples"]] for part in parts for row in part["rows"]}
+
+
+def _parts(folder: Path) -> list[dict[str, Any]]:
+    """What each process wrote at once. Every process is to ask: what is not whole is told and cut off by the first, before the others read."""
+    with PartialState().main_process_first():
+        return [part for path in sorted(folder.glob(FILES)) for part in whole_rows(path, begun_from(folder))]
 
 
 def sample_scored(
-    path: Path,
-    known: ByPrompt,
+    folder: Path,
     model: Any,
     tokenizer: Any,
     asked: Sequence[Prompt],
@@ -66,44 +75,80 @@ def sample_scored(
     seed: int,
     stream: str,
     batch_size: int,
-    progress: Callable[[int], object],
-) -> None:
-    """Sample `n` completions of each prompt that is not `known` yet, score them, and append a line for those sampled at once to `path`,
-    with how many texts reward models were given for it; what they were given for the lines in `path` is counted here.
+    what: str,
+) -> ByPrompt:
+    """Sample `n` completions of each prompt that `folder` has none of yet, and score them: all samples by prompt id, in every process.
+    To be called by all, each of which takes a share of the prompts; `what` stands beside the bar.
 
-    The noise of a completion belongs to (seed, `stream` and prompt, its number), whatever else is sampled. What is sampled and scored
-    at once is the same after an interruption. `rule` is for completions without EOS.
+    A process appends a line for those sampled at once to a file of its own, with how many texts reward models were given for it. Of
+    those every process counts all, those of a former attempt too. The noise of a completion belongs to (seed, `stream` and prompt, its
+    number), whoever samples it and whatever else is sampled; in one process the same is sampled and scored at once after an
+    interruption. `rule` is for completions without EOS.
     """
-    stops, counted = eos_ids(model, tokenizer), score.texts() if isinstance(score, WeightedScore) else {}
-    for done in _parts(path):
-        for name, counts in counted.items():
-            counts.update(done["texts"].get(name, {}))
-    step = max(1, AT_ONCE // n)
-    for start in range(0, len(asked), step):
-        together, before = asked[start : start + step], {name: Counter(counts) for name, counts in counted.items()}
-        if all(p.id in known for p in together):
-            progress(n * len(together))
-            continue
-        part = [(p, k) for p in together for k in range(n)]
-        said = decode(
-            model,
-            [encode_prompt(tokenizer, p.prompt) for p, _ in part],
-            [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
-            how,
-            eos_ids=stops,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=batch_size,
-            progress=progress,
-        )
-        texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for (p, _), c in zip(part, said, strict=True)]
-        raw = score([p.prompt for p, _ in part], texts).tolist()
-        lines: dict[str, list[Sample]] = {}
-        for (p, _), c, text, value in zip(part, said, texts, raw, strict=True):
-            shaped = after_eos_rule(value, c.finished, rule)
-            lines.setdefault(p.id, []).append(Sample(c.tokens, text, c.finished, value, shaped))
-        rows = [{"prompt_id": name, "samples": [asdict(one) for one in samples]} for name, samples in lines.items()]
-        given = {name: dict(counts - before[name]) for name, counts in counted.items()}
-        add_rows(path, [{"rows": rows, "texts": given}], begun_from(path.parent))
+    state = PartialState()
+    counted = score.texts() if isinstance(score, WeightedScore) else {}
+    before = {name: Counter(counts) for name, counts in counted.items()}
+    known = read(folder)
+    left = [p for p in asked if p.id not in known]
+    mine, step = left[state.process_index :: state.num_processes], max(1, AT_ONCE // n)
+    with bar(
+        share_of(len(asked)) * n, what, "sample", start=(len(asked) - len(left)) // state.num_processes * n
+    ) as progress:
+        for start in range(0, len(mine), step):
+            texts = {name: Counter(counts) for name, counts in counted.items()}
+            said = _said(
+                mine[start : start + step], model, tokenizer, n, how, seed, stream, batch_size, progress.update
+            )
+            rows = _rows(said, tokenizer, score, rule, eos_ids(model, tokenizer))
+            given = {name: dict(counts - texts[name]) for name, counts in counted.items()}
+            path = folder / FILES.replace("*", str(state.process_index))
+            add_rows(path, [{"rows": rows, "texts": given}], begun_from(folder))
+    state.wait_for_everyone()
+    parts = _parts(folder)
+    for name, counts in counted.items():
+        counts.clear()
+        for given in (before[name], *(part["texts"].get(name, {}) for part in parts)):
+            counts.update(given)
+    return _by_prompt(parts)
+
+
+def _said(
+    asked: Sequence[Prompt],
+    model: Any,
+    tokenizer: Any,
+    n: int,
+    how: Resolved,
+    seed: int,
+    stream: str,
+    batch_size: int,
+    progress: Callable[[int], object],
+) -> list[tuple[Prompt, Completion]]:
+    """`n` completions of each prompt, one after the other."""
+    part = [(p, k) for p in asked for k in range(n)]
+    said = decode(
+        model,
+        [encode_prompt(tokenizer, p.prompt) for p, _ in part],
+        [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
+        how,
+        eos_ids=eos_ids(model, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return [(p, completion) for (p, _), completion in zip(part, said, strict=True)]
+
+
+def _rows(
+    said: Sequence[tuple[Prompt, Completion]], tokenizer: Any, score: Score, rule: EosRule, stops: Sequence[int]
+) -> list[dict[str, Any]]:
+    """What is written of completions that were sampled at once: a row a prompt."""
+    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in said]
+    raw = score([p.prompt for p, _ in said], texts).tolist()
+    lines: dict[str, list[Sample]] = {}
+    for (p, c), text, value in zip(said, texts, raw, strict=True):
+        shaped = after_eos_rule(value, c.finished, rule)
+        lines.setdefault(p.id, []).append(Sample(c.tokens, text, c.finished, value, shaped))
+    return [{"prompt_id": name, "samples": [asdict(one) for one in samples]} for name, samples in lines.items()]
 
 
 def sample_rows(asked: Sequence[Prompt], found: ByPrompt, kept: dict[str, int] | None = None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pipeline import ending
@@ -20,9 +20,9 @@ from pipeline.settings.config import Stepwise, Supervised
 from pipeline.settings.sections import Sharded
 from pipeline.training import checkpoints
 from pipeline.training.holding import shares
+from pipeline.training.sharded import learned, share_out_trained
 from pipeline.training.trackers import Trackers
 from policies.errors import BackboneError
-from policies.sharding import averaged, share_out
 from reward.functions import WeightedScore, figures_of
 
 T = TypeVar("T")
@@ -130,8 +130,8 @@ def train(trainer: Trainer, report: "Report", folder: Path, section: Stepwise) -
     """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
     sharding = section.sharding if isinstance(section, Sharded) else "none"
     if sharding != "none":
-        _share_out(trainer, f"{type(section).__name__.lower()}.sharding")
-    report.shares = shares(cast(nn.Module, trainer.model), sharding)
+        share_out_trained(trainer, sharding, f"{type(section).__name__.lower()}.sharding")
+    report.shares = shares(sharding, cast(nn.Module, trainer.model), getattr(trainer, "ref_model", None))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     started = time.monotonic()
@@ -140,22 +140,8 @@ def train(trainer: Trainer, report: "Report", folder: Path, section: Stepwise) -
     if report.asked:
         ending.leave(report.asked)
     ending.reached(None)
+    report.learned = learned(cast(nn.Module, trainer.model), trainer.is_world_process_zero())
     return time.monotonic() - started, report.resumed_at
-
-
-def _share_out(trainer: Trainer, setting: str) -> None:
-    """Share out the frozen layers of the model, whose adapter stays whole on every process: its gradients are averaged before they are cut."""
-    model: Any = trainer.model
-    share_out(model, setting)
-    # else accelerate wraps it in DDP, which it refuses where weights are shared out
-    model._is_accelerate_prepared = True
-    cut = trainer.accelerator.clip_grad_norm_
-
-    def averaged_and_cut(*given: Any, **more: Any) -> Any:
-        averaged(p for p in model.parameters() if p.requires_grad)
-        return cut(*given, **more)
-
-    trainer.accelerator.clip_grad_norm_ = averaged_and_cut
 
 
 SHOWN = (
@@ -176,6 +162,7 @@ class Report(TrainerCallback):
         self.folder, self.what, self.trackers, self.score = folder, what, trackers, score
         self.path = folder / checkpoints.LOG
         self.shares: dict[str, Any] = {}  # for the manifest's notes: what each process holds
+        self.learned: dict[str, Tensor] = {}  # on the first process: all trained weights, where they are shared out
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.asked = 0  # the signal that ends training before its last step

@@ -10,6 +10,7 @@ from typing import Any
 
 import trl
 
+from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice
 from policies.template import encode_prompt
 
@@ -29,7 +30,7 @@ class PairArguments(OneDevice, trl.DPOConfig):
     """trl.DPOConfig for one device a process."""
 
 
-class PairTrainer(Replaces, trl.DPOTrainer):
+class PairTrainer(Replaces, SharedOut, trl.DPOTrainer):
     """trl.DPOTrainer on rows of token ids, {"prompt_ids", "chosen_ids", "rejected_ids"}, taken as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +41,7 @@ class JudgementArguments(OneDevice, trl.KTOConfig):
     """trl.KTOConfig for one device a process."""
 
 
-class JudgementTrainer(Replaces, trl.KTOTrainer):
+class JudgementTrainer(Replaces, SharedOut, trl.KTOTrainer):
     """trl.KTOTrainer on rows of token ids, {"prompt_ids", "completion_ids", "KL_completion_ids", "label"}, taken as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -51,7 +52,7 @@ class PromptArguments(OneDevice, trl.RLOOConfig):
     """trl.RLOOConfig for one device a process."""
 
 
-class PromptTrainer(Replaces, trl.RLOOTrainer):
+class PromptTrainer(Replaces, SharedOut, trl.RLOOTrainer):
     """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered as everywhere else.
 
     JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is.

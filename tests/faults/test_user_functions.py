@@ -82,7 +82,7 @@ def both(prompts, completions):
 """
 OF_RANKS = {
     "left": (2, r"error: .*/mine\.py:\d+, in <lambda>\(\): it ended the program .*\n"),
-    "fault": (1, r"Traceback .*LookupError: a fault of mine\n"),
+    "fault": (1, r"Traceback .*LookupError: a fault of mine\nerror: that was process 1 of ppo.*\n"),
     "stuck": (2, r"(reward function .* has not returned .*\n)?error: reward function mine:stuck has not returned for 3 s; .*\n"),
     "mistaken": (2, r"error: reward function mine:mistaken returned '\?' at index 0, .*\n"),
     "both": (2, r"error: ppo: its process ended without publishing anything .*\n"),

@@ -1,7 +1,10 @@
 """What do the tests of the baselines share? A recipe shrunk to seconds, and the runs made by it."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +51,15 @@ def again(name: str) -> Path:
 
 def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text())  # type: ignore[no-any-return]
+
+
+def in_processes(
+    stage: str, run: Path, *more: str, count: int = 2, timeout: int = 300
+) -> subprocess.CompletedProcess[str]:
+    """The command of `stage`, in so many processes."""
+    single = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PIPELINE_NPROC", "PIPELINE_RUN"}
+    environment = {k: v for k, v in os.environ.items() if k not in single} | {"PYTHONPATH": str(ROOT)}
+    recipe = str(ROOT / "recipes" / "smoke.yaml")
+    call = [sys.executable, "-m", "pipeline", stage.replace("_", "-"), recipe, *SHRUNK, *more]
+    call += ["--run", run.name, "--nproc", str(count)]
+    return subprocess.run(call, capture_output=True, text=True, env=environment, timeout=timeout)

@@ -1,6 +1,8 @@
 """Are samples drawn once, as asked, and is the best of n what its estimates say?"""
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipeline.settings.sections import Decoding
 from pipeline.stages import best_of_n
 from pipeline.training.samples import Sample, best_of_block, kl_bound, read, sample_scored
 from policies.backbone import load_causal
+from reward.functions import combine
 
 
 def samples(rewards: Sequence[float]) -> list[Sample]:
@@ -60,12 +63,11 @@ def asked_of(count: int) -> list[Prompt]:
 
 
 def draw(
-    path: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any = vowels, **how: Any
+    folder: Path, model: Any, tokenizer: Any, count: int, n: int, score: Any = vowels, **how: Any
 ) -> dict[str, list[Sample]]:
-    done: list[int] = []
-    sample_scored(
-        path,
-        read(path),
+    folder.mkdir(exist_ok=True)
+    found = sample_scored(
+        folder,
         model,
         tokenizer,
         asked_of(count),
@@ -76,10 +78,10 @@ def draw(
         seed=3,
         stream="test",
         batch_size=8,
-        progress=done.append,
+        what="test",
     )
-    assert sum(done) == count * n
-    return read(path)
+    assert found == read(folder)
+    return found
 
 
 def test_samples_belong_to_their_prompt_and_number(
@@ -112,10 +114,58 @@ def test_samples_belong_to_their_prompt_and_number(
     with pytest.raises(Stop):
         draw(path, model, tiny_tokenizer, 5, 8, failing)
     assert len(read(path)) == 2
-    with path.open("ab") as file:
+    with (path / "samples.0.jsonl").open("ab") as file:
         file.write(b'{"rows": [{"prompt_id": "p2", "samp')
     assert draw(path, model, tiny_tokenizer, 5, 8, failing) == whole
     assert calls == [16, 16, 16, 8]
+
+
+class Counting:
+    """A score that counts what it is given, as reward models do."""
+
+    def __init__(self) -> None:
+        self.counts = Counter(texts=5)  # of what was scored before
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[str]) -> torch.Tensor:
+        self.counts["texts"] += len(completions)
+        return vowels(prompts, completions)
+
+
+class Process:
+    """One of several, as far as samples are concerned."""
+
+    def __init__(self, process_index: int, num_processes: int):
+        self.process_index, self.num_processes = process_index, num_processes
+
+    main_process_first = staticmethod(nullcontext)
+
+    def wait_for_everyone(self) -> None:
+        pass
+
+
+def test_any_number_of_processes_goes_on_from_any_others(
+    tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three processes the second ends, and the third after its first two prompts of three; then one goes on, which counts all that the
+    former ones scored."""
+    model = load_causal(tiny_folder, tiny_tokenizer, torch.float32)
+    whole = draw(tmp_path / "whole", model, tiny_tokenizer, 9, 8)
+    monkeypatch.setattr("pipeline.training.samples.AT_ONCE", 16)  # two prompts at a time
+    path, scored = tmp_path / "shared", [Counting(), Counting(), Counting()]
+    scores = [combine({"counted": one}, [1.0]) for one in scored]
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.samples.PartialState", lambda: Process(1, 3))
+        assert len(draw(path, model, tiny_tokenizer, 9, 8, scores[0])) == 3
+        first = (path / "samples.1.jsonl").read_bytes()
+        patch.setattr("pipeline.training.samples.PartialState", lambda: Process(0, 2))
+        assert len(draw(path, model, tiny_tokenizer, 9, 8, scores[1])) == 6
+    (path / "samples.0.jsonl").write_bytes((path / "samples.0.jsonl").read_bytes()[:-20])  # killed while it wrote
+    found = draw(path, model, tiny_tokenizer, 9, 8, scores[2])
+    assert (path / "samples.1.jsonl").read_bytes() == first  # nothing is sampled twice
+    assert {name: [one.tokens for one in own] for name, own in found.items()} == {
+        name: [one.tokens for one in own] for name, own in whole.items()
+    }
+    assert scored[2].counts == Counter(texts=5 + 9 * 8)
 
 
 def test_samples_are_decoded_as_they_are_asked_for(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:

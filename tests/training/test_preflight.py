@@ -123,6 +123,9 @@ def test_a_stage_of_the_trainer_by_hand() -> None:
     assert whole["weights"] == 0 and whole["training"] * 1e9 == pytest.approx(MODEL * 16)
     shared = trainer_needs(section.model_copy(update={"sharding": "frozen"}), ADAPTED, 0.0, rows, 5e8, processes=2)
     assert shared["weights"] * 1e9 == pytest.approx((MODEL - (4 * 120_200 + 100) / 2) * 4)
+    full = section.model_copy(update={"tuning": "full", "sharding": "full"})
+    learned = trainer_needs(full, WHOLE, 0.0, rows, 5e8, processes=2)
+    assert learned["training"] * 1e9 == pytest.approx((MODEL - (4 * 120_200 + 100) / 2) * 16)
     sampling = trainer_needs(section, ADAPTED, 0.0, replace(rows, sampled=1000, length=50), 5e8)
     assert sampling["cache"] * 1e9 == pytest.approx(1000 * 50 * 2 * 4 * 50 * 4) and "logits" not in sampling
 

@@ -1,4 +1,4 @@
-"""How do several processes share what a comparison does? Each takes every n-th item, and all get what every one found."""
+"""How do several processes share a long step that trains nothing? Each takes every n-th item, and all get what every one found."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
