@@ -4,7 +4,7 @@ A Config is one run; recipe.py makes it from a YAML file with a section a stage.
 """
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -58,6 +58,10 @@ class SFT(Supervised):
         "all", description="turns of the assistant in a conversation that are learned: all of them, or the last alone"
     )
     max_new_tokens: int = Field(32, ge=1, description="length limit when EOS is checked")
+    max_steps: int = Field(
+        -1, ge=-1, description="optimizer steps; -1: num_train_epochs decides; 0: the model is taken as it is"
+    )
+    may_be_passed_over: ClassVar[bool] = True
 
 
 class Reward(Supervised):

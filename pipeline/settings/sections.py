@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Literal, TypeGuard
+from typing import Any, ClassVar, Literal, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -214,3 +214,12 @@ class Supervised(Stepwise, Sharded):
 
     num_train_epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1: num_train_epochs decides")
+
+    @field_validator("max_steps")
+    @classmethod
+    def _trains(cls, steps: int) -> int:
+        if steps == 0 and not cls.may_be_passed_over:
+            raise ValueError("0 steps train nothing; give 1 or more, or -1, where num_train_epochs decides")
+        return steps
+
+    may_be_passed_over: ClassVar[bool] = False

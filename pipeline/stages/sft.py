@@ -3,7 +3,8 @@
     python -m pipeline sft recipes/film_reviews.yaml
 
 trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA adapter by default. Publishes merged weights that
-`AutoModelForCausalLM.from_pretrained` loads, and the adapter beside them.
+`AutoModelForCausalLM.from_pretrained` loads, and the adapter beside them. With sft.max_steps=0 the base model, fine-tuned elsewhere, is
+taken as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,12 +54,15 @@ def run(config: Config, run: Run) -> Manifest | None:
     rows = preflight.Rows.of([len(lesson.ids) for lesson in lessons], section)
     preflight.of_trainer("sft", config, run, path, rows, revision=config.revision)
     dtype = pick_dtype(config.dtype, accelerator.device)
-    held = to_train(config, accelerator.device, section.tuning)
+    device, trains = accelerator.device, section.max_steps != 0
+    held = to_train(config, device, section.tuning) if trains else as_published(config, device)
     model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
-    model, order, seconds, skipped = fine_tune(
-        section, model, tokenizer, lessons, folder, accelerator, config.seed, report
-    )
+    order, seconds, skipped = list[int](), 0.0, 0
+    if trains:
+        model, order, seconds, skipped = fine_tune(
+            section, model, tokenizer, lessons, folder, accelerator, config.seed, report
+        )
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     made = folder / "made"
@@ -66,6 +70,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     model = whole_again(made, model, partial(load_causal, path, tokenizer, held, config.revision), report.learned)
     saved = save_policy(made, model, tokenizer, held_out, parent)
     del model
+    (folder / "metrics.jsonl").touch()
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
     metrics = {
         "loss_before": before,
@@ -92,15 +97,17 @@ def run(config: Config, run: Run) -> Manifest | None:
 
 
 def gate(figures: Mapping[str, float]) -> Gate:
-    """figures: "loss_before" and "loss_after", nats a token on held-out demonstrations; "eos_rate", a share; "dtype/kept", the share
+    """figures: "train_rows", 0 where the model was taken as it is; "loss_before" and "loss_after", nats a token on held-out
+    demonstrations; "eos_rate", a share; "dtype/kept", the share
     of the update that the recipe's dtype keeps, where nothing is quantised; and what `checks` reads."""
     why = "completions run into sft.max_new_tokens; train longer or raise it"
     rounded = "the stages that go on from here load the model in the recipe's dtype, which rounds it: set dtype=float32"
     longer = "train longer, lower sft.learning_rate, or look at the demonstrations"
+    learned = check(
+        "held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before"), why=longer
+    )
     found = [
-        check(
-            "held-out loss", figures["loss_after"], must=below(figures["loss_before"], "the loss before"), why=longer
-        ),
+        *([learned] if figures["train_rows"] else []),
         check("EOS rate", figures["eos_rate"], must=MUST_STOP, should=SHOULD_STOP, why=why),
         *checks(figures),
     ]
@@ -154,7 +161,7 @@ def _learned(lessons: Sequence[Lesson], done_before: int, seconds: float) -> dic
         "train_rows": float(len(lessons)),
         "train_tokens": float(sum(len(lesson.ids) for lesson in lessons)),
         "learned_tokens": float(sum(sum(lesson.learned) for lesson in lessons)),
-        "tokens_per_second": sum(len(lesson.ids) for lesson in lessons[done_before:]) / seconds,
+        "tokens_per_second": sum(len(lesson.ids) for lesson in lessons[done_before:]) / seconds if seconds else 0.0,
     }
 
 

@@ -116,6 +116,7 @@ def test_data_says_nothing_of_what_does_not_apply() -> None:
         ({}, {}),
         ({"loss_after": 2.0}, {"held-out loss": "fail"}),
         ({"loss_after": beside(2.0, DOWN)}, {}),
+        ({"loss_after": 2.0, "train_rows": 0.0}, {}),  # the model was taken as it is
         ({"eos_rate": beside(0.5, DOWN)}, {"EOS rate": "warn"}),
         ({"eos_rate": beside(0.0, UP)}, {"EOS rate": "warn"}),
         ({"eos_rate": 0.0}, {"EOS rate": "fail"}),
@@ -124,7 +125,7 @@ def test_data_says_nothing_of_what_does_not_apply() -> None:
     ],
 )
 def test_sft(change: dict[str, float], expected: dict[str, str]) -> None:
-    figures = {"loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 0.98}
+    figures = {"train_rows": 9.0, "loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 0.98}
     assert results(sft.gate(figures | change)) == expected
 
 
@@ -144,7 +145,9 @@ MERGED = {"merged/kl": 0.01, "merged/kept": 0.98, "merged/score_gap": 0.1}
 )
 def test_merged_against_adapter(change: dict[str, float], expected: dict[str, str]) -> None:
     """In every stage that trains an adapter; nothing is said where none was."""
-    figures = {"loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 1.0} | MERGED | change
+    figures = (
+        {"train_rows": 9.0, "loss_before": 2.0, "loss_after": 1.5, "eos_rate": 0.5, "dtype/kept": 1.0} | MERGED | change
+    )
     assert results(Gate(merging.checks(figures))) == results(sft.gate(figures)) == expected
     assert results(ppo.gate(PPO | figures, None, None, 25.0)) == expected
     assert merging.checks({"loss_after": 1.0}) == []
