@@ -17,6 +17,7 @@ from pipeline.artifacts.freshness import inputs_of
 from pipeline.artifacts.ownership import LOCK, MANIFEST, begun_from
 from pipeline.artifacts.run import Run, stage_of
 from pipeline.artifacts.seeds import with_seed
+from pipeline.commands import ROOT
 from pipeline.graph import STAGES
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
@@ -38,9 +39,10 @@ def _proven(
     root: Path, name: str, folder: str, begun: str, commands: tuple[tuple[str, tuple[str, ...]], ...], when: int
 ) -> Config | None:
     stage, seed = stage_of(folder), folder.partition("_seed_")[2]
-    for recipe, overrides in commands if stage in STAGES else ():
+    tries = [(path, overrides) for recipe, overrides in commands for path in (Path(recipe), ROOT / recipe)]
+    for path, overrides in dict.fromkeys(tries) if stage in STAGES else ():
         with suppress(ConfigError, ArtifactError, OSError, ValueError):
-            config = load(recipe, overrides)
+            config = load(path, overrides)
             further = int(seed) - config.seed if seed else 0
             config, run = with_seed(stage, config, Run(name, root), further)
             if inputs_of(run, stage, config) == begun:

@@ -55,7 +55,8 @@ export function range(values, limit, share = false) {
   let low = Math.min(...values), high = Math.max(...values);
   const near = limit !== undefined && Math.max(high, limit) - Math.min(low, limit) <= 3 * Math.max(high - low, Math.abs(limit) * 0.1, 1e-9);
   if (near) { low = Math.min(low, limit); high = Math.max(high, limit); }
-  const pad = 0.07 * (high - low) || 0.1 * Math.abs(high) || (share ? 0.1 : 0.5);
+  const least = Math.max(1e-5, 1e-3 * Math.max(Math.abs(low), Math.abs(high))); // what is less is rounding, and looks flat
+  const pad = high === low ? 0.1 * Math.abs(high) || (share ? 0.1 : 0.5) : Math.max(0.07 * (high - low), (least - (high - low)) / 2);
   if (share) return { low: Math.max(0, low - pad), high: Math.min(1, high + pad), near };
   return { low: low - pad, high: high + pad, near };
 }

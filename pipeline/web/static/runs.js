@@ -232,6 +232,10 @@ function showPlots() {
     }
     plots.get(figure.name).draw(series, open.map((of) => curve(of).limits[figure.name]).find(Boolean));
   }
+  const some = open.some((of) => curve(of).points.length);
+  $("none").hidden = some;
+  $("none").textContent = open.length ? "No figures yet; they appear here with the first steps." : "Choose what the plots show.";
+  document.querySelector(".numbers").hidden = !some;
   showNumbers();
 }
 
