@@ -10,7 +10,7 @@ the reason, and the others must come back as people made them.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from data.schema import Completion, Problem, Ranking, prompt_key
 from pipeline.artifacts.files import write_bytes
 from pipeline.artifacts.ownership import check_no_link, using
 from pipeline.artifacts.run import Run
+from pipeline.commands import learning, opening
 from pipeline.people.orders import Order, in_order, ordered, ranked
 from pipeline.people.standing import last_words, reported, standing
 from pipeline.people.store import Event, Item, open_store, path_of
@@ -92,7 +93,7 @@ def votes_of(events: Sequence[Event]) -> list[Row]:
     """Rows of votes, texts and all; of a person's votes on the same two answers the last. Both bad is a tie, and says so."""
     found: dict[Any, Row] = {}
     for event in standing(events):
-        if event.kind != "vote":
+        if event.kind != "vote" or event.body.get("set_aside"):  # an answer gave away who wrote it
             continue
         body = event.body
         sides = {side: {"model": body[side]["model"], "text": body[side]["text"]} for side in ("a", "b")}
@@ -106,12 +107,12 @@ def votes_of(events: Sequence[Event]) -> list[Row]:
         }
         found.pop(key, None)
         found[key] = row | {"comment": body.get("why") or "", "both_bad": body["outcome"] == "bad", "at": event.at}
+        found[key]["prompt_id"] = body.get("prompt_id")
     return list(found.values())
 
 
-def told(made: Made, following: Callable[[str], str], page: str) -> str:
-    """The lines that close an export: what was made, what was not and why, and what comes next. `following` gives the command that
-    learns from a file, `page` the one that opens the page on which people rank."""
+def told(made: Made) -> str:
+    """The lines that close an export: what was made, what was not and why, and what comes next."""
     lines = [
         f"rankings: {count} set aside in {made.folder / ASIDE}: {why}" for why, count in _reasons(made.aside).items()
     ]
@@ -120,7 +121,8 @@ def told(made: Made, following: Callable[[str], str], page: str) -> str:
     part = sum(bool(row["unranked"]) for row in made.rankings)
     what = f"{len(made.rankings)} rankings ({ties} with ties, {part} of a part of the completions)"
     votes = f", {len(made.votes)} votes in {made.folder / VOTES}" if made.votes else ""
-    after = following(str(made.folder / RANKINGS)) if made.rankings else page
+    run = made.folder.parent.name
+    after = learning(str(made.folder / RANKINGS), f"{run}_people") if made.rankings else opening(run)
     return "\n".join([*lines, f"rankings: {made.folder / RANKINGS}: {what}{who}{votes}; next: {after}"])
 
 

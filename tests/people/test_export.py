@@ -78,9 +78,9 @@ def test_rankings_come_out_as_people_made_them(run: Run, kept: Store) -> None:
     assert row["shown_order"] == ["c3", "c2", "c1", "c0"] and lines(made, "set_aside.jsonl") == [] == lines(
         made, "votes.jsonl"
     )
-    closing = told(made, lambda path: f"make all DATA={path}", "make web")
-    assert closing.endswith(
-        f"3 rankings (1 with ties, 1 of a part of the completions) of 2 people; next: make all DATA={made.folder}/rankings.jsonl"
+    assert told(made).endswith(
+        "3 rankings (1 with ties, 1 of a part of the completions) of 2 people; next: python -m pipeline all "
+        f"recipes/own_data.yaml data.source={made.folder}/rankings.jsonl --run demo_people"
     )
 
 
@@ -112,7 +112,7 @@ def test_what_orders_nothing_and_what_was_reported_is_set_aside(run: Run, kept: 
         "e5": reason,
         "none": "its item is not in the store",
     }
-    said_so = told(made, str, "make web").splitlines()
+    said_so = told(made).splitlines()
     assert f"rankings: 3 set aside in {made.folder}/set_aside.jsonl: {ORDERS_NOTHING}" in said_so and len(said_so) == 4
     kept.add("undo", "Ben", "undo", {"event": "report"})
     assert {one.id for one in read(export(run))} == {"good", "e5"}
@@ -209,9 +209,8 @@ def test_nothing_said_makes_empty_files_and_says_what_to_do(run: Run, kept: Stor
     export(run)
     kept.add("undo", "Anna", "undo", {"event": "e1"})
     made = export(run)
-    assert (made.folder / "rankings.jsonl").read_bytes() == b"" and told(made, str, "make web RUN=demo").endswith(
-        "next: make web RUN=demo"
-    )
+    assert (made.folder / "rankings.jsonl").read_bytes() == b""
+    assert told(made).endswith("next: python -m pipeline web --run demo")
 
 
 def test_an_export_that_fails_leaves_the_former_one(run: Run, kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
