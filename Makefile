@@ -19,6 +19,9 @@ MODELS ?=
 YES    ?=
 VERIFY ?=
 TO     ?=
+K      ?=
+PROMPTS ?=
+FROM   ?=
 
 BIN    := .venv/bin
 CALL    = PIPELINE_CALLER=make exec $(BIN)/python -m pipeline
@@ -31,8 +34,8 @@ define newline
 endef
 run     = $(if $(findstring $(newline),$(RUN)),$(error RUN has more than one line; write for instance RUN=demo),$(RUN))
 quoted  = '$(subst ','\'',$(1))'
-FROM    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
-ARGS    = $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --nproc $(NPROC) $(if $(VERIFY),--verify)
+ROWS    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
+ARGS    = $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --nproc $(NPROC) $(if $(VERIFY),--verify)
 ONE     = $(if $(filter command,$(named)),--run $(call quoted,$(run)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
@@ -45,7 +48,7 @@ TARGETS := $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 .PHONY: $(TARGETS)
 
 # A word that is no target, or a variable that nothing here reads, is refused before anything starts: pipeline/words.py says what was meant.
-OURS   := BIN CALL COMMA SPACE OPEN FROM ARGS ONE NAMED ADDRESS MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
+OURS   := BIN CALL COMMA SPACE OPEN ROWS ARGS ONE NAMED ADDRESS MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
 KNOWN  := $(filter-out $(OURS),$(shell grep -oE '[$$][$(OPEN)$$]?[A-Z_]{3,}|^[A-Z]+ *[?]=' $(firstword $(MAKEFILE_LIST)) | tr -cd 'A-Z_\n' | sort -u))
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(TARGETS) .venv/ready,$(MAKECMDGOALS))$(filter-out $(KNOWN) MAKE% -%,$(GIVEN)),)
@@ -130,6 +133,15 @@ rft: .venv/ready ## baseline: fine-tune sft on the best of its own completions
 best-of-n: .venv/ready ## baseline: sample n completions of each held-out prompt from sft, for best_of_…
 	@$(CALL) best-of-n $(ARGS)
 
+##@ People
+
+rank: .venv/ready ## K answers a training prompt (MODEL="sft ppo" K=4 PROMPTS=50), or those of a file (FROM=answers.jsonl), for people to order
+	@$(CALL) rank $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) $(if $(FROM),--from $(call quoted,$(FROM))) \
+	  $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(K),--k $(call quoted,$(K))) $(if $(PROMPTS),--prompts $(call quoted,$(PROMPTS)))
+
+rankings: .venv/ready ## what people said, as files that the pipeline reads: runs/NAME/people/rankings.jsonl and votes.jsonl
+	@$(CALL) rankings --run $(call quoted,$(run))
+
 ##@ Look
 
 data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's settings (FORMAT=, MODEL=); writes runs/data-check.html
@@ -138,7 +150,7 @@ data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's 
 	  --json runs/data-check.json --page runs/data-check.html
 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=, CHAT=1); writes a page
-	@$(CALL) inspect $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
+	@$(CALL) inspect $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 
 watch: .venv/ready ## RUN on the terminal as it goes on: stages, steps, time left, figures; into a file one line a minute
@@ -151,7 +163,7 @@ serve: .venv/ready ## answer programs as MODEL=ppo of the run: transformers' own
 	@$(CALL) serve --run $(call quoted,$(run)) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(filter command,$(origin PORT)),--port $(call quoted,$(PORT)))
 
 plan: .venv/ready ## what a run would need and how fast it would be: MODEL=7B GPUS=8 GPU=h200|a100-80|4090|cpu|here (PRICE=2.5 dollars an hour, TOKENS=256 a prompt)
-	@$(CALL) plan $(call quoted,$(RECIPE)) $(FROM) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(GPUS),--gpus $(call quoted,$(GPUS))) \
+	@$(CALL) plan $(call quoted,$(RECIPE)) $(ROWS) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(GPUS),--gpus $(call quoted,$(GPUS))) \
 	  $(if $(GPU),--gpu $(call quoted,$(GPU))) $(if $(PRICE),--price $(call quoted,$(PRICE))) $(if $(TOKENS),--prompt-tokens $(call quoted,$(TOKENS)))
 
 runs: .venv/ready ## all runs (RUN=x: one): stages, gates, sizes, settings that differ, former results that are kept
@@ -166,7 +178,7 @@ push: .venv/ready ## put a model on the Hub: MODEL=ppo TO=name/repo (PRIVATE=1, 
 	  $(if $(filter-out 0,$(DRY)),--dry) $(if $(filter 0,$(REPORT)),--no-report) $(if $(filter-out 0,$(FORCE)),--force) $(if $(LICENSE),--license $(call quoted,$(LICENSE)))
 
 vllm-server: .venv/ready .venv-vllm/ready ## a vLLM server of RUN's sft model for SET="ppo.engine=vllm_server", in an environment of its own
-	@$(CALL) vllm-server $(call quoted,$(RECIPE)) $(FROM) $(SET) --run $(call quoted,$(RUN)) --python .venv-vllm/bin/python
+	@$(CALL) vllm-server $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(RUN)) --python .venv-vllm/bin/python
 
 ##@ Develop
 

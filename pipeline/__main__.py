@@ -42,6 +42,7 @@ Overrides = Annotated[
 Name = Annotated[
     str | None, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/; default: the recipe's name")
 ]
+Demo = Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")]
 Processes = Annotated[
     int, typer.Option("--nproc", min=1, help="processes, started by accelerate launch (torchrun on CPU)")
 ]
@@ -135,7 +136,7 @@ WEB = "Watch runs, rank answers, vote blind and chat, in a browser on this machi
 
 @app.command("web", help=WEB, short_help=WEB)
 def in_a_browser(
-    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    run: Demo = "demo",
     host: Annotated[
         str, typer.Option(help="where to answer; another address lets others on the network ask")
     ] = "127.0.0.1",
@@ -156,13 +157,54 @@ WATCH = "A run on the terminal as it goes on: stages, gates, steps, time left; w
 
 
 @app.command("watch", help=WATCH, short_help=WATCH)
-def on_the_terminal(
-    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
-) -> None:
+def on_the_terminal(run: Demo = "demo") -> None:
     def work() -> None:
         from pipeline.web.terminal import watch
 
         watch(run)
+
+    guarded(work)
+
+
+RANK = "Put answers into the queue that people order at /rank: K to each training prompt, sampled from models, or those of a file."
+
+
+@app.command("rank", help=RANK, short_help=RANK)
+def ask_people(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    model: Annotated[str, typer.Option(help="one model or several, as compare.models names them")] = "sft ppo",
+    k: Annotated[int, typer.Option("--k", help="answers to a prompt, the models by turns")] = 4,
+    prompts: Annotated[int, typer.Option(help="how many training prompts; held-out ones are never asked")] = 50,
+    source: Annotated[
+        str | None, typer.Option("--from", help='instead: a file of rows {"prompt": …, "completions": […]}')
+    ] = None,
+    run: Name = None,
+) -> None:
+    def work() -> None:
+        given = [("MODEL", model), ("K", str(k)), ("PROMPTS", str(prompts))] if source is None else [("FROM", source)]
+        call = replace(called("rank", recipe, overrides, run), options=tuple(given))
+        config = load(recipe, [*call.overrides, f"compare.models=[{','.join(model.split())}]"])
+        made = Run(call.run, call=call)
+        from pipeline.training.context import quiet
+
+        quiet()
+        from pipeline.people import sampling
+
+        print(sampling.queued(config, made, k, prompts, source))
+
+    guarded(work)
+
+
+RANKINGS = "Write what people said as files that the pipeline reads: people/rankings.jsonl, people/votes.jsonl."
+
+
+@app.command("rankings", help=RANKINGS, short_help=RANKINGS)
+def what_people_said(run: Demo = "demo") -> None:
+    def work() -> None:
+        from pipeline.people import export
+
+        print(export.told(export.export(Run(run))))
 
     guarded(work)
 
@@ -173,7 +215,7 @@ PUSH = "Put a model of a run on the Hub, with a card and its report, and without
 @app.command("push", help=PUSH, short_help=PUSH)
 def to_the_hub(
     to: Annotated[str, typer.Option(help="the repository, as name/repo", show_default=False)],
-    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    run: Demo = "demo",
     model: Annotated[
         str, typer.Option(help="sft, reward, ppo, a baseline, or a further seed such as ppo_seed_1")
     ] = "ppo",
@@ -302,7 +344,7 @@ SERVE = "Answer programs as a model of the run: transformers' own server, OpenAI
 
 @app.command("serve", help=SERVE, short_help=SERVE)
 def for_programs(
-    run: Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")] = "demo",
+    run: Demo = "demo",
     model: Annotated[str, typer.Option(help="a model of the run that speaks, such as sft or ppo_seed_1")] = "ppo",
     port: Annotated[int, typer.Option(min=1, max=65535, help="where it answers, on this machine alone")] = 8000,
 ) -> None:

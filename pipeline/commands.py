@@ -20,6 +20,7 @@ CALLER = (
 FROM_VARIABLES = {"DATA": "data.source=", "FORMAT": "data.format="}  # what the Makefile makes of them, before SET
 PROGRAMS = {"make": (".venv/bin/python", "-m", "pipeline"), "rlhf": ("rlhf",), "": ("python", "-m", "pipeline")}
 OPTIONS = {"PROMPT": "--prompt", "COMPLETION": "--completion", "MODEL": "--model", "CHAT": "--chat"}  # make's words
+OPTIONS |= {"K": "--k", "PROMPTS": "--prompts", "FROM": "--from"}
 SWITCHES = ("CHAT",)  # options without a value
 
 
@@ -145,6 +146,18 @@ def pruning(run: str | None = None) -> str:
     if caller() == "make":
         return f"run: {' '.join(['make prune', *assignments({'RUN': run} if run else {}), 'YES=1'])}"
     return f"run: {shlex.join([*PROGRAMS[caller()], 'prune', *(['--run', run] if run else []), '--yes'])}"
+
+
+def opening(run: str) -> str:
+    """The command that opens the pages on which people watch, rank, vote and chat."""
+    if caller() == "make":
+        return " ".join(["make web", *assignments({"RUN": run})])
+    return shlex.join([*PROGRAMS[caller()], "web", "--run", run])
+
+
+def learning(rows: str, run: str) -> str:
+    """The command that makes a run of its own of people's rankings."""
+    return Call.of("recipes/own_data.yaml", run, [f"data.source={rows}"]).line("all")
 
 
 def listing(section: str = "") -> str:

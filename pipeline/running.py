@@ -26,6 +26,7 @@ from pipeline.artifacts.unchanged import unchanged
 from pipeline.commands import Call
 from pipeline.ending import ENDS, FAULT, INTERRUPTED, MISTAKE
 from pipeline.graph import BASELINES, STAGES, WALK, command_name
+from pipeline.pages.progress import never_silent
 from pipeline.ranks import ASKED, FURTHER_SEED, environment, launch
 from pipeline.redaction import redacted, watch_terminal
 from pipeline.settings.config import Config, ConfigError
@@ -170,7 +171,10 @@ def _make(stage: str, config: Config, run: Run) -> None:
     if "model" in models_read(stage, config):
         context.base_model(config)  # one of ours is made when it is missing, and what it is counts from here on
     run = replace(run, begun=read_now(run, stage, config))  # before the stage reads anything
-    with unchanged(run, stage, read_by(run, stage, config), after=False):  # publishing looks itself
+    with (
+        unchanged(run, stage, read_by(run, stage, config), after=False),  # publishing looks itself
+        never_silent(stage),
+    ):
         manifest = module.run(config, run)
     if run.main_process:
         print(module.summary(manifest, run), flush=True)

@@ -15,7 +15,7 @@ from pipeline.commands import assignments
 from pipeline.redaction import redacted
 
 EXAMPLE = {"RUN": "demo", "RECIPE": "recipes/smoke.yaml", "DATA": "my_preferences.jsonl"}
-SETTINGS, TAKERS = ("model", "force"), ("push", "inspect", "data-check", "plan")
+SETTINGS, TAKERS = ("model", "force"), ("push", "inspect", "data-check", "plan", "rank")
 """Settings of the same word as a variable of make, and the targets that read this variable."""
 ROWS = (".jsonl", ".json", ".csv", ".parquet", ".ndjson")
 

@@ -97,6 +97,6 @@ def test_the_makefile_calls_only_what_is_there() -> None:
 def test_help_is_in_groups() -> None:
     groups = re.split(r"^##@ (.+)$", MAKEFILE, flags=re.MULTILINE)[1:]
     found = {name: targets(rules) for name, rules in zip(groups[::2], groups[1::2], strict=True)}
-    assert list(found) == ["Set up", "Stages", "Baselines", "Look", "Develop"] and all(found.values())
+    assert list(found) == ["Set up", "Stages", "Baselines", "People", "Look", "Develop"] and all(found.values())
     assert sorted(name for names in found.values() for name in names) == sorted(targets())
     assert {"dpo", "rloo"} <= set(found["Baselines"]) and "demo" in found["Set up"] and "test" in found["Develop"]

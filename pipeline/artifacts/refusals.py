@@ -134,7 +134,8 @@ def lower(stage: str) -> str:
             f"lower {section}.per_device_train_batch_size or data.max_length, or set {section}.gradient_checkpointing=true or "
             f"{section}.tuning=lora"
         )
-    if stage in ("compare", "best_of_n"):
+    if stage in ("compare", "best_of_n", "rank"):
+        stage = "compare" if stage == "rank" else stage
         return f"lower {stage}.per_device_eval_batch_size, compare.generation.max_new_tokens or ppo.response_length"
     return "give it a smaller model or fewer rows, or a machine with more memory"
 

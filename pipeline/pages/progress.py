@@ -1,9 +1,11 @@
-"""How far is it? A bar with the time to go on a terminal, one line a minute elsewhere."""
+"""How far is it? A bar with the time to go on a terminal; elsewhere one line a minute, while nothing moves too."""
 
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -15,10 +17,12 @@ class Lines(tqdm):
     """A progress bar told as lines: the first after EVERY seconds, so that what is done before says nothing."""
 
     clock: Callable[[], float] = time.monotonic
+    newest: "Lines | None" = None  # that is not closed
 
     def __init__(self, **settings: Any):
         self.told = self.clock()
         super().__init__(**settings | {"mininterval": 0, "miniters": 1})
+        Lines.newest = None if self.disable else self
 
     def display(self, *args: Any, **kwargs: Any) -> None:  # tqdm asks for it whenever something has changed
         if self.clock() - self.told >= EVERY:
@@ -28,6 +32,36 @@ class Lines(tqdm):
     def close(self) -> None:
         """Nothing more is told: the stage closes with a line of its own."""
         self.disable = True
+        if Lines.newest is self:
+            Lines.newest = None
+
+
+@contextmanager
+def never_silent(what: str) -> Iterator[None]:
+    """Within the block a line a minute is told where there is no terminal, though a step, a model's loading or a file takes longer: of the
+    bar that is open, else that `what` is at work. Quiet on other processes than the first."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_tell, args=(what, ended), daemon=True)
+    if not sys.stderr.isatty() and not _of_another_process():
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _tell(what: str, ended: threading.Event) -> None:
+    began = said = Lines.clock()
+    while not ended.wait(EVERY / 60):
+        now, at = Lines.clock(), Lines.newest
+        if now - max(said, 0.0 if at is None else at.told) < EVERY:
+            continue
+        said = now
+        with suppress(OSError, ValueError):  # nobody reads any more
+            if at is None:
+                print(f"{what}: at work for {tqdm.format_interval(now - began)}", file=sys.stderr, flush=True)
+            else:
+                at.display()
 
 
 def line(at: Mapping[str, Any], scaled: bool) -> str:
@@ -50,8 +84,12 @@ def bar(total: int, what: str, unit: str, start: int = 0) -> tqdm:
     """A progress bar with the time to go, whose last line stays; on standard error that is no terminal, one line a minute; quiet on
     other processes than the first."""
     kind = tqdm if sys.stderr.isatty() else Lines
-    others = os.environ.get("RANK", "0") != "0"
+    others = _of_another_process()
     return kind(total=total, initial=start, desc=what, unit=unit, disable=others, dynamic_ncols=True, leave=True)
+
+
+def _of_another_process() -> bool:
+    return os.environ.get("RANK", "0") != "0"
 
 
 def shown(figures: dict[str, float], names: tuple[str, ...], most: int = 3) -> dict[str, str]:

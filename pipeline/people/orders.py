@@ -54,6 +54,8 @@ def checked(body: Mapping[str, Any], item: Item) -> dict[str, Any]:
     parse(body, ids)
     if not isinstance(body["note"], str) or len(body["note"]) > LONGEST_NOTE:
         raise OrderError(f"note is a text of at most {LONGEST_NOTE} characters")
+    if any("\ud800" <= character <= "\udfff" for character in body["note"]):
+        raise OrderError("note holds half of a character, which no file can hold")
     if not _is_number(body["seconds"]) or not 0 <= body["seconds"] <= LONGEST_TIME:
         raise OrderError(f"seconds is a number from 0 to {LONGEST_TIME:.0f}")
     if Counter(_ids(body["shown"], "shown")) != Counter(ids):

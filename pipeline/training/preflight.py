@@ -214,7 +214,7 @@ def of_asking(
             "cache": (model.cached(length) + model.vocabulary * 3 * 4) * rows / GB,
         }
         told = check(stage, parts, *available())
-        if stage == "inspect":
+        if stage in ("inspect", "rank"):
             return told
         return f"{told}; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
 
@@ -306,7 +306,7 @@ def check(stage: str, parts: dict[str, float], free: float, where: str) -> str:
 def _remedy(stage: str, largest: str) -> str:
     """What makes the largest part of a stage's need smaller."""
     ppo, section = stage == "ppo", "reward" if stage == "gold" else stage
-    asks = stage in ("compare", "best_of_n", "inspect")
+    asks = stage in ("compare", "best_of_n", "inspect", "rank")
     rows = "ppo.micro_batch_tokens" if ppo else f"{section}.per_device_train_batch_size"
     further = " or ppo.keep_activations" if ppo else ""
     cache = f"lower {'ppo' if ppo else section}.batch_size or ppo.response_length"

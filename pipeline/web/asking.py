@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ class State:
     run: Run
     root: Path = Path("runs")
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+    ending: threading.Event = field(
+        default_factory=threading.Event, repr=False
+    )  # set when the server is to end: streams end
 
 
 async def read_json(request: Request) -> dict[str, Any]:

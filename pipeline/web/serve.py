@@ -9,14 +9,20 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.commands import install
 from pipeline.redaction import keep, redacted, show
+
+if TYPE_CHECKING:
+    import uvicorn
 
 PORT = 8377  # where no other is asked for; taken, any that is free
 LOG = "web.log"
@@ -52,8 +58,21 @@ def serve(run: Run, host: str = "127.0.0.1", port: int | None = None) -> None:
                 ws="none",
             )
             with suppress(KeyboardInterrupt):  # how it is ended
-                uvicorn.Server(config).run(sockets=[listener])
+                server = uvicorn.Server(config)
+                _end_streams_first(server, state.ending)
+                server.run(sockets=[listener])
     print("web: ended", flush=True)
+
+
+def _end_streams_first(server: "uvicorn.Server", ending: threading.Event) -> None:
+    """Have what is streamed end by itself when the server is asked to end, as it waits for all that is open."""
+    end = server.handle_exit
+
+    def handled(number: int, frame: FrameType | None) -> None:
+        ending.set()
+        end(number, frame)
+
+    server.handle_exit = handled  # type: ignore[assignment,method-assign]
 
 
 @contextmanager

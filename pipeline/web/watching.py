@@ -9,6 +9,7 @@ Every name that is asked for is looked up among those that are there, and no pat
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def routes(state: State) -> list[Route]:
         if listening.pages >= LISTENERS:
             raise Refused(503, "Too many pages listen; close one of them.")
         news = News(state.root, [(one[0], one[1]) for one in of])
-        return StreamingResponse(_events(news, listening), media_type="text/event-stream")
+        return StreamingResponse(_events(news, listening, state.ending), media_type="text/event-stream")
 
     async def file(request: Request) -> Response:
         found = await run_in_threadpool(_page_of, state.root, **request.path_params)
@@ -73,12 +74,12 @@ def routes(state: State) -> list[Route]:
     ]
 
 
-async def _events(news: News, listening: _Listening) -> AsyncIterator[str]:
+async def _events(news: News, listening: _Listening, ending: threading.Event) -> AsyncIterator[str]:
     listening.pages += 1
     try:
         yield "retry: 2000\n\n"
         quiet = 0
-        while True:
+        while not ending.is_set():
             events = await run_in_threadpool(news.look)
             for event, value in events:
                 yield sent(event, value)

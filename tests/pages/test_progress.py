@@ -1,6 +1,9 @@
 """Is progress told where it can be seen: a bar that stays on a terminal, one line a minute elsewhere, nothing from other processes?"""
 
 import io
+import threading
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -73,3 +76,64 @@ def test_three_figures_at_most_by_their_short_names() -> None:
     figures = {"completions/mean_length": 12.0, "loss": 1.0, "rewards/accuracies": 0.5, "reward": 3.0, "lr": 0.0}
     assert shown(figures, names) == {"loss": "1", "reward": "3", "accuracies": "0.5"}
     assert shown(figures, names[3:]) == {"length": "12"}
+
+
+def told_over(seconds: float, clock: list[float], monkeypatch: pytest.MonkeyPatch, step: Callable[[], None]) -> None:
+    """`step` once a second, while the clock goes on so long and the line a minute is due at any time."""
+    monkeypatch.setattr(progress, "EVERY", 60.0)
+    looks, looked = list[float](), threading.Event.wait
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            return looked(self, timeout)
+        looks.append(clock[0])
+        return looked(self, 0.001)
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    with progress.never_silent("sft"):
+        for _ in range(int(seconds)):
+            clock[0] += 1
+            step()
+            before = len(looks)
+            for _ in range(5000):
+                if len(looks) > before + 1:
+                    break
+                time.sleep(0.001)
+
+
+def test_a_stage_that_loads_for_minutes_says_that_it_is_at_work(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told_over(130, clock, monkeypatch, lambda: None)
+    assert capsys.readouterr().err.splitlines() == ["sft: at work for 01:00", "sft: at work for 02:00"]
+
+
+def test_a_step_that_takes_minutes_is_told_by_its_bar(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar(8, "ppo", "iteration") as at:
+        at.update(2)
+        told_over(130, clock, monkeypatch, lambda: None)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("ppo: 2 of 8 iterations") for line in lines)
+
+
+def test_what_tells_itself_is_not_told_twice(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar(200, "ppo", "iteration") as at:
+        told_over(130, clock, monkeypatch, lambda: at.update())
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_other_processes_and_terminals_are_told_nothing_of_it(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    before = threading.active_count()
+    with progress.never_silent("sft"):
+        assert threading.active_count() == before
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress.never_silent("sft"):
+        assert threading.active_count() == before

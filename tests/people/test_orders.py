@@ -60,6 +60,7 @@ def test_one_tier_is_an_answer_that_makes_no_pair() -> None:
         ({"all_bad": 0}, "all_bad is true or false"),
         ({"note": "x" * 2001}, "at most 2000 characters"),
         ({"note": None}, "note is a text"),
+        ({"note": "\ud83d"}, "half of a character"),
         ({"seconds": -1}, "seconds is a number"),
         ({"seconds": float("nan")}, "seconds is a number"),
         ({"seconds": True}, "seconds is a number"),

@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from watched import attempt, compared, row, stage, text
 
 from pipeline.artifacts.run import Run
-from pipeline.web import watching
+from pipeline.web import serve, watching
 from pipeline.web.app import make_app
 from pipeline.web.asking import State
 from pipeline.web.news import MOST, News, sent
@@ -110,8 +112,8 @@ def events(news: News, count: int, between: Any = lambda: None) -> list[tuple[st
     """The first events of a page that listens; `between` is done after those of the first look. Then it goes away."""
 
     async def listened() -> list[str]:
-        listening, found = watching._Listening(), list[str]()
-        async for part in (stream := watching._events(news, listening)):
+        listening, ending, found = watching._Listening(), threading.Event(), list[str]()
+        async for part in (stream := watching._events(news, listening, ending)):
             found.append(part)
             assert listening.pages == 1
             if len(found) == 6:
@@ -143,6 +145,23 @@ def test_events_come_as_a_log_grows(client: TestClient, monkeypatch: pytest.Monk
     found = events(News(Path("runs"), [("demo", "ppo")]), 6, grow)
     assert [name for name, _ in found] == ["runs", "points", "limits", "samples", "progress", "points"]
     assert [point["step"] for point in found[1][1]["points"]] == [1] and found[5][1]["points"][0]["step"] == 2
+
+
+def test_a_stream_ends_with_the_server(client: TestClient) -> None:
+    """It would keep it for as long as a page is open, and then be torn off with a traceback."""
+    ending = threading.Event()
+
+    async def listened() -> list[str]:
+        return [
+            ending.set() or part async for part in watching._events(News(Path("runs")), watching._Listening(), ending)
+        ]
+
+    assert len(asyncio.run(listened())) == 1
+    ending.clear()
+    server = uvicorn.Server(uvicorn.Config("nothing:app"))
+    serve._end_streams_first(server, ending)
+    server.handle_exit(2, None)
+    assert ending.is_set() and server.should_exit
 
 
 def test_an_event_is_one_line_whatever_a_text_holds() -> None:

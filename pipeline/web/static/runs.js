@@ -44,7 +44,11 @@ function follow() {
   const asked = new URLSearchParams(open.map((one) => ["of", one]));
   source = new EventSource(`/api/runs/live?${asked}`);
   source.addEventListener("open", () => line("on", "live"));
-  source.addEventListener("error", () => line("off", "not connected"));
+  source.addEventListener("error", (event) => {
+    line("off", "not connected");
+    const own = event.target; // what was refused is not tried again by the browser itself
+    if (own.readyState === EventSource.CLOSED) setTimeout(() => { if (own === source) follow(); }, 5000);
+  });
   const heard = { runs: onRuns, progress: onProgress, points: onPoints, limits: onLimits, samples: onSamples };
   for (const [name, act] of Object.entries(heard)) source.addEventListener(name, (event) => act(JSON.parse(event.data)));
 }
