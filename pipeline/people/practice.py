@@ -42,8 +42,13 @@ def of_run(run: Run) -> list[Item]:
 
 def right(item: Item, order: Order) -> tuple[int, int]:
     """How many pairs of an item's known order a person put in that order, and of how many: one that is tied or not ranked is wrong."""
-    known = set(pairs(Order(tuple(map(tuple, item.body["order"])))))
+    known = set(pairs(known_order(item)))
     return len(known & set(pairs(order))), len(known)
+
+
+def known_order(item: Item) -> Order:
+    """The order that a practice item is known to have."""
+    return Order(tuple(map(tuple, item.body["order"])))
 
 
 def understood(answers: Sequence[tuple[int, int]]) -> bool:

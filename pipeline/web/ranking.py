@@ -1,6 +1,7 @@
 """/rank: who orders which answers, and what of it is stored? The page shows what was read back from the disk, and no model's name."""
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -9,8 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from data.schema import PromptText
-from pipeline.people.choosing import Choice, ask
-from pipeline.people.orders import Order, OrderError, checked, ordered, pairs
+from pipeline.people.agreement import agreements
+from pipeline.people.choosing import Choice, Desk, ask
+from pipeline.people.orders import OrderError, checked, ordered, pairs, relation
+from pipeline.people.practice import known_order, right
 from pipeline.people.standing import standing
 from pipeline.people.store import Event, Item, Store, open_store, path_of
 from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
@@ -32,8 +35,16 @@ def routes(state: State) -> list[BaseRoute]:
         made = path_of(state.run).is_file()
         return page("rank.html.j2", "rank", state, asked=made and bool(await run_in_threadpool(_items, state)))
 
+    async def agreed(request: Request) -> Response:
+        return page("agreement.html.j2", "rank", state)
+
+    async def figures(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(agreement, state))
+
     return [
         Route("/rank", room),
+        Route("/rank/agreement", agreed),
+        Route("/api/rank/agreement", figures),
         Route("/api/rank/next", answering(following), methods=["POST"]),
         Route("/api/rank/done", answering(done), methods=["POST"]),
         Route("/api/rank/undo", answering(undo), methods=["POST"]),
@@ -42,6 +53,16 @@ def routes(state: State) -> list[BaseRoute]:
 
 def _items(state: State) -> list[Item]:
     return open_store(state.run).items()
+
+
+def agreement(state: State) -> dict[str, Any]:
+    """How far people agree: {"all": figures, "people": [figures of each], "items", "ranked", "reported"}."""
+    store = open_store(state.run)
+    items, events = store.items(), store.events()
+    every, people = agreements(items, events)
+    left = Desk(items, events, "", datetime.now(UTC)).left()
+    told = {"items": left.items, "ranked": left.ranked, "reported": left.reported}
+    return {"all": every.to_json(), "people": [one.to_json() for one in people], **told}
 
 
 def following(state: State, person: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -97,12 +118,11 @@ def _checked(kind: str, body: dict[str, Any], item: Item) -> dict[str, Any]:
 
 def _compared(item: Item, event: Event) -> dict[str, Any]:
     """What a person is told of a practice item: whether their order is the known one, and in how many pairs it is another."""
-    known, own = (set(pairs(order)) for order in (Order(tuple(map(tuple, item.body["order"]))), ordered(event.body)))
-    wrong = len({(worse, better) for better, worse in own} & known)
-    said = len(own & known)
-    sentence = f"Practice: {said} of {len(known)} comparisons are as they were known to be"
-    sentence += f", {wrong} the other way round." if wrong else "."
-    return {"agrees": wrong == 0, "sentence": sentence}
+    order = ordered(event.body)
+    good, of = right(item, order)
+    turned = sum(relation(known_order(item), better, worse) < 0 for better, worse in pairs(order))
+    sentence = f"Practice: {good} of {of} comparisons are as they were known to be"
+    return {"agrees": good == of, "sentence": sentence + (f", {turned} the other way round." if turned else ".")}
 
 
 def _last(store: Store, person: str) -> Event | None:
