@@ -45,7 +45,7 @@ export function ticks(low, high, wanted) {
 /** What stands beside a grid line: as many digits as tell it from the next one. */
 export function tickText(value, step, share = false) {
   const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10((share ? 100 : 1) * step) + 1e-9)));
-  if (Math.abs(value) >= 10000) return shown(value, share);
+  if (Math.abs(value) >= 10000 || digits > 4) return shown(value, share);
   const text = ((share ? 100 : 1) * value).toFixed(digits);
   return `${(Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−")}${share ? "%" : ""}`;
 }
