@@ -66,6 +66,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
         "all",
         "data-check",
         "web",
+        "watch",
         "push",
         "inspect",
         "plan",

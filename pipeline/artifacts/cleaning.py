@@ -25,6 +25,7 @@ from pipeline.artifacts.ownership import (
     check_run_name,
     is_ours,
 )
+from pipeline.artifacts.said import PEOPLE, counted
 from pipeline.graph import STAGES
 
 RUNS, DOWNLOADS = Path("runs"), ".cache"
@@ -63,7 +64,9 @@ def _of_a_run(folder: Path) -> list[Path]:
     strange = [path for path in inside if path not in ours] if ours or folder.is_dir() else [folder]
     strange = [folder] if folder.is_symlink() or (strange and not ours) else strange
     for path in strange:
-        print(f"{path}: not made by a stage of ours, so it stays; remove it yourself", file=sys.stderr)
+        said = counted(folder) if path.name == PEOPLE and path != folder else None
+        why = "not made by a stage of ours" if said is None else f"{said}, which nothing could make again"
+        print(f"{path}: {why}, so it stays; remove it yourself", file=sys.stderr)
     return ours if strange else [folder]
 
 
@@ -107,6 +110,9 @@ def _clean(paths: Sequence[Path], below: Sequence[Path], again: str, yes: bool) 
         if input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return False
+    for path in below:
+        if (said := counted(path)) is not None:
+            raise ArtifactError(f"{path / PEOPLE}: {said} came meanwhile, so nothing was removed; run: {again}")
     remove(paths)
     print("removed")
     return True

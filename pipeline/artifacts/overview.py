@@ -18,6 +18,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import MANIFEST, alone_in, at_work, check_run_name
 from pipeline.artifacts.refusals import size_words
 from pipeline.artifacts.run import Run
+from pipeline.artifacts.said import PEOPLE, counted
 from pipeline.commands import ROOT, Call, pruning
 from pipeline.graph import STAGES
 from pipeline.settings.config import Config, ConfigError
@@ -135,6 +136,9 @@ def _stages(run: Run) -> Iterator[list[str]]:
             yield [name, "being made" if holder else "not finished", "", size_words(_size(folder)), holder or ""]
         elif name != ".kept":
             yield _row(name, folder, _remarks(run, folder))
+    if (said := counted(run.root / run.name)) is not None:
+        folder = run.root / run.name / PEOPLE
+        yield [PEOPLE, said, "", size_words(_size(folder)), "stays whatever is cleaned or pruned"]
 
 
 def _kept(run: Run) -> Iterator[list[str]]:

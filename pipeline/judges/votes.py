@@ -1,8 +1,9 @@
 """What did people say? Votes from files, and the blind forms in which people give them.
 
 A votes file (JSONL, a JSON array, CSV) has rows {"prompt_id", "a", "b", "winner": "a"|"b"|"tie"} with names of models,
-optionally "annotator", "seed" (which of several samples of a prompt; default: the first) and "comment". A ballot is a
-form that hides the models, filled in by people, with the key to it in a file of its own.
+optionally "annotator", "seed" (which of several samples of a prompt; default: the first) and "comment". Votes from /arena
+(`make rankings`) name texts in place of samples, {"prompt", "a": {"model", "text"}, "b": …, "winner"}, and count where the comparison
+sampled these very texts; the others are counted, and say nothing here. A ballot is a form that hides the models, filled in by people, with the key to it in a file of its own.
 `samples` are always the rows of samples.jsonl: {"prompt_id", "prompt" (as text), "model", "seed", "completion", …}.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.forms import checks, place
 from data.reading import sources
 from data.reading.flaws import SourceRow, stop
 from data.schema import DataError, Problem
@@ -25,6 +27,7 @@ from pipeline.artifacts.files import digest, write_bytes, write_json
 from pipeline.judges.judge import Judge, JudgeError, Outcomes
 from policies.template import PromptText, show_prompt
 
+ARENA = ("prompt", "a", "b", "winner", "annotator", "comment", "id", "prompt_id", "both_bad", "at")
 VOTE = ("prompt_id", "a", "b", "winner", "annotator", "seed", "comment")
 FORM = ("item", "prompt", "A", "B", "winner", "annotator", "comment")
 OUTCOME_OF = {"a": 1.0, "b": 0.0, "tie": 0.5}
@@ -53,15 +56,23 @@ class Ballot(NamedTuple):
 
 
 def load(paths: Sequence[str | Path], samples: Sequence[dict[str, Any]], name: str = "people") -> Judge:
-    """A judge by the votes in `paths`, votes files and filled ballots alike. Raises DataError as `read`."""
-    return judge(read(paths, samples), samples, name)
+    """A judge by the votes in `paths`, votes files and filled ballots alike. Raises DataError as `read`, and JudgeError where all votes
+    are on answers that were not sampled here."""
+    reader = _read(paths, samples)
+    if reader.elsewhere and not reader.votes:
+        raise JudgeError(
+            f"none of the {reader.elsewhere} votes in {', '.join(map(str, paths))} is on answers that this comparison sampled; "
+            "vote on its answers, or fill in a ballot (docs/judges.md)"
+        )
+    return judge(reader.votes, samples, name, reader.elsewhere)
 
 
-def judge(votes: Sequence[Vote], samples: Sequence[dict[str, Any]], name: str = "people") -> Judge:
+def judge(votes: Sequence[Vote], samples: Sequence[dict[str, Any]], name: str = "people", elsewhere: int = 0) -> Judge:
     """A judge whose outcome is the mean of the votes on a pair of completions, nan where nobody voted.
 
     It knows a pair by its texts: completions that two models have in common are judged for both. `votes` are those that
-    `read` gave for the same samples. `summary()` gives votes, annotators (named ones) and pairs.
+    `read` gave for the same samples. `summary()` gives votes, annotators (named ones) and pairs, and how many votes were `elsewhere`, on
+    answers that are not among the samples.
     """
     said = _said(samples)
     cast: dict[tuple[str, str, str], list[float]] = {}
@@ -78,7 +89,8 @@ def judge(votes: Sequence[Vote], samples: Sequence[dict[str, Any]], name: str = 
     def summary() -> dict[str, Any]:
         people = {vote.annotator for vote in votes} - {None}
         pairs = {(prompt, *sorted(texts)) for prompt, *texts in cast}
-        return {"votes": len(votes), "annotators": len(people), "pairs": len(pairs)}
+        other = {"votes on other answers": elsewhere} if elsewhere else {}
+        return {"votes": len(votes), "annotators": len(people), "pairs": len(pairs)} | other
 
     return Judge(name, "human", outcomes, None, summary)
 
@@ -90,6 +102,10 @@ def read(paths: Sequence[str | Path], samples: Sequence[dict[str, Any]]) -> list
     Raises DataError with every mistake in all files, each with file and line: what cannot be read, unknown fields,
     prompts, models or items, a winner that is none, a second vote by the same annotator, a ballot about other texts.
     """
+    return _read(paths, samples).votes
+
+
+def _read(paths: Sequence[str | Path], samples: Sequence[dict[str, Any]]) -> "_Reader":
     reader = _Reader(samples)
     for path in map(Path, paths):
         key = _key_of(path)
@@ -107,7 +123,7 @@ def read(paths: Sequence[str | Path], samples: Sequence[dict[str, Any]]) -> list
         reader.problems[before:] = sorted(reader.problems[before:], key=lambda problem: problem.line or 0)
     if reader.problems:
         raise DataError(reader.problems)
-    return reader.votes
+    return reader
 
 
 def write_ballot(samples: Sequence[dict[str, Any]], a: str, b: str, path: str | Path, seed: int) -> Ballot:
@@ -215,12 +231,19 @@ class _Reader:
         self.seeds: dict[str, list[int]] = {}
         for prompt_id, seed, _ in sorted(self.said):
             self.seeds.setdefault(prompt_id, []).append(seed)
+        self.places: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+        for (prompt_id, seed, model), (prompt, text) in self.said.items():
+            self.places.setdefault((prompt, model, text), []).append((prompt_id, seed))
         self.votes: list[Vote] = []
+        self.elsewhere = 0
         self.problems: list[Problem] = []
         self.cast: dict[tuple[str, str, int, frozenset[str]], str] = {}
 
     def votes_file(self, rows: Iterable[SourceRow]) -> None:
         for at in rows:
+            if at.row is not None and isinstance(at.row.get("a"), dict):
+                self.arena(at)
+                continue
             if at.row is None or not self._fields(at, VOTE, VOTE[:4]):
                 continue
             row, found = at.row, len(self.problems)
@@ -238,6 +261,28 @@ class _Reader:
             seed = self._seed(at)
             if len(self.problems) == found and winner is not None and seed is not None:
                 self._add(at, Vote(prompt_id, seed, a, b, OUTCOME_OF[winner], _annotator(row)))
+
+    def arena(self, at: SourceRow) -> None:
+        """A vote that names texts: one on the sample in which both models said them, if there is one."""
+        row, found = at.row or {}, len(self.problems)
+        for name in row.keys() - set(ARENA):
+            self._report(at, name, "there is no such field", _near(name, ARENA))
+        prompt = checks.prompt(row, place.Place(at.file, at.line, self.problems), "prompt")
+        for side in ("a", "b"):
+            given = row.get(side)
+            if not isinstance(given, dict) or not all(isinstance(given.get(name), str) for name in ("model", "text")):
+                self._report(at, side, "it is no answer with a model", 'write {"model": …, "text": …}')
+        if row.get("winner") not in OUTCOME_OF:
+            self._report(at, "winner", "it is no winner", 'write "a", "b" or "tie"')
+        if len(self.problems) > found or prompt is None:
+            return
+        shown, a, b = show_prompt(prompt), row["a"], row["b"]
+        both = [self.places.get((shown, side["model"], side["text"]), []) for side in (a, b)]
+        here = [one for one in both[0] if one in both[1]]
+        if here and a["model"] != b["model"]:
+            self._add(at, Vote(*here[0], a["model"], b["model"], OUTCOME_OF[row["winner"]], _annotator(row)))
+        else:
+            self.elsewhere += 1
 
     def ballot(self, rows: Iterable[SourceRow], key: Path) -> None:
         items = _items(key)

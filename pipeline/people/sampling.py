@@ -22,6 +22,7 @@ from data.reading import sources
 from data.schema import DataError, Problem, Prompt
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest, weights_sha256
+from pipeline.artifacts.other_runs import open_models
 from pipeline.artifacts.row_log import add_rows, whole_rows
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.unchanged import unchanged
@@ -33,7 +34,7 @@ from pipeline.people.choosing import chance
 from pipeline.people.practice import of_run
 from pipeline.people.store import Item, new_item, open_store, path_of
 from pipeline.rows.published import prompts
-from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.config import Config, ConfigError, best_of
 from pipeline.training import preflight
 from pipeline.training.context import base_model, make_accelerator
 from pipeline.training.holding import as_published
@@ -62,6 +63,8 @@ def from_models(config: Config, run: Run, k: int, count: int) -> str:
     """Put `k` answers to each of `count` training prompts into the queue, shared out among compare.models: the line that closes the
     command. Raises ArtifactError, ConfigError and BackboneError for what a user can mend."""
     names = config.compare.models
+    if "few_shot" in names or any(best_of(name) is not None for name in names):
+        raise ConfigError("MODEL: few_shot and best_of_… are not asked here; name models such as base, sft and ppo")
     if not FEWEST <= k <= MOST:
         raise ConfigError(f"K={k}: an item has {FEWEST} to {MOST} answers; give for instance K=4")
     if len(names) > k:
@@ -75,6 +78,7 @@ def from_models(config: Config, run: Run, k: int, count: int) -> str:
     with unchanged(run, "rank", ["data", *own, *scores]):
         for stage in ("data", *own):
             run.require(stage, force=config.force)
+        open_models(run, config)
         asked = chosen(prompts(run, "train"), count, config.seed)
         found = _sampled(config, run, asked, k)
         items, told = _items(asked, found, k)
@@ -184,8 +188,6 @@ def _sampled(config: Config, run: Run, asked: Sequence[Prompt], k: int) -> list[
     source = run.folder("sft") if run.manifest("sft") is not None else base_model(config)
     tokenizer = load_tokenizer(source, chat_template_kwargs=config.chat_template_kwargs)
     models = contenders(config, run, tokenizer)
-    if len(models) < len(config.compare.models) or any(one.name == "few_shot" for one in models):
-        raise ConfigError("MODEL: few_shot and best_of_… are not asked here; name models such as base, sft and ppo")
     check_prompts(models, asked)
     for one in models:
         rows = prompt_rows(one.tokenizer, asked)

@@ -23,8 +23,8 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.files import digest
 from pipeline.artifacts.ownership import check_folder, check_no_link, using
 from pipeline.artifacts.run import Run
+from pipeline.artifacts.said import DATABASE, PEOPLE
 
-FOLDER, FILE = "people", "people.sqlite"
 ITEM_KINDS = ("rank", "practice")
 EVENT_KINDS = ("ranking", "skip", "report", "undo", "shown", "vote", "preference")
 LONGEST_NAME, LONGEST_ID = 80, 100  # characters
@@ -92,7 +92,7 @@ def new_item(
 
 def path_of(run: Run) -> Path:
     """Where a run's store lies, whether it is there or not."""
-    return run.root / run.name / FOLDER / FILE
+    return run.root / run.name / PEOPLE / DATABASE
 
 
 def open_store(run: Run) -> "Store":
@@ -250,7 +250,7 @@ def _statements(script: str) -> Iterator[str]:
 def _told(path: Path) -> Iterator[None]:
     """What goes wrong with the file within the block, as one sentence."""
     try:
-        with refusals.told(FOLDER, path.parent):
+        with refusals.told(PEOPLE, path.parent):
             yield
     except sqlite3.Error as error:
         said = str(error).lower()

@@ -36,7 +36,7 @@ export function swatch(slot) {
 /** Round numbers between two ends, about `wanted` of them. */
 export function ticks(low, high, wanted) {
   const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5, 10].find((one) => one * power >= rough) ?? 10);
+  const step = power * (rough / power <= 1.5 ? 1 : rough / power <= 3.5 ? 2 : rough / power <= 7.5 ? 5 : 10);
   const found = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + step * 1e-9; n++) found.push(+(n * step).toPrecision(12));
   return found;
@@ -45,7 +45,7 @@ export function ticks(low, high, wanted) {
 /** What stands beside a grid line: as many digits as tell it from the next one. */
 export function tickText(value, step, share = false) {
   const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10((share ? 100 : 1) * step) + 1e-9)));
-  if (Math.abs(value) >= 10000) return shown(value, share);
+  if (Math.abs(value) >= 10000 || digits > 4) return shown(value, share);
   const text = ((share ? 100 : 1) * value).toFixed(digits);
   return `${(Number(text) === 0 ? text.replace("-", "") : text).replace("-", "−")}${share ? "%" : ""}`;
 }
@@ -124,12 +124,13 @@ export function plot({ name, words, share }) {
       const left = away(LEFT, LEFT + 0.6 * width) > away(0.4 * width, width);
       bound = svg("text", { class: "limit", x: left ? LEFT + 4 : width - RIGHT, y: y > HEIGHT / 2 ? y - 5 : y + 13, "text-anchor": left ? "start" : "end" }, told);
     }
+    const dotted = every.length <= 40;
     for (const one of series) {
       if (!one.points.length) continue;
       const place = one.points.map(([x, y]) => `${X(x).toFixed(1)},${Y(y).toFixed(1)}`);
       if (place.length > 1) canvas.append(svg("polyline", { class: `curve s${one.slot % SLOTS}`, points: place.join(" ") }));
-      for (const [x, y] of one.points.length <= 40 ? one.points : one.points.slice(-1)) {
-        canvas.append(svg("circle", { class: `dot s${one.slot % SLOTS}`, cx: X(x), cy: Y(y), r: one.points.length <= 40 ? 2.4 : 3 }));
+      for (const [x, y] of dotted ? one.points : one.points.slice(-1)) {
+        canvas.append(svg("circle", { class: `dot s${one.slot % SLOTS}`, cx: X(x), cy: Y(y), r: dotted ? 2.4 : 3 }));
       }
     }
     if (bound) canvas.append(bound);

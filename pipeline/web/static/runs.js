@@ -119,12 +119,12 @@ function showAnswer(one) {
   const first = one.answers[0];
   if (!first) {
     const working = one.stages.filter((made) => made.work === "working");
-    const next = one.stages.find((made) => made.state === "missing" && !made.work);
+    const next = one.stages.find((made) => made.state === "missing");
     const told = working.length ? [el("b", {}, working.map((made) => made.folder).join(", ")), working.length > 1 ? " are being made." : " is being made."] : ["Not compared yet."];
     $("answer").replaceChildren(el("div", { class: `card verdict ${working.length ? "busy" : ""}` },
       el("p", { class: "asks" }, "Is the aligned model better?"), el("p", { class: "big" }, ...told),
       ...working.map((made) => el("p", { class: "whole at", "data-of": `${one.name}/${made.folder}` })),
-      el("p", { class: "whole" }, working.length ? "Whether it worked is told here once it is compared with what it came from." : next ? [`Next: ${next.help} `, el("code", { class: "do" }, next.command)] : "")));
+      el("p", { class: "whole" }, working.length ? "Whether it worked is told here once it is compared with what it came from." : next ? [next.work ? `${next.folder} was interrupted; the same command goes on. ` : `Next: ${next.help} `, el("code", { class: "do" }, next.command)] : "")));
     return;
   }
   const kind = { Yes: "yes", No: "no" }[first.word] ?? "";
