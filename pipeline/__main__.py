@@ -209,6 +209,40 @@ def what_people_said(run: Demo = "demo") -> None:
     guarded(work)
 
 
+ITERATE = (
+    "Rounds of rank, reward and ppo, each beginning at the last one's policy: goes on as far as people have ranked."
+)
+
+
+@app.command("iterate", help=ITERATE, short_help=ITERATE)
+def in_rounds(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    run: Name = None,
+    rounds: Annotated[int, typer.Option(help="how many rounds in all")] = 1,
+    k: Annotated[int, typer.Option("--k", help="answers to a prompt")] = 4,
+    prompts: Annotated[int, typer.Option(help="training prompts that are asked about in a round")] = 50,
+    person: Annotated[
+        str,
+        typer.Option(help="a simulated person in place of people: a reward model's path or Hub id, or module:function"),
+    ] = "",
+) -> None:
+    def work() -> None:
+        from pipeline.rounds import Asked, iterate
+
+        given = [
+            ("ROUNDS", str(rounds)),
+            ("K", str(k)),
+            ("PROMPTS", str(prompts)),
+            *([("PERSON", person)] if person else []),
+        ]
+        iterate(
+            Asked(replace(called("iterate", recipe, overrides, run), options=tuple(given)), rounds, k, prompts, person)
+        )
+
+    guarded(work)
+
+
 PUSH = "Put a model of a run on the Hub, with a card and its report, and without what is private to the run."
 
 

@@ -20,7 +20,7 @@ CALLER = (
 FROM_VARIABLES = {"DATA": "data.source=", "FORMAT": "data.format="}  # what the Makefile makes of them, before SET
 PROGRAMS = {"make": (".venv/bin/python", "-m", "pipeline"), "rlhf": ("rlhf",), "": ("python", "-m", "pipeline")}
 OPTIONS = {"PROMPT": "--prompt", "COMPLETION": "--completion", "MODEL": "--model", "CHAT": "--chat"}  # make's words
-OPTIONS |= {"K": "--k", "PROMPTS": "--prompts", "FROM": "--from"}
+OPTIONS |= {"K": "--k", "PROMPTS": "--prompts", "FROM": "--from", "ROUNDS": "--rounds", "PERSON": "--person"}
 SWITCHES = ("CHAT",)  # options without a value
 
 
