@@ -3,12 +3,18 @@
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline import running
+from pipeline.artifacts.run import Run
 from pipeline.pages import progress
 from pipeline.pages.progress import Lines, bar, shown
+from pipeline.settings.config import Config
 
 
 class Terminal(io.StringIO):
@@ -137,3 +143,27 @@ def test_other_processes_and_terminals_are_told_nothing_of_it(
     monkeypatch.setattr("sys.stderr", Terminal())
     with progress.never_silent("sft"):
         assert threading.active_count() == before
+
+
+def test_every_stage_is_made_within_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_now: list[str] = []
+
+    @contextmanager
+    def told(what: str) -> Iterator[None]:
+        open_now.append(what)
+        yield
+        open_now.remove(what)
+
+    seen: list[str] = []
+    module = SimpleNamespace(
+        quiet=lambda: None,
+        base_model=lambda config: None,
+        run=lambda config, run: seen.extend(open_now),
+        summary=lambda manifest, run: "",
+        write=lambda run: None,
+    )
+    monkeypatch.setattr(running, "never_silent", told)
+    monkeypatch.setattr(running.importlib, "import_module", lambda name: module)
+    running._make("data", Config(), Run("demo"))
+    assert seen == ["data"] and open_now == []

@@ -21,15 +21,24 @@ from pipeline.web.news import MOST, News, sent
 HOST = "127.0.0.1:8377"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with run demo, which is compared."""
+    folder = tmp_path_factory.mktemp("watched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = Run("demo")
+        stage(run, "data", {"samples.md": "# <b>samples</b>"}, metrics={"rankings_train": 12.0})
+        for name in ("sft", "reward", "ppo"):
+            stage(run, name, {"metrics.jsonl": text([row(1)]), "secret.txt": "no page"})
+        compared(run)
+    return folder
+
+
 @pytest.fixture
-def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    monkeypatch.chdir(tmp_path)
-    run = Run("demo")
-    stage(run, "data", {"samples.md": "# <b>samples</b>"}, metrics={"rankings_train": 12.0})
-    for name in ("sft", "reward", "ppo"):
-        stage(run, name, {"metrics.jsonl": text([row(1)]), "secret.txt": "no page"})
-    compared(run)
-    state = State(run, token="t0ken-that-is-long")
+def client(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.chdir(made)
+    state = State(Run("demo"), token="t0ken-that-is-long")
     with TestClient(make_app(state, [HOST]), base_url=f"http://{HOST}") as asking:
         asking.get(f"/?token={state.token}")
         yield asking
@@ -91,9 +100,10 @@ def test_ids_never_become_paths(client: TestClient, path: str) -> None:
 def test_a_link_in_the_place_of_a_page_is_none(client: TestClient, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.html").write_text("another's")
     page = Path("runs/demo/compare/report.html")
-    page.unlink()
+    page.rename(page.with_name("report.aside"))
     page.symlink_to(tmp_path / "elsewhere.html")
     assert client.get("/runs/demo/files/compare/report.html").status_code == 404
+    page.with_name("report.aside").replace(page)
 
 
 @pytest.mark.parametrize("of", ["demo", "", *[None]])
@@ -135,7 +145,7 @@ def test_events_come_as_a_log_grows(client: TestClient, monkeypatch: pytest.Monk
     monkeypatch.setattr(watching.runs_now, "at_work", lambda partial: "somebody")
     from pipeline.settings.config import Config
 
-    log = attempt(Run("demo"), "ppo", Config(seed=3)) / "metrics.jsonl"
+    log = attempt(Run("demo"), "ppo", Config(seed=3)) / "metrics.jsonl"  # of an attempt that nobody else here looks at
     log.write_text(text([row(1)]))
 
     def grow() -> None:
