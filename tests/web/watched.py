@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.freshness import inputs_of
 from pipeline.artifacts.gate import Gate, at_least, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
@@ -57,10 +56,6 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
 def sample(step: int, prompt: str, completion: str, score: float = 0.0) -> dict[str, Any]:
     known = {"step": step, "prompt_id": prompt, "prompt": f"Prompt {prompt}", "completion": completion}
     return known | {"score": score, "length": 3, "eos": True}
-
-
-def inputs(run: Run, name: str, config: Config) -> str:
-    return inputs_of(run, name, config)
 
 
 REPORT = {
