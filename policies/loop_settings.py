@@ -55,6 +55,10 @@ class LoopSettings(EosRule, Limits, Protocol):
         """Passes over an iteration's episodes."""
 
     @property
+    def async_steps(self) -> int:
+        """Updates that the weights which sample an iteration's episodes are older than those that learn from them: 0 or 1."""
+
+    @property
     def micro_batch_tokens(self) -> int:
         """Tokens of one forward with gradients."""
 

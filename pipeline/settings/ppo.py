@@ -46,6 +46,10 @@ class PPO(Sharded):
         "transformers",
         description="what samples: transformers, its continuous batching (CUDA), or vLLM, in this process or as a server",
     )
+    async_steps: Literal[0, 1] = Field(
+        0,
+        description="1: each rollout is sampled before the update that precedes it, with vllm_server while that runs; not recommended",
+    )
     importance_cap: float = Field(
         2.0, gt=0, description="bound of the weights that correct for a sampler whose log-probabilities differ"
     )
