@@ -74,7 +74,7 @@ class Result:
 
 @dataclass
 class Ahead:
-    """The rollout of the next iteration (asking.py)."""
+    """The rollout of the next iteration (ahead.py)."""
 
     said: list[Completion] = field(default_factory=list)  # by this process's prompts, once it is there
     thread: threading.Thread | None = None  # where it is being sampled

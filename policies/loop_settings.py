@@ -36,7 +36,11 @@ class Limits(Protocol):
 
     @property
     def max_sampler_kl(self) -> float:
-        """Nats a token, from the sampler's distribution to the policy's."""
+        """Nats a token, from the sampler's distribution to the policy's, whatever parts them."""
+
+    @property
+    def async_steps(self) -> int:
+        """Updates that the weights which sample an iteration's episodes are older than those that learn from them: 0 or 1."""
 
 
 class LoopSettings(EosRule, Limits, Protocol):
@@ -53,10 +57,6 @@ class LoopSettings(EosRule, Limits, Protocol):
     @property
     def num_ppo_epochs(self) -> int:
         """Passes over an iteration's episodes."""
-
-    @property
-    def async_steps(self) -> int:
-        """Updates that the weights which sample an iteration's episodes are older than those that learn from them: 0 or 1."""
 
     @property
     def micro_batch_tokens(self) -> int:

@@ -23,7 +23,7 @@ from transformers import get_scheduler
 
 from policies import ppo
 from policies.advantages import with_advantages
-from policies.asking import await_ahead, kept, restore, rollout_of
+from policies.ahead import await_ahead, kept, restore, rollout_of
 from policies.drawing import Completion
 from policies.engines import Engine, transformers_engine
 from policies.episodes import Episode, PromptRow, Score, as_asked, roll_out, scored
@@ -168,7 +168,7 @@ def allocate(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) 
 def _resumed(
     state: Path, roles: Roles, optimizer: Optimizer, scheduler: Scheduler, settings: LoopSettings
 ) -> tuple[Result, float, int, list[Json]]:
-    """The result so far, the KL coefficient, the next iteration and its rollout (`asking.kept`): from the saved state, or from the start."""
+    """The result so far, the KL coefficient, the next iteration and its rollout (`ahead.kept`): from the saved state, or from the start."""
     if (saved := load_state(state, roles.trainable(), optimizer)) is None:
         return Result(), settings.kl_coef, 0, []
     for each in ("base_lrs", "_last_lr", "lr_lambdas"):  # one a group of parameters, and all the same

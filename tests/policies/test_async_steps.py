@@ -12,10 +12,11 @@ import torch
 from tiny import PROMPTS, asked, make_roles, run, same, settings, weights
 from two_processes import HELD_OUT
 
-from policies import asking, trainer
+from policies import ahead, trainer
 from policies.drawing import Completion
 from policies.engines import Engine, transformers_engine
 from policies.errors import BackboneError
+from policies.figures import Halt, check_limits
 from policies.loop import Loop
 from policies.roles import Roles
 
@@ -45,8 +46,8 @@ def test_where_nothing_is_learned_it_is_no_difference(
         _, logged = run(roles, tiny_tokenizer, section, tmp_path / str(steps), held_out=HELD_OUT)
         found.append(logged)
     assert len(found[0]) == 3 and not any("sampler/kl" in row for row in found[0])
-    for now, ahead in zip(told(found[0]), told(found[1]), strict=True):
-        assert ahead == pytest.approx(now, abs=1e-4, rel=1e-4)
+    for now, off in zip(told(found[0]), told(found[1]), strict=True):
+        assert off == pytest.approx(now, abs=1e-4, rel=1e-4)
     for row in found[1]:
         assert row["sampler/kl"] < 1e-9 and row["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-5)
 
@@ -225,8 +226,16 @@ def test_a_state_of_one_process_is_dealt_to_two(tiny_tokenizer: Any) -> None:
             accelerator=SimpleNamespace(num_processes=2, process_index=rank), settings=settings(), mini_size=8,
             prompts=everyone, seed=3, ahead=None,
         )  # fmt: skip
-        asking.restore(cast(Loop, loop), rows)
+        ahead.restore(cast(Loop, loop), rows)
         mine.append([c.tokens[0] for c in loop.ahead.said])
-        assert len(asking.prompts_of(loop, 1)) == 4
+        assert len(ahead.prompts_of(loop, 1)) == 4
         assert [c.logprobs.tolist() for c in loop.ahead.said] == [[-0.5, -float(i)] for i in mine[-1]]
     assert mine == [[0, 2, 4, 6], [1, 3, 5, 7]] and len(PROMPTS) == len(everyone)
+
+
+@pytest.mark.parametrize(("step", "remedy"), [(0, "the sampler's weights or numbers are not the trainer's"), (1, "the update between them is part of it; lower learning_rate or num_ppo_epochs, or set async_steps: 0")])  # fmt: skip
+def test_the_limit_says_what_the_distance_is_made_of(step: int, remedy: str) -> None:
+    """In the first iteration both have the same weights; later the sampler's are one update older."""
+    figures = {"objective/kl": 0.0, "policy/entropy_avg": 1.0, "completions/mean_length": 9.0, "sampler/kl": 0.5}
+    with pytest.raises(Halt, match=f"above max_sampler_kl 0.02; {remedy}"):
+        check_limits(figures, settings(async_steps=1, max_sampler_kl=0.02), step)
