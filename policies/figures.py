@@ -77,7 +77,7 @@ class Sums:
         """The totals over all processes; the device is waited for here, once."""
         names, here = sorted(self.on_device), sorted(self.known)
         counted = torch.tensor([self.known[n] for n in here], dtype=torch.float64).to(accelerator.device)
-        stacked = torch.cat([torch.stack([self.on_device[n] for n in names]), counted]).float()
+        stacked = torch.cat([torch.stack([self.on_device[n] for n in names]), counted])
         return dict(zip([*names, *here], accelerator.reduce(stacked, "sum").tolist(), strict=True))
 
 

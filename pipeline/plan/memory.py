@@ -53,8 +53,9 @@ def need(
     """That of one of so many processes, which has `rows` episodes and micro-batches of `tokens`."""
     dtype = machine.dtype if job.config.dtype == "auto" else job.config.dtype
     model = job.footprints(dtype, quantization)
-    # a process decodes no more rows than it has
-    section = job.config.ppo.model_copy(update={"micro_batch_tokens": tokens, "batch_size": max(1, ceil(rows))})
+    # a process decodes no more rows than it has, and learns from no more at once than those of a minibatch
+    held = min(tokens, max(1, ceil(rows / job.config.ppo.num_mini_batches)) * job.row)
+    section = job.config.ppo.model_copy(update={"micro_batch_tokens": held, "batch_size": max(1, ceil(rows))})
     config = job.config.model_copy(update={"ppo": section})
     found = phases(config, model, job.scored(dtype), job.prompt, machine.resident_gb * 1e9, processes)
     if section.engine.startswith("vllm"):  # it holds weights and keys and values in a memory of its own

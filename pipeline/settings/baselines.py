@@ -36,7 +36,7 @@ class KTO(Held):
     per_device_train_batch_size: int = Field(
         8,
         ge=2,
-        description="completions of one micro-batch on one device; those of all devices together estimate the KL",
+        description="completions of one micro-batch on one device",
     )
     desirable_weight: float | None = Field(
         None,

@@ -179,7 +179,7 @@ class Watching:
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
         ending.reached(step, self.section.iterations())
         self.trackers.begin(step)
-        if step:
+        if step and self.accelerator.is_main_process:
             self.score.count_on(json.loads((self.state / COUNTS).read_text(encoding="utf-8")))
         for path in (self.log_file, self.evaluations.path) if self.accelerator.is_main_process else ():
             path.unlink(missing_ok=True)
@@ -214,7 +214,16 @@ class Watching:
 
     def stopping(self) -> bool:
         self.asked = max(gather_object([ending.asked()]))  # of any process
+        self._count_together()
         return bool(self.asked)
+
+    def _count_together(self) -> None:
+        """Have the first process count the texts that reward models were given on all of them."""
+        every = gather_object([self.score.counts()["texts"]])
+        for name, counts in self.score.texts().items():
+            counts.clear()
+            for one in every if self.accelerator.is_main_process else ():
+                counts.update(one[name])
 
     def progress(self, done: int) -> None:
         if self.accelerator.is_main_process:
@@ -228,6 +237,7 @@ class Watching:
 
     def end(self, result: Result) -> None:
         ending.reached(None)
+        self._count_together()
         self.bar.close()
         if result.halted is not None:
             self.trackers.alert(result.halted, int(result.last.get("step", 0)))
