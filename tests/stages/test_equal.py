@@ -33,6 +33,7 @@ OURS = [
     *(f"{stage}.{name}" for stage in TRAINERS for name in ("max_steps=4", "save_steps=1", "logging_steps=1")),
     *("ppo.total_episodes=64", "ppo.batch_size=16", "ppo.num_mini_batches=2", "ppo.micro_batch_tokens=60"),
     *("ppo.response_length=8", "ppo.whiten_rewards=true", "ppo.kl_target=0.1", "ppo.ptx_coef=0.1", "ppo.save_steps=1"),
+    *("best_of_n.n=4", "best_of_n.prompts=5"),
     "ppo.eval_prompts=3",  # of which the last of four processes has none
 ]
 WAYS: dict[str, tuple[str, ...]] = {
@@ -98,9 +99,18 @@ def test_two_that_share_weights_make_what_one_makes(walk: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("sharding", ["none", "frozen"])
+@pytest.mark.parametrize("sharding", ["none", "frozen", "full"])
 def test_every_stage(walk: Path, world: int, sharding: str) -> None:
-    shared_out(world, sharding, [(stage, ()) for stage in TRAINERS])
+    shared_out(world, sharding, [(stage, [f"{stage}.tuning=full"] if sharding == "full" else []) for stage in TRAINERS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_sampling_many_answers(walk: Path, world: int) -> None:
+    """Five prompts, of which four processes have no equal shares."""
+    run = again(f"{world}-best", "best_of_n")
+    several(world, lambda: made(run, "best_of_n", OURS))
+    equal(by_one("best_of_n") / "best_of_n", run / "best_of_n")
 
 
 @pytest.mark.slow
@@ -159,6 +169,12 @@ def goes_on(stage: str, ways: Sequence[tuple[int, str]], more: Sequence[str] = (
 @pytest.mark.parametrize("stage", [*TRAINERS, "ppo"])
 def test_more_processes_go_on_and_fewer_do(walk: Path, stage: str) -> None:
     goes_on(stage, [(1, "none"), (2, "none"), (4, "frozen"), (1, "none")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_shares_of_all_weights_go_on_and_are_gone_on_from(walk: Path, stage: str) -> None:
+    goes_on(stage, [(1, "none"), (2, "full"), (4, "full"), (2, "none")], [f"{stage}.tuning=full"])
 
 
 @pytest.mark.slow
