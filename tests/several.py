@@ -18,7 +18,7 @@ from torch import distributed as dist
 OF_A_LAUNCHER = ("PIPELINE_NPROC", "PIPELINE_RUN", "PIPELINE_CALLER")
 
 
-def several(world: int, work: Callable[[], None], seconds: float = 300) -> None:
+def several(world: int, work: Callable[[], None], seconds: float = 1200) -> None:
     """Do `work` in `world` processes of one gloo group. Raises AssertionError, with what they wrote, where one of them fails or so many
     seconds have passed; then none is left."""
     with socket.socket() as one:
@@ -36,8 +36,9 @@ def several(world: int, work: Callable[[], None], seconds: float = 300) -> None:
             for child in list(running):
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done and (running.pop(child), os.waitstatus_to_exitcode(status))[1]:
-                    failed = outs[child].read_text(errors="replace")[-4000:]
-            failed = failed or ("no end" if time.monotonic() > deadline else "")
+                    failed = failed or outs[child].read_text(errors="replace")[-4000:]
+            if not failed and time.monotonic() > deadline:
+                failed = "no end:\n" + "\n".join(out.read_text(errors="replace")[-1000:] for out in running.values())
             time.sleep(0.01)
         for child in running:
             os.kill(child, signal.SIGKILL)
