@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import ending, waiting
+from pipeline import ending, nodes, waiting
 from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
@@ -141,6 +142,8 @@ def run_stage(
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
     if ENDS not in os.environ:  # else it was started by `launch`
         check_started(STAGES[stage].one_process)
+        if world > 1 and nodes.several():
+            _check_shared(Run.root)
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, call=call)
     config, run = with_seed(stage, config, run, further)
     if not due(stage, config, run):
@@ -157,6 +160,14 @@ def run_stage(
             )
         else:
             _tell_up_to_date(stage, run, done)
+
+
+def _check_shared(root: Path) -> None:
+    """Raise ArtifactError where processes of several machines do not see one folder of runs. Every process is to ask, before anything else."""
+    if (why := nodes.apart(root)) is not None:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise ending.Ending(2)  # the first process of each machine says it
+        raise ArtifactError(why)
 
 
 def _tell_what_is_replaced(steps: Sequence[Step], call: Call | None) -> None:

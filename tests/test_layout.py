@@ -31,7 +31,7 @@ ORDER = (
         "rows",
     ),
     *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "plan"),
-    *("ranks", "running", "__main__"),
+    *("ranks", "nodes", "running", "__main__"),
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))
