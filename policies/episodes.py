@@ -14,7 +14,7 @@ from policies.drawing import Completion, Record, noise
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
-from policies.loop_settings import EosRule, LoopSettings
+from policies.loop_settings import ROLLOUT_BATCH, EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
 from policies.roles import POLICY, REWARD, Roles
@@ -22,7 +22,6 @@ from policies.template import PromptText, closing, decode_completion, encode_pro
 from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
 
-ROLLOUT_BATCH = 64  # prompts decoded together
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 
 
@@ -110,7 +109,7 @@ def completions(
             eos_ids=eos_ids(roles.causal, tokenizer),
             pad_id=tokenizer.pad_token_id,
             temperature=settings.temperature,
-            batch_size=ROLLOUT_BATCH,
+            batch_size=settings.per_device_rollout_batch_size or ROLLOUT_BATCH,
             record=record,
         )
 

@@ -29,6 +29,7 @@ from pipeline.plan.plan import table
 from pipeline.plan.seconds import iteration
 from pipeline.plan.work import job
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
+from policies.loop_settings import MICRO_BATCH_TOKENS
 
 FILE = Path("runs/bench/plan.json")
 PROMPT, RESPONSE = 16, 24
@@ -64,7 +65,7 @@ def row(model: str, spec: Spec, told: Sequence[dict[str, Any]]) -> dict[str, Any
     here = machine(told, spec.dtype)
     work = job(Config(model=model, dtype="float32", ppo=section), None, PROMPT)
     count = len(told)
-    needed = need(work, here, count, "none", None, section.micro_batch_tokens, spec.batch / count)
+    needed = need(work, here, count, "none", None, section.micro_batch_tokens or MICRO_BATCH_TOKENS, spec.batch / count)
     planned = iteration(work, here, count, needed)
     each = [median(one["seconds"][1:]) for one in told]
     return {

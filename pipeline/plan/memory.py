@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pipeline.plan.machines import Machine
 from pipeline.plan.work import Job
 from pipeline.training.preflight import phases
-from policies.episodes import ROLLOUT_BATCH
+from policies.loop_settings import ROLLOUT_BATCH
 
 GATHERED = 2  # layers of a shared model that are whole on a process at a time: the one that computes, and the next
 USABLE = 0.9  # of a GPU's memory: what the allocator cannot hand out is left over
@@ -63,7 +63,7 @@ def need(
         found = {phase: {name: size for name, size in parts.items() if name not in ("cache", "merged copy")} | {"engine": own} for phase, parts in found.items()}  # fmt: skip
     if sharding != "none" and processes > 1:
         found = {phase: _shared(parts, phase, model, processes, sharding, section) for phase, parts in found.items()}
-    limit = ROLLOUT_BATCH if section.engine == "transformers" else rows
+    limit = section.per_device_rollout_batch_size or ROLLOUT_BATCH if section.engine == "transformers" else rows
     if section.engine.startswith("vllm"):
         limit = engine_rows(job, machine, quantization)
     return Need(sharding, quantization, tokens, found, min(max(1.0, rows), limit))

@@ -19,10 +19,15 @@ class PPO(Sharded):
     learning_rate: float = Field(1e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     batch_size: int = Field(64, ge=1, description="episodes of one iteration, over all processes")
-    micro_batch_tokens: int = Field(
-        384,
+    micro_batch_tokens: int | None = Field(
+        None,
         ge=1,
-        description="tokens of one micro-batch on one device, with the padding of a model that computes it; less needs less memory",
+        description="tokens of one micro-batch on one device, with the padding of a model that computes it; null: 384 on a CPU, what fits on a GPU",
+    )
+    per_device_rollout_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="prompts that transformers samples together on one device; null: 64 on a CPU, what fits on a GPU",
     )
     keep_activations: float = Field(
         0.5,

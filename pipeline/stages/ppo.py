@@ -28,7 +28,7 @@ from pipeline.pages.progress import bar, shown
 from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
-from pipeline.training import merging, preflight
+from pipeline.training import merging, preflight, sizes
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published, shares, to_train
@@ -69,7 +69,8 @@ def run(config: Config, run: Run) -> Manifest | None:
     widest = _check_lengths(tokenizer, config, run)
     asked = [*prompts(run, "train"), *prompts(run, "eval")[: section.eval_prompts]]
     check_seen("ppo", config, asked, models_that_score(config, run))
-    line = preflight.line(config, run, widest)
+    section, chosen = sizes.of_ppo(config, run, widest)
+    line = preflight.line(config.model_copy(update={"ppo": section}), run, widest)
     if accelerator.is_main_process:
         print(line, flush=True)
     folder = working_folder(run, "ppo", config)
@@ -126,7 +127,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
-        notes={"halted": result.halted, "evaluations": result.evals, **held},
+        notes={"halted": result.halted, "evaluations": result.evals, "chosen": chosen, **held},
     )
 
 
