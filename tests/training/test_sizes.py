@@ -12,7 +12,7 @@ from pipeline.plan.machines import KNOWN
 from pipeline.plan.memory import chosen
 from pipeline.plan.work import job
 from pipeline.running import run_stage
-from pipeline.settings.config import PPO, Config
+from pipeline.settings.config import PPO, Compare, Config
 from pipeline.settings.recipe import load
 from pipeline.training import sizes
 from pipeline.training.limits import available
@@ -176,3 +176,17 @@ def test_what_was_chosen_stands_in_the_manifest_and_decides_nothing(
     run_stage("ppo", config, "r")
     assert "up to date" in capfd.readouterr().out
     assert made.manifest("ppo") == manifest
+
+
+def test_completions_that_are_asked_for_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 GB of weights and .1 GB a row into nine tenths of 100 GB: 512 of 5,000, and 64 of the 40 that a process has; what is set stays."""
+    on_gpus(monkeypatch, 100e9, 2, 2)
+    monkeypatch.setattr(
+        sizes.preflight, "asking_needs", lambda *given: {"process": 5.0, "weights": 10.0, "cache": 0.1 * given[3]}
+    )
+    place, two = Run("r", tmp_path), Run("r", tmp_path, world_size=2)
+    name = "per_device_eval_batch_size"
+    assert sizes.of_asking("compare", Config(), place, [], 5000, 64) == (512, {name: 512})
+    assert sizes.of_asking("best_of_n", Config(), two, [], 80, 64) == (64, {name: 64})
+    config = Config(compare=Compare(per_device_eval_batch_size=7))
+    assert sizes.of_asking("compare", config, place, [], 5000, 64) == (7, {})
