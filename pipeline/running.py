@@ -200,9 +200,6 @@ def make(stage: str, call: Call) -> None:
     in several processes. Exits with the code of what failed."""
     config = load(call.recipe, call.overrides)
     _check_alone(call)
-    if call.nproc > 1 and stage == "rloo":
-        alone = replace(call, nproc=1).again()
-        raise ConfigError(f"rloo is the work of one process, and {call.nproc} were asked for; run: {alone}")
     first = lineage.baselines_to_make(Run(call.run, call=call), config) if stage == "compare" else []
     check_outside(config, [*first, stage])
     if first:

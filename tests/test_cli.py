@@ -94,7 +94,6 @@ def test_a_stage_explains_itself(tmp_path: Path) -> None:
         (["ppo", "try.yaml"], ["no finished data in runs/try"]),
         (["compare", "try.yaml"], ["no finished data in runs/try"]),
         (["best-of-n", "try.yaml"], ["no finished data in runs/try"]),
-        (["rloo", "try.yaml", "--nproc", "2"], ["rloo is the work of one process, and 2 were asked for; run: python -m pipeline rloo try.yaml --run try\n"]),
         (["compare", "try.yaml", "compare.models=[sft, pqo]"], ['"pqo" is no model of this project; did you mean ppo?']),
     ],
 )  # fmt: skip

@@ -34,6 +34,7 @@ from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
 from policies.adapters import lora_config
+from policies.sharding import whole
 from policies.template import encode_completion, encode_prompt
 from reward.statistics import percentile_ends, resamples
 
@@ -68,13 +69,15 @@ def run(config: Config, run: Run) -> Manifest | None:
     rows = rows_of(examples, order, section.batch_size, config.seed)
     trainer = _trainer(rows, weights, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, report, folder, section)
-    if not accelerator.is_main_process:
-        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     del trainer
     asked = [(example.prompt, example.completions) for example in held_out]
-    metrics = gap(held_out, implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer))
+    with whole(model):
+        rewards = implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer)
+    if not accelerator.is_main_process:
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
+    metrics = gap(held_out, rewards)
     metrics |= {"train_liked": float(liked), "train_disliked": float(len(order) - liked)}
     metrics |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
     return publish_policy(

@@ -35,6 +35,7 @@ from pipeline.training.seen import check_seen, models_that_score
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
 from policies.episodes import prompt_order
+from policies.sharding import whole
 from policies.template import Lesson, encode_prompt
 
 SAMPLED = 64  # completions that are decoded together
@@ -74,11 +75,12 @@ def run(config: Config, run: Run) -> Manifest | None:
     best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
+    with whole(model):
+        after = answer_held_out(model, tokenizer, asked, score, config)
+        gained = gains(before, after, model, config, run, tokenizer, score)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
-    after = answer_held_out(model, tokenizer, asked, score, config)
-    gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
     figures = gained.metrics | {
         "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),

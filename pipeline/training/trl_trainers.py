@@ -2,7 +2,8 @@
 
 trl renders prompts and completions itself: DPO tokenizes each completion together with its prompt, RLOO calls the tokenizer
 as it is. Ours are rendered by `policies.template`, for every method alike, so each class here replaces the one method that
-tokenizes. Both can go when trl takes token ids.
+tokenizes. These can go when trl takes token ids. RLOO samples with torch's random numbers, of which each process has its own, so that
+two would learn from other completions than one: here a completion is drawn with noise of its own, as everywhere.
 
 KTO's KL is estimated from the completions of a whole optimizer step. trl's is that of a micro-batch on all devices, so that the loss, and
 with it the weights, would be others with another micro-batch or number of processes.
@@ -10,7 +11,7 @@ with it the weights, would be others with another micro-batch or number of proce
 
 import json
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import trl
@@ -20,7 +21,10 @@ from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice
 from pipeline.training.weighed import Weighed, of_judgements, of_pairs
 from policies.backbone import adapter
+from policies.drawing import noise
+from policies.rollout import sample
 from policies.template import encode_prompt
+from policies.tokenizers import eos_ids
 
 OF_STEP = "ref_KL_logps"
 
@@ -93,10 +97,32 @@ class PromptArguments(OneDevice, trl.RLOOConfig):
 
 
 class PromptTrainer(Replaces, SharedOut, trl.RLOOTrainer):
-    """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered as everywhere else.
+    """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered and sampled as everywhere else.
 
-    JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is.
+    JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is. The noise of a completion
+    belongs to (seed, the prompt's place among all that are drawn, its number), whichever process samples it.
     """
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [encode_prompt(self._tokenizer, json.loads(prompt)) for prompt in prompts], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: None, fields: dict[str, Any]
+    ) -> list[list[int]]:
+        state, rows, how = self.accelerator, len(prompt_ids), cast(PromptArguments, self.args)
+        assert how.max_completion_length is not None
+        first = (self.state.global_step * state.num_processes + state.process_index) * rows
+        drawn = [divmod(first + row, self.num_generations) for row in range(rows)]
+        noises = [noise(how.seed, 0, f"rloo {n}", k, how.max_completion_length) for n, k in drawn]
+        model = state.unwrap_model(self.model).eval()
+        said = sample(
+            model,
+            prompt_ids,
+            noises,
+            eos_ids=eos_ids(model, self._tokenizer),
+            pad_id=self._tokenizer.pad_token_id,
+            temperature=self.temperature,
+            batch_size=rows,
+        )
+        model.train()
+        return [completion.tokens for completion in said]
