@@ -268,13 +268,12 @@ def test_in_bfloat16_it_is_as_in_float32_but_for_rounding(walk: Path) -> None:
 
 
 def test_however_its_rows_are_dealt_to_micro_batches_it_learns_the_same(walk: Path) -> None:
-    """The KL is estimated from all completions of a step, and a log's figures are means over its tokens and completions. It is a difference of
-    log-probabilities of whole completions, near -100, of which float32 keeps 8e-6."""
+    """The KL is estimated from all completions of a step, and a log's figures are means over its tokens and completions."""
     run = again("small")
     run_stage("kto", settings(RANKED, "kto.per_device_train_batch_size=2", "kto.learning_rate=1e-3"), run.name)
     whole = again("large")
     run_stage("kto", settings(RANKED, "kto.per_device_train_batch_size=8", "kto.learning_rate=1e-3"), whole.name)
-    equal(whole / "kto", run / "kto", close=8e-6)
+    equal(whole / "kto", run / "kto")
 
 
 # What cannot be
