@@ -144,7 +144,8 @@ def _trainer(
 ) -> PairTrainer:
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.dpo
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    shared_by = section.shared_by("dpo")
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, shared_by)
     check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = PairArguments(
@@ -155,7 +156,7 @@ def _trainer(
     )
     return PairTrainer(
         model=model,
-        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device, shared_by),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

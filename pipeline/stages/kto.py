@@ -223,7 +223,8 @@ def _trainer(
 ) -> JudgementTrainer:
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.kto
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    shared_by = section.shared_by("kto")
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, shared_by)
     check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = JudgementArguments(
@@ -236,7 +237,7 @@ def _trainer(
     )
     return JudgementTrainer(
         model=model,
-        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device, shared_by),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

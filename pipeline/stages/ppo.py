@@ -76,7 +76,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     folder = working_folder(run, "ppo", config)
     accelerator.wait_for_everyone()
     trackers = open_trackers("ppo", config, run)
-    roles, score = build(config, run, tokenizer, accelerator.device)
+    roles, score = build(config, run, tokenizer, accelerator.device, section.sharding)
     roles.share_out(section.sharding, "ppo.sharding", section.gradient_checkpointing)
     held = shares(section.sharding, roles)
     watch = Watching(accelerator, section, folder, trackers, score)

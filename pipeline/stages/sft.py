@@ -54,7 +54,8 @@ def run(config: Config, run: Run) -> Manifest | None:
     preflight.of_trainer("sft", config, run, path, rows, revision=config.revision)
     dtype = pick_dtype(config.dtype, accelerator.device)
     held = to_train(config, accelerator.device, section.tuning)
-    model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)
+    shared = to_train(config, accelerator.device, section.tuning, section.shared_by("sft"))
+    model = load_causal(path, tokenizer, shared, config.revision).to(accelerator.device)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     model, order, seconds, skipped = fine_tune(
         section, model, tokenizer, lessons, folder, accelerator, config.seed, report

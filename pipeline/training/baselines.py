@@ -49,9 +49,11 @@ def open_parents(stage: str, config: Config, run: Run) -> Any:
     return tokenizer
 
 
-def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device) -> Any:
-    """The sft model as training starts from it: in float32 where all of it is trained."""
-    model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning))
+def load_sft(
+    config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device, shared_by: str | None = None
+) -> Any:
+    """The sft model as training starts from it: in float32 where all of it is trained; its layers shared out as `to_train` has it."""
+    model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning, shared_by))
     return model.to(device)
 
 
