@@ -8,6 +8,8 @@ ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+# a base's archive keeps no older versions, so that one that was pinned is soon none
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv python3-dev gcc && rm -rf /var/lib/apt/lists/*
 WORKDIR /work
 RUN python3 -m venv /opt/venv

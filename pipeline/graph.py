@@ -115,7 +115,6 @@ _TABLE = (
         policy=True,
         note="sft after RLOO on the score that ppo maximises",
         seeded=True,
-        one_process=True,
     ),
     Stage(
         name="rft",

@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import ending, waiting
+from pipeline import ending, nodes, waiting
 from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
@@ -32,6 +33,7 @@ from pipeline.redaction import redacted, watch_terminal
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.outside import check_outside
 from pipeline.settings.recipe import load
+from pipeline.training.launcher import check_started
 
 
 def user_errors() -> tuple[type[Exception], ...]:
@@ -139,6 +141,10 @@ def run_stage(
         )
     if world > 1 and STAGES[stage].one_process:
         raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
+    if ENDS not in os.environ:  # else it was started by `launch`
+        check_started(STAGES[stage].one_process)
+        if world > 1 and nodes.several():
+            _check_shared(Run.root)
     run = Run(name, main_process=os.environ.get("RANK", "0") == "0", world_size=world, call=call)
     config, run = with_seed(stage, config, run, further)
     if not due(stage, config, run):
@@ -155,6 +161,14 @@ def run_stage(
             )
         else:
             _tell_up_to_date(stage, run, done)
+
+
+def _check_shared(root: Path) -> None:
+    """Raise ArtifactError where processes of several machines do not see one folder of runs. Every process is to ask, before anything else."""
+    if (why := nodes.apart(root)) is not None:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise ending.Ending(2)  # the first process of each machine says it
+        raise ArtifactError(why)
 
 
 def _tell_what_is_replaced(steps: Sequence[Step], call: Call | None) -> None:
@@ -189,9 +203,7 @@ def make(stage: str, call: Call) -> None:
     """Make a stage as the command line asks: with the baselines that a comparison lacks before it, with several training seeds,
     in several processes. Exits with the code of what failed."""
     config = load(call.recipe, call.overrides)
-    if call.nproc > 1 and stage == "rloo":
-        alone = replace(call, nproc=1).again()
-        raise ConfigError(f"rloo is the work of one process, and {call.nproc} were asked for; run: {alone}")
+    _check_alone(call)
     first = lineage.baselines_to_make(Run(call.run, call=call), config) if stage == "compare" else []
     check_outside(config, [*first, stage])
     if first:
@@ -199,6 +211,7 @@ def make(stage: str, call: Call) -> None:
     if first:
         print(f"compare: first {', '.join(map(command_name, first))}, to be compared with", flush=True)
     if first or call.seeds > 1:
+        _check_alone(call, many=True)
         chain([*first, stage], call, config)
     else:
         make_one(stage, call, 0)
@@ -220,6 +233,21 @@ def make_one(stage: str, call: Call, further: int, told: bool = False) -> None:
     made = _manifest(stage, config, call, further)
     if made is not None and made != before and made.notes.get("halted"):
         raise ending.Ending(2)  # it was told; a run that was halted is not what was asked for
+
+
+def _check_alone(call: Call, many: bool = False) -> None:
+    """Raise ConfigError where a launcher started several processes, of which each would start processes itself: several, or one a stage
+    of `many`."""
+    world = int(os.environ.get("WORLD_SIZE") or 1)
+    if world > 1 and (many or call.nproc > 1):
+        what = (
+            f"{call.asked} starts the processes of each stage itself"
+            if many
+            else f"--nproc {call.nproc} starts processes itself"
+        )
+        raise ConfigError(
+            f"{what}, and a launcher started {world}; leave out the launcher, or start one stage with it and without --nproc"
+        )
 
 
 def _manifest(stage: str, config: Config, call: Call, further: int) -> Manifest | None:
@@ -251,6 +279,7 @@ def make_guarded(*arguments: Any) -> None:
 
 def make_all(call: Call) -> None:
     """Make every stage of the walk that is due, the baselines that are compared, and stage gold where rankings are set aside for it."""
+    _check_alone(call, many=True)
     config = load(call.recipe, call.overrides)
     stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
     also = [stage for stage in parents("compare", config) if stage in BASELINES]

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from policies.blueprint import without_numbers
-from policies.quick.linear import Linear, in_one_step
+from policies.quick.linear import Linear, in_one_step, quick
+from policies.sharding import sharded
 from policies.trials import BackboneError, close, decoder, reason, tell, trial_rows
 from policies.untyped import AnyFunction, Foreign
 
@@ -45,6 +46,8 @@ def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> L
     Targets are named as the recipe names them where that hits what can be adapted and nothing else; else by the full names of the
     modules, so that the towers of a model that also sees or hears are left alone.
     """
+    if sharded(model):
+        return _by_twin(model, lora, task_type)
     wanted = LoraConfig(target_modules=lora.target_modules)
     sound, linear = adaptable(model), {name for name, _ in _linear(model)}
     everything = lora.target_modules == "all-linear"
@@ -75,6 +78,28 @@ def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> L
             layers_to_transform=layers,
         )
     )
+
+
+def _by_twin(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> LoraConfig:
+    """`lora_config` of a model whose layers are shared out, and so cannot be copied: tried on one of its kind without numbers. In bfloat16
+    where a kernel has no other form without numbers."""
+    with torch.device("meta"):
+        twin: Foreign = type(model)(copy.deepcopy(model.config)).eval()
+    quick(twin)
+    try:
+        return lora_config(twin, lora, task_type)
+    except BackboneError:
+        raise
+    except Exception:  # what a model of somebody's own raises cannot be foreseen
+        pass
+    try:
+        return lora_config(twin.to(torch.bfloat16), lora, task_type)
+    except BackboneError:
+        raise
+    except Exception as error:
+        raise BackboneError(
+            f"lora: {type(model).__name__} cannot be run without numbers ({reason(error)}), and so not be shared out; set sharding=none"
+        ) from error
 
 
 def adaptable(model: PreTrainedModel) -> set[str]:

@@ -22,6 +22,7 @@ from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
 from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
+from policies.sharding import reading_shares
 from policies.strangers import said
 from policies.tokenizers import ends, eos_ids, tokens
 from policies.trials import check_causal, check_numbers, check_scores, decoder, output_layer, reason, settle_configs
@@ -40,9 +41,15 @@ def _fetched(
     check_described(path, config_at(path, revision), loader)
     try:
         more |= loading(how, loader, path, revision)
-        model, info = loader.from_pretrained(
-            str(path), revision=revision or "main", trust_remote_code=False, output_loading_info=True, **more
-        )
+        with reading_shares(how.shared) as asked:
+            model, info = loader.from_pretrained(
+                str(path),
+                revision=revision or "main",
+                trust_remote_code=False,
+                output_loading_info=True,
+                **more,
+                **asked,
+            )
     except BackboneError:
         raise
     except OSError as error:

@@ -17,7 +17,7 @@ programs, and `truncated_importance_weights` corrects for it. Not run on a GPU y
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +58,7 @@ class Engine:
     run: Sampler  # called as the engine is, with all arguments
     exact: bool  # its log-probabilities are the trainer's own, up to float32 rounding
     follow: Callable[[], None] = _nothing  # called by all processes after an update and before they sample
+    apart: bool = False  # it samples in a process of its own, while the trainer may do something else
 
     def __call__(self, prompts: Sequence[Sequence[int]], noises: Sequence[Noise], **how: Arguments) -> list[Completion]:
         """One completion for each prompt, in the order given, ended by any of `eos_ids` or at its limit.
@@ -83,7 +84,7 @@ def make_engine(
     if name == "vllm":
         return _following(start_inside(roles, folder, settings))
     if name == "vllm_server":
-        return _following(connect(roles, settings, accelerator, exchange))
+        return replace(_following(connect(roles, settings, accelerator, exchange)), apart=True)
     if not torch.cuda.is_available():
         raise BackboneError(f"ppo.engine: {name} needs a CUDA GPU and there is none here; set ppo.engine: transformers")
     return Engine(partial(_continuous, roles), exact=False)
@@ -101,11 +102,12 @@ def transformers_engine(roles: Roles) -> Engine:
 def truncated_importance_weights(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
     """min(π_old / μ, cap) per token, (B, T), detached, zero where masked: what a token's policy loss is multiplied by.
 
-    `old_logprobs` (B, T) are the trainer's for the weights that sampled, `rollout_logprobs` (B, T) the engine's (μ), in
-    nats. The weights turn a mean over the engine's draws into one over the policy's; the cap bounds their variance at
-    the price of a bias. Truncation as ρ̄ in IMPALA (Espeholt et al. 2018, 1802.01561, section 4.1); for the gap
-    between trainer and sampler, Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
-    training".
+    `old_logprobs` (B, T) are the trainer's for the weights before the update, `rollout_logprobs` (B, T) the engine's (μ),
+    in nats: of the same weights, or with `async_steps` of those one update older. The weights turn a mean over the
+    engine's draws into one over the policy's; the cap bounds their variance at the price of a bias. Truncation as ρ̄ in
+    IMPALA (Espeholt et al. 2018, 1802.01561, section 4.1); for the gap between trainer and sampler, Yao et al. 2025,
+    "Your efficient RL framework secretly brings you off-policy RL training"; that the clipped ratio is to the newer
+    weights and the correction a factor beside it, Hilton et al. 2021 (2110.00641).
     """
     ratio = torch.exp((old_logprobs - rollout_logprobs).detach())
     return ratio.clamp(max=cap).masked_fill(~mask, 0.0)  # where exp overflows to infinity, the cap stands

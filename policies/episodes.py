@@ -14,7 +14,7 @@ from policies.drawing import Completion, Record, noise
 from policies.engines import Engine
 from policies.figures import timed
 from policies.logprobs import Batch, pack
-from policies.loop_settings import EosRule, LoopSettings
+from policies.loop_settings import ROLLOUT_BATCH, EosRule, LoopSettings
 from policies.quick.batching import together
 from policies.quick.trunk import padded
 from policies.roles import POLICY, REWARD, Roles
@@ -22,7 +22,6 @@ from policies.template import PromptText, closing, decode_completion, encode_pro
 from policies.tokenizers import eos_ids
 from policies.untyped import Tokenizer
 
-ROLLOUT_BATCH = 64  # prompts decoded together
 Score = Callable[[Sequence[PromptText], Sequence[str]], Tensor]
 
 
@@ -84,26 +83,44 @@ def roll_out(
     times: dict[str, float],
 ) -> list[Episode]:
     """Step 1: a completion of each prompt, with the noise that belongs to it. Nothing is scored yet."""
-    noises = [noise(seed, step, one.id, one.sample, settings.response_length) for one in asked]
     depth = roles.trunk.depth if roles.trunk is not None else 0
-    stops = eos_ids(roles.causal, tokenizer)
     record = Record(depth, _closing(tokenizer, asked), hidden=roles.exact)
-    with timed(times, "rollout"), roles.whole(POLICY):
-        completions = engine(
+    with timed(times, "rollout"):
+        said = completions(roles, engine, tokenizer, asked, step, settings, seed, record)
+    return as_episodes(roles, tokenizer, asked, said)
+
+
+def completions(
+    roles: Roles,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    step: int,
+    settings: LoopSettings,
+    seed: int,
+    record: Record | None,
+) -> list[Completion]:
+    """What the engine says to each prompt, with the noise that belongs to it."""
+    noises = [noise(seed, step, one.id, one.sample, settings.response_length) for one in asked]
+    with roles.whole(POLICY):
+        return engine(
             [one.ids for one in asked],
             noises,
-            eos_ids=stops,
+            eos_ids=eos_ids(roles.causal, tokenizer),
             pad_id=tokenizer.pad_token_id,
             temperature=settings.temperature,
-            batch_size=ROLLOUT_BATCH,
+            batch_size=settings.per_device_rollout_batch_size or ROLLOUT_BATCH,
             record=record,
         )
-    return [
-        Episode(
-            one.id, one.prompt, one.ids, decode_completion(tokenizer, one.prompt, completion.tokens, stops), completion
-        )
-        for one, completion in zip(asked, completions, strict=True)
-    ]
+
+
+def as_episodes(
+    roles: Roles, tokenizer: Tokenizer, asked: Sequence[Asked], said: Sequence[Completion]
+) -> list[Episode]:
+    """What was said to whom, as text too."""
+    stops = eos_ids(roles.causal, tokenizer)
+    texts = [decode_completion(tokenizer, one.prompt, c.tokens, stops) for one, c in zip(asked, said, strict=True)]
+    return [Episode(a.id, a.prompt, a.ids, text, c) for a, text, c in zip(asked, texts, said, strict=True)]
 
 
 def scored(

@@ -77,7 +77,7 @@ class Sums:
         """The totals over all processes; the device is waited for here, once."""
         names, here = sorted(self.on_device), sorted(self.known)
         counted = torch.tensor([self.known[n] for n in here], dtype=torch.float64).to(accelerator.device)
-        stacked = torch.cat([torch.stack([self.on_device[n] for n in names]), counted]).float()
+        stacked = torch.cat([torch.stack([self.on_device[n] for n in names]), counted])
         return dict(zip([*names, *here], accelerator.reduce(stacked, "sum").tolist(), strict=True))
 
 
@@ -140,7 +140,9 @@ def check_limits(figures: dict[str, float], settings: Limits, step: int) -> None
         (
             *("KL of sampler to policy", sampler, "above max_sampler_kl", settings.max_sampler_kl),
             sampler > settings.max_sampler_kl,
-            "the sampler's weights or numbers are not the trainer's; set engine: transformers, or dtype: float32",
+            "the sampler's weights or numbers are not the trainer's; set engine: transformers, or dtype: float32"
+            if step == 0 or not settings.async_steps  # before any update they are the same with async_steps, too
+            else "the update between them is part of it; lower learning_rate or num_ppo_epochs, or set async_steps: 0",
         ),
     ):
         if broken:

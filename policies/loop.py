@@ -1,5 +1,6 @@
 """Who takes part in an iteration, and who watches? The parts that stay the same from one iteration to the next, and what is left."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from policies.drawing import Completion
 from policies.engines import Engine
 from policies.episodes import Asked, Episode, Score
 from policies.loop_settings import LoopSettings
@@ -70,9 +72,18 @@ class Result:
     halted: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
+class Ahead:
+    """The rollout of the next iteration (ahead.py)."""
+
+    said: list[Completion] = field(default_factory=list)  # by this process's prompts, once it is there
+    thread: threading.Thread | None = None  # where it is being sampled
+    failed: Exception | None = None  # what the engine raised
+
+
+@dataclass
 class Loop:
-    """What stays the same from one iteration to the next."""
+    """What stays the same from one iteration to the next, but for the rollout that goes ahead."""
 
     accelerator: Accelerator
     roles: Roles
@@ -90,6 +101,7 @@ class Loop:
     state: Path
     of: str  # to what a state belongs
     watch: Watch
+    ahead: Ahead | None = None  # where it has been begun
 
     @property
     def device(self) -> torch.device:

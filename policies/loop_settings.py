@@ -2,6 +2,9 @@
 
 from typing import Protocol
 
+MICRO_BATCH_TOKENS, ROLLOUT_BATCH = 384, 64
+"""Where the settings leave them open: measured as best on a CPU."""
+
 
 class EosRule(Protocol):
     """What training maximises where a completion did not end by itself."""
@@ -36,7 +39,11 @@ class Limits(Protocol):
 
     @property
     def max_sampler_kl(self) -> float:
-        """Nats a token, from the sampler's distribution to the policy's."""
+        """Nats a token, from the sampler's distribution to the policy's, whatever parts them."""
+
+    @property
+    def async_steps(self) -> int:
+        """Updates that the weights which sample an iteration's episodes are older than those that learn from them: 0 or 1."""
 
 
 class LoopSettings(EosRule, Limits, Protocol):
@@ -55,8 +62,12 @@ class LoopSettings(EosRule, Limits, Protocol):
         """Passes over an iteration's episodes."""
 
     @property
-    def micro_batch_tokens(self) -> int:
-        """Tokens of one forward with gradients."""
+    def micro_batch_tokens(self) -> int | None:
+        """Tokens of one forward with gradients; None: MICRO_BATCH_TOKENS."""
+
+    @property
+    def per_device_rollout_batch_size(self) -> int | None:
+        """Prompts decoded together on one device; None: ROLLOUT_BATCH."""
 
     @property
     def response_length(self) -> int:

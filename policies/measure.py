@@ -13,7 +13,7 @@ from policies.episodes import Episode, micro_batches
 from policies.figures import Sums, timed
 from policies.logprobs import Batch
 from policies.loop import Loop
-from policies.loop_settings import LoopSettings
+from policies.loop_settings import MICRO_BATCH_TOKENS, LoopSettings
 from policies.micro_batch import Forward, MicroBatch
 from policies.quick.activations import Activations
 from policies.quick.trunk import padded
@@ -61,7 +61,7 @@ def measured(
 
 def _cut(loop: Loop, episodes: Sequence[Episode]) -> list[Together]:
     """A minibatch's episodes, those of each micro-batch with their tensors."""
-    pad, tokens = loop.tokenizer.pad_token_id, loop.settings.micro_batch_tokens
+    pad, tokens = loop.tokenizer.pad_token_id, loop.settings.micro_batch_tokens or MICRO_BATCH_TOKENS
     cut = micro_batches(episodes, tokens, pad, loop.device, padding=not loop.roles.packed)
     return [([episodes[i] for i in indices], batch) for indices, batch in cut]
 

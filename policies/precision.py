@@ -33,6 +33,14 @@ def has_tiles() -> bool:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """That decoder layers are shared out among processes: by which setting, for messages, and whether they are to learn."""
+
+    setting: str
+    learned: bool
+
+
+@dataclass(frozen=True)
 class Held:
     """How a model is held. A bare torch.dtype in its place means that dtype and nothing else."""
 
@@ -40,6 +48,7 @@ class Held:
     unrounded: bool = False  # where the checkpoint's own dtype is finer than `dtype`, that one
     quantization: str | None = None  # nf4, fp4 or int8 (bitsandbytes) for the linear layers of the body
     attention: str | None = None  # transformers' attn_implementation; None: the model's default
+    shared: Shares | None = None  # of the decoder layers a process reads its share alone; every process is to load then
 
 
 def held(how: "torch.dtype | Held") -> Held:

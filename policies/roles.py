@@ -14,7 +14,7 @@ from policies.logprobs import Batch, token_logprobs
 from policies.quick.linear import LoraLinear
 from policies.quick.packing import packs
 from policies.quick.trunk import Trunk, find_trunk, first_adapted
-from policies.sharding import layers_of, share_out, whole
+from policies.sharding import layers_of, sharded, share_out, whole
 from policies.trials import close, decoder, output_layer, rounded_in, tell, trial_rows
 from policies.untyped import Foreign, Model
 
@@ -100,10 +100,11 @@ class Roles(nn.Module):
                 f"lora.target_modules, or set {setting}=none"
             )
         if recompute:
-            self.recomputes()  # tried now, while every weight is here
+            with whole(self.policy):  # nothing, where all of it is here
+                self.recomputes()
         apart = [self.reference] if sharding == "frozen" else [self.policy, self.reference, self.critic]
         for model in [self.policy] if self.lora else apart:
-            if model is not None:
+            if model is not None and not sharded(model):  # it may have been read so
                 share_out(model, setting)
         self.sharded = True
 

@@ -15,11 +15,14 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 from policies.errors import BackboneError
+from policies.precision import Shares
 from policies.quick.moving import read_back
 from policies.trials import bare, decoder
-from policies.untyped import Foreign, Model
+from policies.untyped import Arguments, Foreign, Model
 
 
 def layers_of(model: nn.Module, setting: str) -> list[nn.Module]:
@@ -37,8 +40,9 @@ def layers_of(model: nn.Module, setting: str) -> list[nn.Module]:
     return list(found[0])
 
 
-def share_out(model: nn.Module, setting: str) -> None:
-    """Leave of every decoder layer the share of this process, adapters aside. `setting` is the one that asks for it, for messages.
+def share_out(model: nn.Module, setting: str, device: torch.device | None = None) -> None:
+    """Leave of every decoder layer the share of this process, adapters aside. `setting` is the one that asks for it, for messages;
+    `device` is where its weights will be, where they are not read yet.
 
     Raises BackboneError where that cannot be: in one process, in 4 or 8 bit, or with layers that `layers_of` does not find.
     """
@@ -50,12 +54,45 @@ def share_out(model: nn.Module, setting: str) -> None:
         raise BackboneError(
             f"{setting}: weights of 4 or 8 bit are not shared out; set {setting}=none, or quantization=null"
         )
-    device = next(model.parameters()).device
+    device = device or next(model.parameters()).device
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for layer in layers_of(model, setting):
         adapters = {p for name, p in layer.named_parameters() if _of_adapter(name)}
         shared: Foreign = fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=adapters)
         shared.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+
+
+@contextmanager
+def reading_shares(shares: Shares | None) -> Iterator[dict[str, Arguments]]:
+    """Within the block `from_pretrained`, given these arguments, shares out the layers of a model before it reads any weight, and each process
+    reads its share of every layer alone, slice by slice where the file is safetensors.
+
+    transformers does so by a plan of its own, which would share out embeddings and heads too: the place where it follows that plan is taken.
+    Every process is to load. Nothing without `shares`. Raises BackboneError as `share_out` does, ImportError where transformers has no such place.
+    """
+    if shares is None:
+        yield {}
+        return
+    if not hasattr(PreTrainedModel, "maybe_distribute_model"):
+        raise ImportError(
+            "this transformers shares out no weights while it reads; install the version in constraints.txt"
+        )
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+    def share(cls: type, model: Model, *_: Arguments) -> Model:
+        for module in model.modules():
+            vars(getattr(module, "config", None) or module).pop("distributed_config", None)  # no plan was followed
+        model.requires_grad_(shares.learned)  # what is gathered once stays as it was then
+        share_out(model, shares.setting, device)
+        return model
+
+    place: Foreign = PreTrainedModel
+    place.maybe_distribute_model = classmethod(share)
+    try:
+        yield {"distributed_config": DistributedConfig(), **({"device_map": {"": device}} if on_gpu else {})}
+    finally:
+        del place.maybe_distribute_model  # that of its parent is there again
 
 
 def _of_adapter(name: str) -> bool:

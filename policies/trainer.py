@@ -23,16 +23,17 @@ from transformers import get_scheduler
 
 from policies import ppo
 from policies.advantages import with_advantages
+from policies.ahead import await_ahead, kept, restore, rollout_of
 from policies.drawing import Completion
 from policies.engines import Engine, transformers_engine
-from policies.episodes import Asked, Episode, PromptRow, Score, as_asked, prompt_order, roll_out, scored
-from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures, timed
+from policies.episodes import Episode, PromptRow, Score, as_asked, roll_out, scored
+from policies.figures import Halt, Sums, check_finite, check_limits, rollout_figures
 from policies.loop import Loop, Result, Silent, Watch
 from policies.loop_settings import LoopSettings
 from policies.measure import measured
 from policies.roles import Roles
 from policies.state import load_good, load_state, save_good, save_state, settle
-from policies.untyped import Optimizer, Scheduler, Tokenizer
+from policies.untyped import Json, Optimizer, Scheduler, Tokenizer
 from policies.update import update
 
 EVAL_STEP = 2**31  # the noise of evaluations, apart from that of any iteration
@@ -67,7 +68,7 @@ def train(
     if accelerator.is_main_process:
         settle(state, of)
     accelerator.wait_for_everyone()
-    result, kl_coef, first = _resumed(state, roles, optimizer, scheduler, settings)
+    result, kl_coef, first, ahead = _resumed(state, roles, optimizer, scheduler, settings)
     watch.begin(first)
     # Buffers are constants here; broadcast at every forward, they would hang processes with different numbers of micro-batches.
     accelerator.ddp_handler = accelerator.ddp_handler or DistributedDataParallelKwargs(broadcast_buffers=False)
@@ -82,6 +83,7 @@ def train(
         *(accelerator, bare, wrapped, optimizer, scheduler, engine, tokenizer, score, settings, seed),
         *(prompts, held_out, demonstrations, state, of, watch),
     )
+    restore(loop, ahead)
     for step in range(first, settings.iterations()):
         try:
             if held_out and step == 0:
@@ -103,11 +105,7 @@ def train(
 def iteration(loop: Loop, step: int, kl_coef: float) -> dict[str, float]:
     """One iteration, its five steps; the figures of it. Raises Halt before an update from what lies outside the limits."""
     times, sums = dict[str, float](), Sums()
-    with timed(times, "follow"):
-        loop.engine.follow()
-    episodes = roll_out(
-        loop.roles, loop.engine, loop.tokenizer, prompts_of(loop, step), step, loop.settings, loop.seed, times
-    )
+    episodes = rollout_of(loop, step, times)
     episodes = scored(loop.roles, loop.tokenizer, episodes, loop.score, loop.settings, times)
     loop.watch.scored()
     batches = measured(loop, episodes, step, sums, times)
@@ -116,17 +114,9 @@ def iteration(loop: Loop, step: int, kl_coef: float) -> dict[str, float]:
     figures = rollout_figures(sums.reduced(loop.accelerator), kl_coef, step, loop.settings)
     check_limits(figures, loop.settings, step)
     save_good(loop.state, loop.roles.trainable(), loop.accelerator.is_main_process)
-    return figures | update(loop, batches, step, times) | times
-
-
-def prompts_of(loop: Loop, step: int) -> list[Asked]:
-    """This process's share of an iteration's prompts, the same share of every minibatch; the n-th time that a prompt is asked within
-    it, its sample number is n."""
-    size, world, rank = loop.settings.batch_size, loop.accelerator.num_processes, loop.accelerator.process_index
-    chosen = prompt_order(len(loop.prompts), range(step * size, (step + 1) * size), loop.seed)
-    mine = [i for i in range(size) if (i % loop.mini_size) % world == rank]
-    asked = [loop.prompts[chosen[i]] for i in mine]
-    return [Asked(one.id, one.prompt, one.ids, chosen[:i].count(chosen[i])) for one, i in zip(asked, mine, strict=True)]
+    figures |= update(loop, batches, step, times)
+    await_ahead(loop, times)
+    return figures | times
 
 
 def evaluate(loop: Loop, step: int) -> dict[str, float]:
@@ -177,16 +167,17 @@ def allocate(parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) 
 
 def _resumed(
     state: Path, roles: Roles, optimizer: Optimizer, scheduler: Scheduler, settings: LoopSettings
-) -> tuple[Result, float, int]:
-    """The result so far, the KL coefficient and the next iteration: from the saved state, or from the start."""
+) -> tuple[Result, float, int, list[Json]]:
+    """The result so far, the KL coefficient, the next iteration and its rollout (`ahead.kept`): from the saved state, or from the start."""
     if (saved := load_state(state, roles.trainable(), optimizer)) is None:
-        return Result(), settings.kl_coef, 0
+        return Result(), settings.kl_coef, 0, []
     for each in ("base_lrs", "_last_lr", "lr_lambdas"):  # one a group of parameters, and all the same
         saved["scheduler"][each] = saved["scheduler"][each][:1] * len(optimizer.param_groups)
     scheduler.load_state_dict(saved["scheduler"])
     for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
         group["lr"] = rate  # the scheduler sets it only at its next step
-    return Result(saved["first"], saved["last"], saved["evals"]), saved["kl_coef"], saved["step"]
+    result = Result(saved["first"], saved["last"], saved["evals"])
+    return result, saved["kl_coef"], saved["step"], saved["ahead"]
 
 
 def _next_kl_coef(settings: LoopSettings, kl_coef: float, figures: dict[str, float]) -> float:
@@ -207,7 +198,13 @@ def _close(loop: Loop, result: Result, done: int, kl_coef: float, figures: dict[
     loop.watch.log(figures)
     if loop.watch.stopping() or done % settings.save_steps == 0 or last:
         told = {"first": result.first, "last": result.last, "evals": result.evals}
-        extra = {"step": done, "kl_coef": kl_coef, **told, "scheduler": loop.scheduler.state_dict()}
+        extra = {
+            "step": done,
+            "kl_coef": kl_coef,
+            **told,
+            "scheduler": loop.scheduler.state_dict(),
+            "ahead": kept(loop),
+        }
         writes = loop.accelerator.is_main_process
         save_state(loop.state, loop.roles.trainable(), loop.optimizer, extra, loop.of, loop.watch.keep, writes)
         loop.accelerator.wait_for_everyone()

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from policies.errors import BackboneError as BackboneError
@@ -217,7 +218,8 @@ def reason(error: Exception) -> str:
 @torch.no_grad()
 def check_numbers(model: nn.Module, path: object) -> None:
     """Raise BackboneError where a weight is NaN or infinite: a row of an embedding would wait for its token to spoil all."""
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight: Tensor = parameter.to_local() if isinstance(parameter, DTensor) else parameter
         if weight.is_floating_point() and weight.numel() and not weight.is_meta:
             numbers = weight.float() if weight.element_size() < 2 else weight  # 8 bit: torch finds no least and largest
             if not torch.stack(torch.aminmax(numbers)).isfinite().all():

@@ -12,6 +12,7 @@ from policies.advantages import critic_loss, token_count
 from policies.figures import Halt, Sums, update_figures
 from policies.logprobs import Batch, pack
 from policies.loop import Loop
+from policies.loop_settings import MICRO_BATCH_TOKENS
 from policies.measure import policy_forward
 from policies.micro_batch import Forward, MicroBatch, known
 from policies.quick.batching import together
@@ -171,7 +172,7 @@ def _add_ptx_gradient(loop: Loop, at: int) -> None:
     local = torch.tensor(float(sum(len(completion) for _, completion in picked)), device=loop.device)
     tokens = accelerator.reduce(local, "sum")
     lengths = [len(p) + len(c) - 1 for p, c in picked]
-    groups = together(lengths, settings.micro_batch_tokens, padding=not loop.roles.packed)
+    groups = together(lengths, settings.micro_batch_tokens or MICRO_BATCH_TOKENS, padding=not loop.roles.packed)
     spare = _spare(loop, len(groups))
     for number, group in enumerate(groups):
         part = [picked[i] for i in group]

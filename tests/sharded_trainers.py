@@ -4,20 +4,30 @@ test_sharded_trainers.py.
 torchrun --standalone --nproc_per_node 2 tests/sharded_trainers.py FOLDER OUT
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
+from peft import get_peft_model
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+from transformers import core_model_loading
+from transformers.distributed.sharding_utils import DtensorShardOperation
 
 from pipeline.settings.config import SFT
 from pipeline.training.context import make_accelerator
 from pipeline.training.fine_tuning import fine_tune
+from pipeline.training.sharded import whole_tensors
 from pipeline.training.trackers import Trackers
 from pipeline.training.trainers import Report
+from policies.adapters import lora_config
 from policies.backbone import load_causal
+from policies.precision import Held, Shares
+from policies.sharding import bytes_here
 from policies.template import Lesson
 from policies.tokenizers import load_tokenizer
 
@@ -48,7 +58,8 @@ def trained(model_folder: Path, folder: Path, sharding: str, stop: bool = False)
     )  # fmt: skip
     accelerator = make_accelerator()
     report = (Stopped if stop else Report)(folder, "sft", Trackers("sft"))
-    model: Any = load_causal(model_folder, tokenizer, torch.float32)
+    shared = None if sharding == "none" else Shares("sft.sharding", learned=True)
+    model: Any = load_causal(model_folder, tokenizer, Held(torch.float32, shared=shared))
     try:
         model, *_ = fine_tune(section, model, tokenizer, LESSONS, folder, accelerator, 0, report)
     except Stop:
@@ -58,7 +69,71 @@ def trained(model_folder: Path, folder: Path, sharding: str, stop: bool = False)
     return report.learned, report
 
 
+class Counting:
+    """Counts, while it is open, the bytes that this process reads of a checkpoint, and the most layers that are whole here at once."""
+
+    def __init__(self) -> None:
+        self.read, self.whole, self.most = 0, set[int](), 0
+
+    def __enter__(self) -> "Counting":
+        self.kept = [
+            (FSDPParamGroup, "_to_unsharded", FSDPParamGroup._to_unsharded),
+            (FSDPParamGroup, "_to_sharded", FSDPParamGroup._to_sharded),
+            (DtensorShardOperation, "shard_tensor", DtensorShardOperation.shard_tensor),
+            (core_model_loading, "_materialize_copy", core_model_loading._materialize_copy),
+        ]
+        (_, _, unsharding), (_, _, sharding), (_, _, slicing), (_, _, copying) = self.kept
+
+        def unsharded(group: Any) -> None:
+            self.whole.add(id(group))
+            self.most = max(self.most, len(self.whole))
+            unsharding(group)
+
+        def sharded(group: Any) -> None:
+            self.whole.discard(id(group))
+            sharding(group)
+
+        def counted(found: Tensor) -> Tensor:
+            self.read += found.nbytes
+            return found
+
+        made = (
+            unsharded,
+            sharded,
+            lambda *a, **k: counted(slicing(*a, **k)),
+            lambda *a, **k: counted(copying(*a, **k)),
+        )
+        for (place, name, _), other in zip(self.kept, made, strict=True):
+            setattr(place, name, other)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for place, name, right in self.kept:
+            setattr(place, name, right)
+
+
+def loaded(model_folder: Path, accelerator: Any) -> dict[str, Any]:
+    """What each process reads and holds of a model that is loaded below an adapter, and whether that is what is in the file."""
+    tokenizer, shares = load_tokenizer(model_folder), Held(torch.float32, shared=Shares("sft.sharding", learned=False))
+    with Counting() as counting:
+        model: Any = load_causal(model_folder, tokenizer, shares)
+        adapted = get_peft_model(model, lora_config(model, SFT().lora, "CAUSAL_LM"))
+        adapted(input_ids=torch.arange(5, 14)[None]).logits.square().sum().backward()
+    right = load_causal(model_folder, tokenizer, torch.float32)
+    here = bytes_here(right)
+    found = whole_tensors(load_causal(model_folder, tokenizer, shares).state_dict(keep_vars=True), True)
+    same = all(torch.equal(found[name], value) for name, value in right.state_dict().items())
+    learns = {name for name, p in adapted.named_parameters() if p.grad is not None}
+    told = {"read": counting.read, "most": counting.most, "whole": here, "same": same}
+    told["adapters"] = learns == {name for name, _ in adapted.named_parameters() if "lora_" in name}
+    return {key: gather_object([value]) for key, value in told.items()}
+
+
 def main(model_folder: Path, out: Path) -> None:
+    accelerator = make_accelerator()
+    told = loaded(model_folder, accelerator)
+    if accelerator.is_main_process:
+        (out / "loaded.json").write_text(json.dumps(told))
     for name, sharding, stop in (("full", "full", False), ("alone", "full", False), ("left", "full", True)):
         weights, report = trained(model_folder, out / name, sharding, stop)
         if weights:

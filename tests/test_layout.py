@@ -31,7 +31,7 @@ ORDER = (
         "rows",
     ),
     *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "plan"),
-    *("people", "web", "ranks", "running", "rounds", "__main__"),
+    *("people", "web", "ranks", "nodes", "running", "rounds", "arguments", "with_people", "__main__"),
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines
 FILES = sorted(path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py"))

@@ -26,7 +26,7 @@ HELD_OUT: list[PromptRow] = [
 DEMONSTRATIONS = [([10, 11], [12, 13, 1]), ([20], [21, 1]), ([30, 31, 32], [33, 34, 35, 36, 1])]
 
 
-def train_tiny(folder: Path, state: Path, world: int) -> tuple[Result, Figures, Roles]:
+def train_tiny(folder: Path, state: Path, world: int, **changes: Any) -> tuple[Result, Figures, Roles]:
     """Three iterations in two minibatches of two micro-batches in all, with everything that is summed over processes switched on."""
     tokenizer = load_tokenizer(folder)
     section = settings(
@@ -39,6 +39,7 @@ def train_tiny(folder: Path, state: Path, world: int) -> tuple[Result, Figures, 
         kl_target=0.1,
         eval_steps=2,
         eval_prompts=5,
+        **changes,
     )
     roles = make_roles(folder, tokenizer)
     result, logged = run(
@@ -63,6 +64,7 @@ def broken(prompts: Sequence[Any], completions: Sequence[str]) -> Tensor:
 def main(folder: Path, out: Path) -> None:
     accelerator = Accelerator(cpu=True)
     result, logged, roles = train_tiny(folder, out / "state", accelerator.num_processes)
+    *_, ahead = train_tiny(folder, out / "ahead", accelerator.num_processes, async_steps=1)
     tokenizer = load_tokenizer(folder)
     section = settings(micro_batch_tokens=60)
     halted, _ = run(
@@ -71,6 +73,7 @@ def main(folder: Path, out: Path) -> None:
     (out / f"halted.{accelerator.process_index}").write_text(str(halted.halted))
     if accelerator.is_main_process:
         save_file(weights(roles), out / "weights.safetensors")
+        save_file(weights(ahead), out / "ahead.safetensors")
         (out / "logged.json").write_text(
             json.dumps({"world": accelerator.num_processes, "logged": logged, "evals": result.evals})
         )

@@ -135,7 +135,6 @@ def run_point(point: Point, spec: Spec) -> None:
     random."""
     turns = Turns()
     import torch
-    from transformers import AutoModelForCausalLM
 
     from pipeline.artifacts.files import read_rows
     from pipeline.bench.ours import play
@@ -145,16 +144,22 @@ def run_point(point: Point, spec: Spec) -> None:
 
     quiet()
     tokenizer, kind = load_tokenizer(spec.model), getattr(torch, spec.dtype)
-    base: Any
-    if point.model == USUAL:
-        base = load_causal(spec.model, tokenizer, kind)
-    else:
-        config = model_config(point.model, tokenizer.pad_token_id)
-        torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False).eval()
-        base.resize_token_embeddings(max(len(tokenizer), VOCAB), mean_resizing=False)
-        base.generation_config.pad_token_id = tokenizer.pad_token_id
+    usual = point.model == USUAL
+    base = load_causal(spec.model, tokenizer, kind) if usual else random_model(point.model, tokenizer, kind)
     play(base, tokenizer, spec, read_rows(Path(spec.prompts)), turns)
+
+
+def random_model(model: str, tokenizer: Any, kind: Any) -> Any:
+    """A Llama of this shape with random weights of the torch dtype `kind`, which ends with no token."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = model_config(model, tokenizer.pad_token_id)
+    torch.manual_seed(0)
+    base: Any = AutoModelForCausalLM.from_config(config, dtype=kind, trust_remote_code=False).eval()
+    base.resize_token_embeddings(max(len(tokenizer), VOCAB), mean_resizing=False)
+    base.generation_config.pad_token_id = tokenizer.pad_token_id
+    return base
 
 
 def draw(measurements: Sequence[dict[str, Any]], fits: dict[str, Any], path: Path) -> None:

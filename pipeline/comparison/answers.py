@@ -22,6 +22,7 @@ from pipeline.training.fine_tuning import row_losses
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
 from pipeline.training.sharing import share_of, shared
+from pipeline.training.sizes import EVALUATED
 from policies.backbone import decoder, load_causal
 from policies.decoding import decode
 from policies.drawing import Completion, noise
@@ -245,7 +246,7 @@ def _completions(
                     how,
                     eos_ids=stops,
                     pad_id=tokenizer.pad_token_id,
-                    batch_size=config.compare.per_device_eval_batch_size,
+                    batch_size=config.compare.per_device_eval_batch_size or EVALUATED,
                     progress=progress.update,
                 )
 

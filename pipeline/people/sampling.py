@@ -39,6 +39,7 @@ from pipeline.training import preflight
 from pipeline.training.context import base_model, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
+from pipeline.training.sizes import EVALUATED
 from policies.backbone import BackboneError, load_causal
 from policies.decoding import decode
 from policies.drawing import noise
@@ -221,7 +222,7 @@ def _ask(one: Contender, config: Config, run: Run, missing: Sequence[tuple[str, 
     """Sample what is missing of one model, and write it as it comes."""
     how, device = decoding(config), make_accelerator().device
     longest = max(len(encode_prompt(one.tokenizer, prompt.prompt)) for _, prompt, _ in missing) + how.max_new_tokens
-    batch = config.compare.per_device_eval_batch_size
+    batch = config.compare.per_device_eval_batch_size or EVALUATED
     preflight.of_asking("rank", config, run, [one.source], batch, longest, count=len(missing))
     model: Any = load_causal(one.source, one.tokenizer, as_published(config, device), one.revision)
     model.to(device)

@@ -18,6 +18,7 @@ from pipeline.statistics import mean_interval
 from pipeline.training.context import make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
+from pipeline.training.sizes import EVALUATED
 from policies.backbone import load_causal
 from policies.decoding import decode
 from policies.drawing import noise
@@ -110,7 +111,7 @@ def _said(config: Config, run: Run, stage: str, asked: Sequence[Prompt], device:
         how,
         eos_ids=stops,
         pad_id=tokenizer.pad_token_id,
-        batch_size=config.compare.per_device_eval_batch_size,
+        batch_size=config.compare.per_device_eval_batch_size or EVALUATED,
     )
     texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for (p, _), c in zip(each, found, strict=True)]
     del model

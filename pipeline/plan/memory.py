@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pipeline.plan.machines import Machine
 from pipeline.plan.work import Job
 from pipeline.training.preflight import phases
-from policies.episodes import ROLLOUT_BATCH
+from policies.loop_settings import ROLLOUT_BATCH
 
 GATHERED = 2  # layers of a shared model that are whole on a process at a time: the one that computes, and the next
 USABLE = 0.9  # of a GPU's memory: what the allocator cannot hand out is left over
@@ -53,8 +53,9 @@ def need(
     """That of one of so many processes, which has `rows` episodes and micro-batches of `tokens`."""
     dtype = machine.dtype if job.config.dtype == "auto" else job.config.dtype
     model = job.footprints(dtype, quantization)
-    # a process decodes no more rows than it has
-    section = job.config.ppo.model_copy(update={"micro_batch_tokens": tokens, "batch_size": max(1, ceil(rows))})
+    # a process decodes no more rows than it has, and learns from no more at once than those of a minibatch
+    held = min(tokens, max(1, ceil(rows / job.config.ppo.num_mini_batches)) * job.row)
+    section = job.config.ppo.model_copy(update={"micro_batch_tokens": held, "batch_size": max(1, ceil(rows))})
     config = job.config.model_copy(update={"ppo": section})
     found = phases(config, model, job.scored(dtype), job.prompt, machine.resident_gb * 1e9, processes)
     if section.engine.startswith("vllm"):  # it holds weights and keys and values in a memory of its own
@@ -62,7 +63,7 @@ def need(
         found = {phase: {name: size for name, size in parts.items() if name not in ("cache", "merged copy")} | {"engine": own} for phase, parts in found.items()}  # fmt: skip
     if sharding != "none" and processes > 1:
         found = {phase: _shared(parts, phase, model, processes, sharding, section) for phase, parts in found.items()}
-    limit = ROLLOUT_BATCH if section.engine == "transformers" else rows
+    limit = section.per_device_rollout_batch_size or ROLLOUT_BATCH if section.engine == "transformers" else rows
     if section.engine.startswith("vllm"):
         limit = engine_rows(job, machine, quantization)
     return Need(sharding, quantization, tokens, found, min(max(1.0, rows), limit))

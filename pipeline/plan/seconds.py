@@ -52,7 +52,7 @@ class Iteration:
 def iteration(job: Job, machine: Machine, processes: int, need: Need, episodes: float | None = None) -> Iteration:
     """That of so many `episodes`, of all processes; default: the recipe's batch."""
     episodes = float(job.config.ppo.batch_size) if episodes is None else episodes
-    phases = _phases(job, machine, need, episodes / processes)
+    phases = _phases(job, machine, need, episodes / processes, processes)
     sent, times = _sent(job, machine, processes, need, episodes / processes)
     latency = times * machine.latency_s * max(0, processes - 1).bit_length()
     return Iteration(processes, episodes, phases, sent, sent / machine.rate(processes) + latency)
@@ -70,13 +70,17 @@ def micro_batches(job: Job, need: Need, episodes: float) -> int:
     return max(1, math.ceil(episodes / max(1, need.tokens // job.row)))
 
 
-def _phases(job: Job, machine: Machine, need: Need, episodes: float) -> dict[str, Phase]:
+def _phases(job: Job, machine: Machine, need: Need, episodes: float, processes: int) -> dict[str, Phase]:
+    """Of one of so many processes, which has so many episodes."""
     shape, section, dtype = job.shape, job.config.ppo, held_in(job, machine)
     assert shape is not None
     work = job.work(episodes)
     operations = iteration_flops(shape, work)
     if not job.models:
         operations["score"] = 0.0
+    # one process learns from the forward that gives the critic's values of the first minibatch; several run it again, as DDP wants
+    forwards = 1 / section.num_mini_batches if processes == 1 else 0.0
+    operations["update"] += operations["values"] * (1 - forwards)
     again = dtype != "float32" or section.engine != "transformers"
     if again:
         operations["values"] += operations["reference"]  # the sampler's log-probabilities are not the trainer's

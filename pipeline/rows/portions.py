@@ -7,11 +7,11 @@ nothing of the evaluation is seen in training.
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.refining import clean, contamination, mixing, split
-from data.schema import Demonstration, Judgement, Prompt, Ranking, prompt_key
-from pipeline.rows import fitness
+from data.schema import Demonstration, Judgement, Problem, Prompt, Ranking, prompt_key
+from pipeline.rows import fitness, workers
 from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Portion
 from pipeline.settings.config import Data
 
@@ -85,24 +85,44 @@ def fitting(
     """Rows whose prompt the chat template takes and leaves room for a completion, rankings without completions that are
     equal once they are cut; what was removed is counted, what is to be told is set aside."""
     encode = fitness.encoder(tokenizer)
+
+    def judged(rows: Sequence[Any]) -> list[_Fit]:
+        return [_fit(row, encode, settings) for row in rows]
+
+    every = [row for portion in portions for row in portion.rows]
+    found = iter(workers.worked(every, judged, workers.count(settings.num_proc), f"{len(every):,} rows are tokenised"))
     aside: list[fitness.SetAside] = []
     made: list[Portion] = []
     counts = {"equal_after_truncation": 0, "rankings_equal_after_truncation": 0}
     for portion in portions:
-        kept = []
-        for row in portion.rows:
-            reason, problem = fitness.unfit(row, encode, settings)
-            if problem is None:
-                kept.append(row)
-            else:
-                aside.append(fitness.SetAside(reason, problem, row))
-        if portion.kind == "rankings":
-            left, completions = fitness.told_apart(kept, encode, settings.max_length)
-            counts["equal_after_truncation"] += completions
-            counts["rankings_equal_after_truncation"] += len(kept) - len(left)
-            kept = left
+        kept: list[Any] = []
+        for row, fit in zip(portion.rows, found, strict=False):
+            if fit.problem is not None:
+                aside.append(fitness.SetAside(fit.reason, fit.problem, row))
+                continue
+            counts["equal_after_truncation"] += fit.completions
+            counts["rankings_equal_after_truncation"] += fit.left == []
+            kept += [row] if fit.left is None else fit.left
         made.append(replace(portion, rows=kept))
     return made, counts, aside
+
+
+class _Fit(NamedTuple):
+    """What is wrong with a row, under its reason; of a ranking the completions that are equal once cut, and what is left of it: None where
+    that is all of it, which need not travel between processes."""
+
+    reason: str
+    problem: Problem | None
+    completions: int = 0
+    left: list[Ranking] | None = None
+
+
+def _fit(row: Any, encode: fitness.Encode, settings: Data) -> _Fit:
+    reason, problem = fitness.unfit(row, encode, settings)
+    if problem is not None or not isinstance(row, Ranking):
+        return _Fit(reason, problem)
+    left, completions = fitness.told_apart([row], encode, settings.max_length)
+    return _Fit("", None, completions, None if left and left[0] is row else left)
 
 
 # Two sides

@@ -36,7 +36,7 @@ class KTO(Held):
     per_device_train_batch_size: int = Field(
         8,
         ge=2,
-        description="completions of one micro-batch on one device; those of all devices together estimate the KL",
+        description="completions of one micro-batch on one device",
     )
     desirable_weight: float | None = Field(
         None,
@@ -95,7 +95,9 @@ class BestOfN(Section):
 
     n: int = Field(64, ge=1, description="completions sampled once of each prompt; best_of_4 in compare.models reads 4")
     prompts: int = Field(64, ge=2, description="held-out prompts; a comparison with best_of_… keeps to these")
-    per_device_eval_batch_size: int = Field(64, ge=1)
+    per_device_eval_batch_size: int | None = Field(
+        None, ge=1, description="completions sampled together on one device; null: 64 on a CPU, what fits on a GPU"
+    )
 
     def check(self, models: list[str], samples_per_prompt: int) -> None:
         """Raise ValueError where a comparison of `models` needs more samples of a prompt than there are."""

@@ -112,7 +112,9 @@ class Compare(Section):
     plain_text: str | None = Field(
         None, description="a text file whose perplexity shows what was unlearned; default: Python's documentation"
     )
-    per_device_eval_batch_size: int = Field(64, ge=1)
+    per_device_eval_batch_size: int | None = Field(
+        None, ge=1, description="completions sampled together on one device; null: 64 on a CPU, what fits on a GPU"
+    )
     gold: str | None = Field(
         None,
         description="folder or Hub id of a reward model that training never saw, as a judge; default: stage gold, where it is made",

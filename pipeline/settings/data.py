@@ -101,6 +101,12 @@ class Data(Source):
         description="how many times its size a packed file may hold, from 16 MB on",
         json_schema_extra=OBSERVES,
     )
+    num_proc: int | None = Field(
+        None,
+        ge=1,
+        description="processes that tokenise rows, on Linux; default: as many as there are cores, at most 8",
+        json_schema_extra=OBSERVES,
+    )
     clean: Clean = Clean()
     eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
     gold_fraction: float = Field(

@@ -19,10 +19,15 @@ class PPO(Sharded):
     learning_rate: float = Field(1e-4, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     batch_size: int = Field(64, ge=1, description="episodes of one iteration, over all processes")
-    micro_batch_tokens: int = Field(
-        384,
+    micro_batch_tokens: int | None = Field(
+        None,
         ge=1,
-        description="tokens of one micro-batch on one device, with the padding of a model that computes it; less needs less memory",
+        description="tokens of one micro-batch on one device, with the padding of a model that computes it; null: 384 on a CPU, what fits on a GPU",
+    )
+    per_device_rollout_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="prompts that transformers samples together on one device; null: 64 on a CPU, what fits on a GPU",
     )
     keep_activations: float = Field(
         0.5,
@@ -45,6 +50,10 @@ class PPO(Sharded):
     engine: Literal["transformers", "continuous", "vllm", "vllm_server"] = Field(
         "transformers",
         description="what samples: transformers, its continuous batching (CUDA), or vLLM, in this process or as a server",
+    )
+    async_steps: Literal[0, 1] = Field(
+        0,
+        description="1: each rollout is sampled before the update that precedes it, with vllm_server while that runs; not recommended",
     )
     importance_cap: float = Field(
         2.0, gt=0, description="bound of the weights that correct for a sampler whose log-probabilities differ"

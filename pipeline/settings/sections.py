@@ -164,6 +164,10 @@ class Sharded(Training):
             )
         return self
 
+    def shared_by(self, stage: str) -> str | None:
+        """The setting that has the trained model's layers shared out, none where that is off."""
+        return None if self.sharding == "none" else f"{stage}.sharding"
+
     def check_sharding(self, stage: str, world_size: int, quantization: str | None) -> None:
         """Raise ConfigError where weights are to be shared out and cannot be."""
         if self.sharding == "none":

@@ -20,7 +20,7 @@ from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
-from pipeline.training import preflight
+from pipeline.training import preflight, sizes
 from pipeline.training.baselines import open_parents
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
@@ -51,10 +51,9 @@ def run(config: Config, run: Run) -> Manifest | None:
     check_seen("best_of_n", config, asked, models_that_score(config, run))
     how = config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
     longest = max(length for _, length in prompt_rows(tokenizer, asked)) + how.max_new_tokens
-    preflight.of_asking(
-        *("best_of_n", config, run, [run.folder("sft")], section.per_device_eval_batch_size, longest),
-        count=len(asked) * section.n,
-    )
+    wanted, sources = len(asked) * section.n, [run.folder("sft")]
+    rows, chosen = sizes.of_asking("best_of_n", config, run, sources, wanted, longest)
+    preflight.of_asking("best_of_n", config, run, sources, rows, longest, count=wanted)
     score = scores(config, run, accelerator.device)
     model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     model.to(accelerator.device)
@@ -70,7 +69,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         seed=config.seed,
         # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
         stream="best_of_n",
-        batch_size=section.per_device_eval_batch_size,
+        batch_size=rows,
         what="best_of_n",
     )
     if not accelerator.is_main_process:
@@ -92,6 +91,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(next(model.parameters()).dtype),
         metrics=metrics,
         gate=gate(metrics),
+        notes={"chosen": chosen},
     )
 
 

@@ -37,7 +37,7 @@ from pipeline.report.findings import Report
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
-from pipeline.training import preflight
+from pipeline.training import preflight, sizes
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
@@ -69,14 +69,18 @@ def run(config: Config, run: Run) -> Manifest | None:
     panel.check_gold(config, run, held_out)
     longest = answers.longest(models, asked, config)
     sources = [one.source for one in models] + [str(run.folder("sft"))]
-    rows = config.compare.per_device_eval_batch_size
+    wanted = len(held_out) * config.compare.samples_per_prompt
+    rows, chosen = sizes.of_asking("compare", config, run, sources, wanted, longest)
+    sized = config.model_copy(
+        update={"compare": config.compare.model_copy(update={"per_device_eval_batch_size": rows})}
+    )
     preflight.of_asking(
         "compare", config, run, sources, rows, longest, count=len(held_out) * len(config.compare.models)
     )
     leaks = [sentence for name in others if (sentence := seen_elsewhere(run, name, held_out)) is not None]
-    samples, information, sft = answers.of_models(models, asked, tokenizer, config, run, device)
+    samples, information, sft = answers.of_models(models, asked, tokenizer, sized, run, device)
     further = _further(tokenizer, config, run)
-    of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, config, run, device)
+    of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, sized, run, device)
     answers.measure_kl(samples, {one.name for one in models if one.has_kl}, sft, tokenizer, config)
     answers.measure_kl(of_other_seeds, {sibling.folder for sibling in further}, sft, tokenizer, config)
     del sft
@@ -123,7 +127,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
         gate=gate(report),
-        notes={"answer": str(answer(report)), "verdict": report.verdict},
+        notes={"answer": str(answer(report)), "verdict": report.verdict, "chosen": chosen},
     )
 
 

@@ -38,6 +38,7 @@ from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import PairArguments, PairTrainer
 from policies.adapters import lora_config
+from policies.sharding import whole
 from policies.template import encode_completion, encode_prompt
 from reward.metrics import pairwise_accuracy
 
@@ -76,13 +77,15 @@ def run(config: Config, run: Run) -> Manifest | None:
     rows = [_row(groups[i], pair) for i, pair in zip(order, chosen, strict=True)]
     trainer = _trainer(rows, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, report, folder, section)
-    if not accelerator.is_main_process:
-        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     del trainer
     answered = [(group.prompt, group.completions) for group in held_out]
-    metrics = _held_out(implicit_rewards(model, answered, config.beta("dpo"), config, run, tokenizer), held_out)
+    with whole(model):
+        rewards = implicit_rewards(model, answered, config.beta("dpo"), config, run, tokenizer)
+    if not accelerator.is_main_process:
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
+    metrics = _held_out(rewards, held_out)
     metrics |= {
         "train_pairs": float(len(order)),
         **_left_out(ranked),
@@ -141,7 +144,8 @@ def _trainer(
 ) -> PairTrainer:
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.dpo
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    shared_by = section.shared_by("dpo")
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, shared_by)
     check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = PairArguments(
@@ -152,7 +156,7 @@ def _trainer(
     )
     return PairTrainer(
         model=model,
-        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device, shared_by),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -34,6 +34,7 @@ from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, batched_order, check_recomputes, one_a_draw, train, trainer_arguments
 from pipeline.training.trl_trainers import JudgementArguments, JudgementTrainer
 from policies.adapters import lora_config
+from policies.sharding import whole
 from policies.template import encode_completion, encode_prompt
 from reward.statistics import percentile_ends, resamples
 
@@ -68,13 +69,15 @@ def run(config: Config, run: Run) -> Manifest | None:
     rows = rows_of(examples, order, section.batch_size, config.seed)
     trainer = _trainer(rows, weights, tokenizer, config, run, folder, accelerator)
     seconds, _ = train(trainer, report, folder, section)
-    if not accelerator.is_main_process:
-        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     del trainer
     asked = [(example.prompt, example.completions) for example in held_out]
-    metrics = gap(held_out, implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer))
+    with whole(model):
+        rewards = implicit_rewards(model, asked, config.beta("kto"), config, run, tokenizer)
+    if not accelerator.is_main_process:
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
+    metrics = gap(held_out, rewards)
     metrics |= {"train_liked": float(liked), "train_disliked": float(len(order) - liked)}
     metrics |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
     return publish_policy(
@@ -220,7 +223,8 @@ def _trainer(
 ) -> JudgementTrainer:
     """The trainer of `rows`, those of all steps in order. With an adapter the sft model below it is the reference."""
     section = config.kto
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    shared_by = section.shared_by("kto")
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, shared_by)
     check_recomputes(model, section)
     lora = section.tuning == "lora"
     arguments = JudgementArguments(
@@ -233,7 +237,7 @@ def _trainer(
     )
     return JudgementTrainer(
         model=model,
-        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device),
+        ref_model=None if lora else load_sft(config, run, tokenizer, "full", model.device, shared_by),
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,

@@ -28,7 +28,7 @@ from pipeline.pages.progress import bar, shown
 from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
-from pipeline.training import merging, preflight
+from pipeline.training import merging, preflight, sizes
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published, shares, to_train
@@ -69,13 +69,14 @@ def run(config: Config, run: Run) -> Manifest | None:
     widest = _check_lengths(tokenizer, config, run)
     asked = [*prompts(run, "train"), *prompts(run, "eval")[: section.eval_prompts]]
     check_seen("ppo", config, asked, models_that_score(config, run))
-    line = preflight.line(config, run, widest)
+    section, chosen = sizes.of_ppo(config, run, widest)
+    line = preflight.line(config.model_copy(update={"ppo": section}), run, widest)
     if accelerator.is_main_process:
         print(line, flush=True)
     folder = working_folder(run, "ppo", config)
     accelerator.wait_for_everyone()
     trackers = open_trackers("ppo", config, run)
-    roles, score = build(config, run, tokenizer, accelerator.device)
+    roles, score = build(config, run, tokenizer, accelerator.device, section.sharding)
     roles.share_out(section.sharding, "ppo.sharding", section.gradient_checkpointing)
     held = shares(section.sharding, roles)
     watch = Watching(accelerator, section, folder, trackers, score)
@@ -126,7 +127,7 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(dtype),
         metrics=metrics,
         gate=gate(metrics, result.halted, watch.evaluations.gain(), section.max_kl),
-        notes={"halted": result.halted, "evaluations": result.evals, **held},
+        notes={"halted": result.halted, "evaluations": result.evals, "chosen": chosen, **held},
     )
 
 
@@ -179,7 +180,7 @@ class Watching:
         self.bar = bar(self.section.iterations(), "ppo", "iteration", start=step)
         ending.reached(step, self.section.iterations())
         self.trackers.begin(step)
-        if step:
+        if step and self.accelerator.is_main_process:
             self.score.count_on(json.loads((self.state / COUNTS).read_text(encoding="utf-8")))
         for path in (self.log_file, self.evaluations.path) if self.accelerator.is_main_process else ():
             path.unlink(missing_ok=True)
@@ -214,7 +215,16 @@ class Watching:
 
     def stopping(self) -> bool:
         self.asked = max(gather_object([ending.asked()]))  # of any process
+        self._count_together()
         return bool(self.asked)
+
+    def _count_together(self) -> None:
+        """Have the first process count the texts that reward models were given on all of them."""
+        every = gather_object([self.score.counts()["texts"]])
+        for name, counts in self.score.texts().items():
+            counts.clear()
+            for one in every if self.accelerator.is_main_process else ():
+                counts.update(one[name])
 
     def progress(self, done: int) -> None:
         if self.accelerator.is_main_process:
@@ -228,6 +238,7 @@ class Watching:
 
     def end(self, result: Result) -> None:
         ending.reached(None)
+        self._count_together()
         self.bar.close()
         if result.halted is not None:
             self.trackers.alert(result.halted, int(result.last.get("step", 0)))

@@ -215,7 +215,7 @@ def _check_lengths(
 def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
     """The base model with a new score head, and with a new adapter where one is trained."""
     section = config.reward
-    model = _base(config, run, tokenizer, to_train(config, device, section.tuning))
+    model = _base(config, run, tokenizer, to_train(config, device, section.tuning, section.shared_by("reward")))
     model.to(device)
     check_recomputes(model, section)
     if section.tuning == "lora":

@@ -35,6 +35,7 @@ from pipeline.training.seen import check_seen, models_that_score
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
 from policies.episodes import prompt_order
+from policies.sharding import whole
 from policies.template import Lesson, encode_prompt
 
 SAMPLED = 64  # completions that are decoded together
@@ -53,32 +54,35 @@ def run(config: Config, run: Run) -> Manifest | None:
     preflight.of_trainer("rft", config, run, run.folder("sft"), rows, scored=True)
     check_seen("rft", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
-    before = answer_held_out(model, tokenizer, asked, score, config)
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, section.shared_by("rft"))
+    with whole(model):  # processes sample different numbers of tokens
+        before = answer_held_out(model, tokenizer, asked, score, config)
     shown = prompts(run, "train")
     shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
-    found = sample_scored(
-        folder,
-        model,
-        tokenizer,
-        shown,
-        score,
-        config.ppo,
-        n=section.n,
-        how=section.generation.resolved(config.ppo.temperature, config.ppo.response_length),
-        seed=config.seed,
-        stream="rft",
-        batch_size=SAMPLED,
-        what="rft",
-    )
+    with whole(model):
+        found = sample_scored(
+            folder,
+            model,
+            tokenizer,
+            shown,
+            score,
+            config.ppo,
+            n=section.n,
+            how=section.generation.resolved(config.ppo.temperature, config.ppo.response_length),
+            seed=config.seed,
+            stream="rft",
+            batch_size=SAMPLED,
+            what="rft",
+        )
     best = {p.id: best_of_block(found[p.id], section.n, 0) for p in shown}
     lessons = [_lesson(encode_prompt(tokenizer, p.prompt), best[p.id][0].tokens) for p in shown]
     model, order, seconds, _ = fine_tune(section, model, tokenizer, lessons, folder, accelerator, config.seed, report)
+    with whole(model):
+        after = answer_held_out(model, tokenizer, asked, score, config)
+        gained = gains(before, after, model, config, run, tokenizer, score)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
-    after = answer_held_out(model, tokenizer, asked, score, config)
-    gained = gains(before, after, model, config, run, tokenizer, score)
     every = [one for p in shown for one in found[p.id]]
     figures = gained.metrics | {
         "best/scores": sum(best[p.id][0].score for p in shown) / len(shown),

@@ -3,7 +3,7 @@
     python -m pipeline rloo recipes/film_reviews.yaml
 
 trl.RLOOTrainer from the sft model (Ahmadian et al. 2024, 2402.14740). Everything that both have is ppo's: the score, the KL
-coefficient, temperature, length, the rule for completions without EOS, and how many completions are sampled in all.
+coefficient, temperature, length, the rule for completions without EOS, the sampler, and how many completions are sampled in all.
 """
 
 import json
@@ -23,20 +23,23 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.seen import check_seen, models_that_score
+from pipeline.training.sharing import counted_by_all
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report, check_recomputes, train, trainer_arguments
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
 from policies.adapters import lora_config
-from policies.episodes import Score, after_eos_rule, prompt_order
+from policies.episodes import after_eos_rule, prompt_order
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
+from reward.functions import WeightedScore
 
 
-def run(config: Config, run: Run) -> Manifest:
+def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.rloo
     tokenizer = open_parents("rloo", config, run)
     folder = working_folder(run, "rloo", config)
+    accelerator.wait_for_everyone()
     asked = prompts(run, "eval")[: config.ppo.eval_prompts]
     trackers = open_trackers("rloo", config, run)
     rows = prompt_rows(tokenizer, [*prompts(run, "train"), *asked])
@@ -79,6 +82,8 @@ def run(config: Config, run: Run) -> Manifest:
     del trainer
     after = answer_held_out(model, tokenizer, asked, score, config)
     found = gains(before, after, model, config, run, tokenizer, score)
+    if not accelerator.is_main_process:
+        return None  # the main process publishes alone: nobody waits in a collective, whose time ends
     return publish_policy(
         "rloo",
         "Policy aligned with RLOO",
@@ -91,6 +96,7 @@ def run(config: Config, run: Run) -> Manifest:
         metrics=found.metrics | {"sampled_tokens": float(passed - given), "seconds": seconds},
         gate=gate(found),
         described={"beta": config.ppo.kl_coef, "tuning": section.tuning},
+        notes=report.shares,
     )
 
 
@@ -99,13 +105,16 @@ def summary(manifest: Manifest, run: Run) -> str:
     return closing(manifest, run, figures, run.following("compare", models=("sft", "ppo", "rloo")))
 
 
-def rewarded(tokenizer: Any, score: Score, stops: list[int], config: Config) -> Callable[..., list[float | None]]:
+def rewarded(
+    tokenizer: Any, score: WeightedScore, stops: list[int], config: Config
+) -> Callable[..., list[float | None]]:
     """The score as a reward function of trl: the same text as ppo's for the same tokens, and the same rule for EOS."""
 
     def reward(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         asked = [json.loads(prompt) for prompt in prompts]
         texts = [decode_completion(tokenizer, p, ids, stops) for p, ids in zip(asked, completion_ids, strict=True)]
-        raw = score(asked, texts).tolist()
+        with counted_by_all(score):  # the log and what goes with a state are of the completions of all processes
+            raw = score(asked, texts).tolist()
         ended = [ids[-1] in stops for ids in completion_ids]
         return [after_eos_rule(value, end, config.ppo) for value, end in zip(raw, ended, strict=True)]
 

@@ -56,7 +56,8 @@ def run(config: Config, run: Run) -> Manifest | None:
     dtype = pick_dtype(config.dtype, accelerator.device)
     device, trains = accelerator.device, section.max_steps != 0
     held = to_train(config, device, section.tuning) if trains else as_published(config, device)
-    model = load_causal(path, tokenizer, held, config.revision).to(accelerator.device)
+    shared = to_train(config, device, section.tuning, section.shared_by("sft")) if trains else held
+    model = load_causal(path, tokenizer, shared, config.revision).to(device)
     before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     order, seconds, skipped = list[int](), 0.0, 0
     if trains:

@@ -25,8 +25,9 @@ from pipeline.training.holding import as_published, to_train
 from pipeline.training.merging import checks
 from pipeline.training.model_folder import save_policy, whole_again, write_card
 from pipeline.training.seen import check_cut, seen
+from pipeline.training.sharing import scored_by_all, shared
 from policies.backbone import adapter, decoder, load_causal
-from policies.drawing import noise
+from policies.drawing import Completion, noise
 from policies.logprobs import completion_logprobs, pack
 from policies.quick.batching import together
 from policies.quick.packing import packs
@@ -34,6 +35,7 @@ from policies.rollout import sample
 from policies.template import Turn, decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from policies.trainer import EVAL_STEP
+from reward.functions import WeightedScore
 
 TOKENS = 1024  # of one micro-batch when completions are measured
 
@@ -47,9 +49,11 @@ def open_parents(stage: str, config: Config, run: Run) -> Any:
     return tokenizer
 
 
-def load_sft(config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device) -> Any:
-    """The sft model as training starts from it: in float32 where all of it is trained."""
-    model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning))
+def load_sft(
+    config: Config, run: Run, tokenizer: Any, tuning: str, device: torch.device, shared_by: str | None = None
+) -> Any:
+    """The sft model as training starts from it: in float32 where all of it is trained; its layers shared out as `to_train` has it."""
+    model: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, tuning, shared_by))
     return model.to(device)
 
 
@@ -78,15 +82,21 @@ def reference_of(model: Any, config: Config, run: Run, tokenizer: Any) -> Iterat
         yield load_sft(config, run, tokenizer, "full", model.device)
 
 
-@torch.no_grad()
 def sequence_logprobs(
     model: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]], pad_id: int, temperature: float
 ) -> list[float]:
-    """log π(completion | prompt) of token lists, nats, the tokens' log-probabilities summed; in the order given."""
-    out = [0.0] * len(prompts)
-    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    """log π(completion | prompt) of token lists, nats, the tokens' log-probabilities summed; in the order given. Each process measures its
+    share."""
+    turns = list(zip(prompts, completions, strict=True))
+    return shared(turns, lambda mine: _logprobs(model, mine, pad_id, temperature))
+
+
+@torch.no_grad()
+def _logprobs(model: Any, turns: Sequence[Turn], pad_id: int, temperature: float) -> list[float]:
+    out = [0.0] * len(turns)
+    lengths = [len(p) + len(c) for p, c in turns]
     for rows in together(lengths, TOKENS, padding=not packs(model)):
-        batch = pack([prompts[i] for i in rows], [completions[i] for i in rows], pad_id, model.device)
+        batch = pack([turns[i][0] for i in rows], [turns[i][1] for i in rows], pad_id, model.device)
         sums = completion_logprobs(model, decoder(model), batch, temperature)[0].sum(1).tolist()
         for i, value in zip(rows, sums, strict=True):
             out[i] = value
@@ -105,27 +115,33 @@ class Heldout:
     scores: list[float]
 
 
-def answer_held_out(model: Any, tokenizer: Any, asked: Sequence[Prompt], score: Any, config: Config) -> Heldout:
-    """Sample a completion of each of `asked` as ppo's evaluations do, and score it. The model may have an adapter."""
+def answer_held_out(
+    model: Any, tokenizer: Any, asked: Sequence[Prompt], score: WeightedScore, config: Config
+) -> Heldout:
+    """Sample a completion of each of `asked` as ppo's evaluations do, and score it; each process does its share, and all get everything.
+    The model may have an adapter; its weights are to be whole on every process."""
     encoded, stops = [encode_prompt(tokenizer, p.prompt) for p in asked], eos_ids(model, tokenizer)
-    said = sample(
-        model,
-        encoded,
-        [noise(config.seed, EVAL_STEP, p.id, 0, config.ppo.response_length) for p in asked],
-        eos_ids=stops,
-        pad_id=tokenizer.pad_token_id,
-        temperature=config.ppo.temperature,  # not compare.generation: these are the figures that ppo's evaluations have
-        batch_size=64,
-    )
+
+    def answered(mine: Sequence[int]) -> list[Completion]:
+        return sample(
+            model,
+            [encoded[i] for i in mine],
+            [noise(config.seed, EVAL_STEP, asked[i].id, 0, config.ppo.response_length) for i in mine],
+            eos_ids=stops,
+            pad_id=tokenizer.pad_token_id,
+            temperature=config.ppo.temperature,  # not compare.generation: these are the figures that ppo's evaluations have
+            batch_size=64,
+        )
+
+    said = shared(range(len(asked)), answered)
     texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in zip(asked, said, strict=True)]
-    scores = score([p.prompt for p in asked], texts).tolist()
     return Heldout(
         [p.id for p in asked],
         encoded,
         [c.tokens for c in said],
         [c.logprobs.sum().item() for c in said],
         [c.finished for c in said],
-        scores,
+        scored_by_all(score, [p.prompt for p in asked], texts),
     )
 
 

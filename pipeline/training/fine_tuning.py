@@ -13,6 +13,7 @@ from trl import SFTConfig, SFTTrainer
 from pipeline.settings.config import Supervised
 from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
+from pipeline.training.weighed import Weighed, of_lessons
 from policies.adapters import lora_config
 from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
@@ -23,8 +24,8 @@ class LessonArguments(OneDevice, SFTConfig):
     """trl.SFTConfig for one device a process."""
 
 
-class LessonTrainer(SharedOut, SFTTrainer):
-    """trl.SFTTrainer, whose model may be shared out among processes."""
+class LessonTrainer(Weighed, SharedOut, SFTTrainer, weigh=of_lessons):
+    """trl.SFTTrainer, whose figures are means over tokens, and whose model may be shared out among processes."""
 
 
 def fine_tune(

@@ -7,18 +7,19 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from pipeline.settings.config import Config, ConfigError
-from policies.precision import Held, pick_dtype
+from policies.precision import Held, Shares, pick_dtype
 from policies.sharding import bytes_here
 
 
-def to_train(config: Config, device: torch.device, tuning: str) -> Held:
+def to_train(config: Config, device: torch.device, tuning: str, shared_by: str | None = None) -> Held:
     """For a model that training changes: float32 where all of it learns, else what an adapter sits on, in the recipe's dtype and
-    quantization."""
+    quantization. `shared_by`: the setting that has its layers shared out among the processes, all of which are to load it then."""
     attention = config.attn_implementation
     check_attention(config, device)
+    shared = None if shared_by is None else Shares(shared_by, learned=tuning == "full")
     if tuning == "full":
-        return Held(torch.float32, attention=attention)
-    return Held(pick_dtype(config.dtype, device), quantization=config.quantization, attention=attention)
+        return Held(torch.float32, attention=attention, shared=shared)
+    return Held(pick_dtype(config.dtype, device), quantization=config.quantization, attention=attention, shared=shared)
 
 
 def as_published(config: Config, device: torch.device) -> Held:

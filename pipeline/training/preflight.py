@@ -12,8 +12,8 @@ from pipeline.settings.sections import Sharded, Stepwise, Supervised, Training
 from pipeline.training import room
 from pipeline.training.limits import GB, available
 from policies.blueprint import config_at
-from policies.episodes import ROLLOUT_BATCH
 from policies.footprint import Footprint, footprint, weights_of
+from policies.loop_settings import MICRO_BATCH_TOKENS, ROLLOUT_BATCH
 from policies.precision import Held, pick_dtype
 
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
@@ -76,16 +76,17 @@ def phases(
     if processes > 1:
         parts["broadcast"] = min(trained * 4, BROADCAST) / GB
     longest = widest + section.response_length
-    tokens = max(section.micro_batch_tokens, longest)
+    tokens = max(section.micro_batch_tokens or MICRO_BATCH_TOKENS, longest)
     kept = section.keep_activations if section.num_mini_batches == 1 and processes == 1 else 0.0
     if model.size == 4 and section.engine == "transformers":
         kept = 0.0  # the rollout's log-probabilities serve: nothing is run twice, so nothing is kept
     activations = _activations(model, section, tokens, longest)
     share = section.response_length / max(longest, 1)
+    rows = section.per_device_rollout_batch_size or ROLLOUT_BATCH
     sampling = {
         "merged copy": merged / GB,
         "gathered layers": whole / GB,
-        "cache": model.cached(longest) * min(section.batch_size, ROLLOUT_BATCH) / GB,
+        "cache": model.cached(longest) * min(section.batch_size, rows) / GB,
     }
     ddp = processes > 1 and section.sharding == "none"  # which wants policy and critic in one
     learning = {
@@ -203,22 +204,26 @@ def of_asking(
 ) -> None:
     """Print the line before a stage that trains nothing asks the models at `sources`, of which two are held at once, for `count` completions
     in all, `rows` at a time and of `length` tokens with their prompts. Raises ConfigError as `line` does."""
-    how = _frozen(config)
 
     def counted() -> str:
-        model = footprint(config_at(run.folder("sft")), how, None)
-        held = sorted(_bytes(one, how) for one in dict.fromkeys(map(str, sources)))[-2:]
-        parts = {
-            "process": _resident() / GB,
-            "weights": max(sum(held), scorers(config, run, alone=True)) / GB,
-            "cache": (model.cached(length) + model.vocabulary * 3 * 4) * rows / GB,
-        }
-        told = check(stage, parts, *available())
+        told = check(stage, asking_needs(config, run, sources, rows, length), *available())
         if stage in ("inspect", "rank"):
             return told
         return f"{told}; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
 
     _tell(stage, run, counted)
+
+
+def asking_needs(config: Config, run: Run, sources: Sequence[str | Path], rows: int, length: int) -> dict[str, float]:
+    """GB by part of a stage that asks, as `of_asking` has it."""
+    how = _frozen(config)
+    model = footprint(config_at(run.folder("sft")), how, None)
+    held = sorted(_bytes(one, how) for one in dict.fromkeys(map(str, sources)))[-2:]
+    return {
+        "process": _resident() / GB,
+        "weights": max(sum(held), scorers(config, run, alone=True)) / GB,
+        "cache": (model.cached(length) + model.vocabulary * 3 * 4) * rows / GB,
+    }
 
 
 def of_rows(config: Config, run: Run, read: float) -> None:
@@ -309,7 +314,7 @@ def _remedy(stage: str, largest: str) -> str:
     asks = stage in ("compare", "best_of_n", "inspect", "rank")
     rows = "ppo.micro_batch_tokens" if ppo else f"{section}.per_device_train_batch_size"
     further = " or ppo.keep_activations" if ppo else ""
-    cache = f"lower {'ppo' if ppo else section}.batch_size or ppo.response_length"
+    cache = f"lower {'ppo.per_device_rollout_batch_size' if ppo else f'{section}.batch_size'} or ppo.response_length"
     if asks:
         cache = lower(stage).partition(", compare")[0] + " or ppo.response_length"
     return {

@@ -19,7 +19,7 @@ from pipeline.training.holding import as_published, to_train
 from pipeline.waiting import patient, watched
 from policies.adapters import lora_config
 from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
-from policies.precision import Held
+from policies.precision import Held, Shares
 from policies.quick.linear import in_one_step
 from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
 from policies.tokenizers import load_tokenizer
@@ -40,10 +40,13 @@ def reward_on_base(config: Config, run: Run) -> bool:
     return made is not None and rides_on_base(run.folder("reward"), made.model["base"])
 
 
-def build(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
-    """The four roles and the score, from the sft and reward artifacts and the recipe's ppo section."""
+def build(
+    config: Config, run: Run, tokenizer: Any, device: torch.device, sharding: str = "none"
+) -> tuple[Roles, WeightedScore]:
+    """The four roles and the score, from the sft and reward artifacts and the recipe's ppo section. Of a base that is shared out by `sharding` each
+    process reads its share alone, and all are to ask; `Roles.share_out` is still to be called."""
     section = config.ppo
-    roles, head = _roles(config, run, tokenizer, device, to_train(config, device, section.tuning))
+    roles, head = _roles(config, run, tokenizer, device, to_train(config, device, section.tuning), sharding)
     riding = {} if head is None else {"reward": (roles, head)}  # scores by an adapter beside the policy's
     functions = {name: _score(name, config, run, device, riding.get(name), tokenizer) for name in section.reward_funcs}
     return roles, combine(functions, section.reward_weights or [1.0] * len(functions), columns_of(run))
@@ -59,13 +62,15 @@ def with_learned(config: Config, run: Run, tokenizer: Any, held: Held, learned: 
 
 
 def _roles(
-    config: Config, run: Run, tokenizer: Any, device: torch.device, held: Held
+    config: Config, run: Run, tokenizer: Any, device: torch.device, held: Held, sharding: str = "none"
 ) -> tuple[Roles, nn.Linear | None]:
-    """The four roles, their base `held` so, and the reward's head where its adapter is beside the policy's."""
+    """The four roles, their base `held` so and shared out by `sharding`, and the reward's head where its adapter is beside the policy's."""
     section = config.ppo
     reward_folder = run.folder("reward")
     found = run.manifest("reward") if "reward" in section.reward_funcs else None
     shared = section.tuning == "lora" and found is not None and rides_on_base(reward_folder, found.model["base"])
+    if section.tuning == "lora" and sharding != "none":
+        held = replace(held, shared=Shares("ppo.sharding", learned=False))
     base = load_causal(run.folder("sft"), tokenizer, held)
     head = None
     if section.tuning == "lora":

@@ -28,7 +28,7 @@ from policies.template import decode_completion, encode_prompt, show_prompt
 from policies.tokenizers import eos_ids
 from reward.functions import WeightedScore
 
-AT_ONCE = 64  # completions sampled and scored between two writes
+AT_ONCE = 64  # completions sampled and scored between two writes, or more where more are sampled together
 FILES = "samples.*.jsonl"  # of the processes, by rank
 
 
@@ -90,7 +90,7 @@ def sample_scored(
     before = {name: Counter(counts) for name, counts in counted.items()}
     known = read(folder)
     left = [p for p in asked if p.id not in known]
-    mine, step = left[state.process_index :: state.num_processes], max(1, AT_ONCE // n)
+    mine, step = left[state.process_index :: state.num_processes], max(1, max(AT_ONCE, batch_size) // n)
     with bar(
         share_of(len(asked)) * n, what, "sample", start=(len(asked) - len(left)) // state.num_processes * n
     ) as progress:

@@ -72,11 +72,12 @@ class SharedOut:
 
 def share_out_trained(trainer: Any, sharding: str, setting: str) -> None:
     """Share out the layers of a trainer's model (frozen ones below an adapter, or all), and with `full` those of its reference."""
-    share_out(trainer.model, setting)
+    if not sharded(trainer.model):  # it may have been read so
+        share_out(trainer.model, setting)
     # else accelerate wraps it in DDP, which it refuses where weights are shared out
     trainer.model._is_accelerate_prepared = True
     reference = getattr(trainer, "ref_model", None)
-    if sharding == "full" and reference is not None:
+    if sharding == "full" and reference is not None and not sharded(reference):
         share_out(reference, setting)
 
 

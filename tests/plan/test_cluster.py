@@ -3,17 +3,22 @@
 What a GPU would do behind that door was not tried, and no image was built: the Dockerfile is read here, no more.
 """
 
+import importlib.util
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pasting
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from promises import code
 
 from pipeline.training.launcher import PREFIX, SPLITS
 
@@ -84,6 +89,50 @@ def test_the_dockerfile_copies_what_is_there() -> None:
     assert re.search(r"^torch==", pinned, re.MULTILINE)
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     assert {".venv", "runs", ".git"} <= set(ignored) and not set(copied) & set(ignored)
+
+
+def lines() -> list[str]:
+    """Every command of docs/scale.md."""
+    text = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
+    found = [line for line in code(text) if re.match(r"(make|python|accelerate|sbatch|sky|docker|torchrun) \S", line)]
+    return [line for line in found if "…" not in line]
+
+
+@pytest.mark.parametrize("line", lines())
+def test_a_command_of_the_page_would_be_taken(line: str) -> None:
+    """By the program that it starts, as far as that is here, and by our command line."""
+    program, *words = shlex.split(line)
+    stage: list[str] = []
+    if program == "make":
+        given = {word.partition("=")[0] for word in words} - {"plan"}
+        assert words[0] in pasting.known()[0] and given <= {*pasting.known()[1], "GPUS", "GPU", "PRICE", "TOKENS", *words}  # fmt: skip
+        pasting.check(shlex.join(word for word in [program, *words] if "=" not in word or word.startswith("RECIPE")))
+    elif program == "python":
+        assert words[0] == "-m" and importlib.util.find_spec(words[1]) is not None
+    elif program == "accelerate":
+        assert words[0] == "launch"
+        parsed = launch_command_parser().parse_args(words[1:])
+        assert parsed.module and parsed.training_script == "pipeline" and Path(ROOT, parsed.config_file) in ACCELERATE
+        stage = parsed.training_script_args
+    elif program == "sbatch":
+        at = words.index(str(SLURM.relative_to(ROOT)))
+        assert all(option in ("--nodes", "--gpus-per-node") for option in words[:at:2])
+        stage = words[at + 1 :]
+    elif program == "sky":
+        assert words[0] == "launch" and str(SKY.relative_to(ROOT)) in words
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        assert given.keys() <= sky()["envs"].keys()
+        stage = [given["STAGE"], given["RECIPE"]]
+    else:
+        assert line == "docker manifest inspect ubuntu:24.04"
+    if stage:
+        pasting.check(shlex.join(["python", "-m", "pipeline", *stage]))
+    recipes = [word.partition("=")[2] or word for word in words if "recipes/" in word]
+    assert all((ROOT / path).exists() for path in recipes), line
+
+
+def test_the_page_has_commands() -> None:
+    assert {line.split()[0] for line in lines()} >= {"make", "python", "accelerate", "sbatch", "sky"}
 
 
 def free_port() -> str:

@@ -12,7 +12,7 @@ from tiny import make_roles as fresh
 from torch import Tensor
 from two_processes import DEMONSTRATIONS, HELD_OUT
 
-from policies import trainer
+from policies.episodes import prompt_order
 from policies.roles import Roles
 from policies.state import load_good, load_state, save_good, save_state, settle
 from policies.template import encode_prompt
@@ -68,7 +68,7 @@ def test_a_score_that_is_not_a_number_halts(
     named = [
         p
         for p in PROMPTS
-        if {PROMPTS[i]["id"] for i in trainer.prompt_order(12, range(8 * step, 8 * step + 8), 3)} >= {p["id"]}
+        if {PROMPTS[i]["id"] for i in prompt_order(12, range(8 * step, 8 * step + 8), 3)} >= {p["id"]}
     ][0]
     result, logged = run(roles, tiny_tokenizer, section, tmp_path / "s", score=nan_for(named["prompt"], after=step))
     assert result.halted is not None and result.halted.startswith(

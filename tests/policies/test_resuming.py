@@ -131,7 +131,7 @@ def test_an_interrupted_save_keeps_the_older_state(
 
 
 def test_two_processes_equal_one(tiny_folder: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
-    """torchrun with gloo, whitening, minibatches, ptx, evaluation and the adaptive KL on; and a halt that only one process meets."""
+    """torchrun with gloo, whitening, minibatches, ptx, evaluation and the adaptive KL on, also one step off; and a halt that only one process meets."""
     root = Path(__file__).resolve().parents[1]
     paths = os.pathsep.join([str(root.parent), str(root), os.environ.get("PYTHONPATH", "")])
     call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -147,6 +147,9 @@ def test_two_processes_equal_one(tiny_folder: Path, tiny_tokenizer: Any, tmp_pat
     told = json.loads((tmp_path / "logged.json").read_text())
     assert told["world"] == 2
     assert furthest(weights(roles), load_file(tmp_path / "weights.safetensors")) < 1e-5
+    *_, ahead = train_tiny(tiny_folder, tmp_path / "alone_ahead", 1, async_steps=1)
+    assert furthest(weights(ahead), load_file(tmp_path / "ahead.safetensors")) < 1e-5
+    assert furthest(weights(ahead), weights(roles)) > 1e-4
     assert len(told["logged"]) == len(logged) == 3
     for two, one in zip(told["logged"], logged, strict=True):
         for key, figure in one.items():

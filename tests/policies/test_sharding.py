@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sharded_processes import CASES, STOPPED, roles_of, train
 from tiny import furthest, make_roles, settings, weights
 from torch import nn
+from zoo.build import save
 
 from pipeline.settings.config import Config
 from pipeline.settings.sections import ConfigError
@@ -82,6 +83,22 @@ def test_shared_out_equals_one_process(
             assert whole - told[case]["bytes"] == SHARED_WEIGHTS[case]
         elif case != "ddp":
             assert told[case]["bytes"] < whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
+def test_other_architectures_shared_out_equal_one_process(name: str, tmp_path: Path) -> None:
+    """gpt2, whose matrices are the other way round, and gemma3, with layers of two kinds; four processes, two layers."""
+    folder, cases = save(name, tmp_path / "base"), ["frozen", "full"]
+    told = started(folder, tmp_path, 4, cases)
+    for case in cases:
+        roles = roles_of(case, folder, "none")
+        _, logged = train(case, folder, tmp_path / f"{case}.one", roles)
+        assert furthest(weights(roles), load_file(tmp_path / f"{case}.safetensors")) < CLOSE, case
+        assert len(logged) == len(told[case]["logged"]) == 3
+        for several, one in zip(told[case]["logged"], logged, strict=True):
+            for figure in (figure for figure in one if not figure.startswith("time/")):
+                assert several[figure] == pytest.approx(one[figure], rel=1e-5, abs=1e-5), (case, figure)
 
 
 @pytest.mark.slow

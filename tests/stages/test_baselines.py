@@ -241,16 +241,6 @@ def test_rankings_that_are_all_ties_leave_nothing_for_dpo(walk: Path, monkeypatc
         run_stage("dpo", settings(), run.name)
 
 
-def test_rloo_refuses_several_processes(walk: Path) -> None:
-    call = [sys.executable, "-m", "pipeline", "rloo", str(ROOT / "recipes" / "smoke.yaml"), "--nproc", "2"]
-    done = subprocess.run(
-        call, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PIPELINE_RUN": "whole"}
-    )
-    assert done.returncode == 2 and done.stderr.startswith(
-        "error: rloo is the work of one process, and 2 were asked for"
-    )
-
-
 # The comparison
 
 

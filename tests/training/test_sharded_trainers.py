@@ -46,4 +46,9 @@ def test_all_layers_shared_out_equal_one_process(tiny_folder: Path, tmp_path: Pa
     found, report = trained(tiny_folder, tmp_path / "left", "none")
     assert report.resumed_at == 2 and furthest(expected, found) < CLOSE
     whole = sum(p.numel() * 4 for p in expected.values())
+    told = json.loads(
+        (tmp_path / "loaded.json").read_text()
+    )  # each process read its share alone, and gathered a layer at a time
+    assert told["read"] == [whole - LAYERS // 2] * 2 and told["whole"] == [whole] * 2
+    assert told["most"] == [1, 1] and told["same"] == told["adapters"] == [True, True]
     assert (tmp_path / "full.bytes").read_text() == f"{whole - LAYERS // 2} {whole - LAYERS // 2}"

@@ -1,0 +1,22 @@
+"""What do several commands take? A recipe, settings in its place, the name of a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands import Call
+
+Recipe = Annotated[Path, typer.Argument(help="a YAML recipe, such as recipes/film_reviews.yaml", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="settings that replace the recipe's, such as ppo.kl_coef=0.1", show_default=False),
+]
+Name = Annotated[
+    str | None, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/; default: the recipe's name")
+]
+Demo = Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")]
+
+
+def called(asked: str, recipe: Path, overrides: list[str] | None, run: str | None, **more: int) -> Call:
+    return Call.of(recipe, recipe.stem if run is None else run, overrides or [], asked=asked, **more)
