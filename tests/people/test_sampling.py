@@ -13,6 +13,7 @@ import torch
 from data.schema import DataError, Prompt
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.commands import Call
 from pipeline.people import sampling
 from pipeline.people.sampling import chosen, from_file, from_models, unsureness
 from pipeline.people.store import open_store
@@ -246,3 +247,12 @@ def test_a_wrong_number_is_told(
 def test_a_stage_that_is_not_there_is_told(run: Run, tiny_folder: Path) -> None:
     with pytest.raises(ArtifactError, match="no finished sft in runs/r"):
         from_models(config(tiny_folder, "compare.models=[sft]"), run, 2, 2)
+
+
+@pytest.mark.parametrize("caller", ["", "make"])
+def test_the_command_is_given_again_as_it_was(caller: str) -> None:
+    """The fixture of conftest.py parses it as if it were pasted."""
+    words = (("MODEL", "sft ppo"), ("K", "4"), ("PROMPTS", "5"))
+    line = Call("recipes/smoke.yaml", "r", asked="rank", options=words, caller=caller).again()
+    assert ("MODEL='sft ppo' K=4 PROMPTS=5" if caller else "--model 'sft ppo' --k 4 --prompts 5") in line
+    Call("recipes/smoke.yaml", "r", asked="rank", options=(("FROM", "a.jsonl"),), caller=caller).again()
