@@ -8,7 +8,6 @@ said as one file, and makes data, sft (the policy as it is), reward and ppo of R
 """
 
 import json
-import shlex
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,7 +163,8 @@ def _show(asked: Asked, number: int) -> None:
         _in_a_process(_measure, asked, number)
     known = json.loads((folder / FIGURES).read_text(encoding="utf-8")) if asked.person else None
     rounds = [_figures(asked, one) for one in range(number + 1)]
-    command = f"make iterate RUN={shlex.quote(asked.call.run)} ROUNDS={number + 1}"
+    given = [(name, str(number + 1) if name == "ROUNDS" else value) for name, value in asked.call.options]
+    command = replace(asked.call, caller="make").line("iterate", options=given)
     page = page_template("rounds.html.j2").render(
         run=asked.call.run, rounds=rounds, taste=known, person=asked.person, command=command
     )

@@ -6,13 +6,14 @@ import re
 from functools import cache
 from pathlib import Path
 
+from pipeline import with_people
 from pipeline.__main__ import app
 from pipeline.settings.listing import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 ROOMS = ("pipeline", "data", "reward", "policies", "recipes", "tests", "docs", ".ci")
-COMMANDS = {command.name for command in app.registered_commands}
+COMMANDS = {command.name for one in (app, with_people.app) for command in one.registered_commands}
 SETTINGS = set(re.findall(r"^\| `([\w.]+)` \|", markdown(), re.MULTILINE))
 SECTIONS = {name.split(".")[0] for name in SETTINGS if "." in name}
 PATH = rf"(?<![\w./<>-])(?:{'|'.join(map(re.escape, ROOMS))})/[\w./*-]*|(?<![\w./<>-])(?:Makefile|pyproject\.toml|constraints\.txt|CONTRIBUTING\.md)"

@@ -22,7 +22,7 @@ LONGEST_TIME = 86_400.0  # seconds
 FIELDS = ("item", "tiers", "unranked", "all_bad", "note", "seconds", "shown", "repeat")
 
 
-class OrderError(ValueError):
+class NotAnOrder(ValueError):
     """Why what was sent is no order of an item's completions: one sentence for whoever sent it."""
 
 
@@ -41,53 +41,53 @@ class Order:
 
 
 def checked(body: Mapping[str, Any], item: Item) -> dict[str, Any]:
-    """The body of an event of kind "ranking", if it is a sound one for `item`. Raises OrderError."""
+    """The body of an event of kind "ranking", if it is a sound one for `item`. Raises NotAnOrder."""
     for name in body:
         if name not in FIELDS:
-            raise OrderError(f"there is no field {ascii(name)[:60]}; there are {', '.join(FIELDS)}")
+            raise NotAnOrder(f"there is no field {ascii(name)[:60]}; there are {', '.join(FIELDS)}")
     for name in FIELDS:
         if name not in body:
-            raise OrderError(f"{name} is missing")
+            raise NotAnOrder(f"{name} is missing")
     if body["item"] != item.id:
-        raise OrderError("item names another item than the one that was ranked")
+        raise NotAnOrder("item names another item than the one that was ranked")
     ids = [one.id for one in item.completions]
     parse(body, ids)
     if not isinstance(body["note"], str) or len(body["note"]) > LONGEST_NOTE:
-        raise OrderError(f"note is a text of at most {LONGEST_NOTE} characters")
+        raise NotAnOrder(f"note is a text of at most {LONGEST_NOTE} characters")
     if any("\ud800" <= character <= "\udfff" for character in body["note"]):
-        raise OrderError("note holds half of a character, which no file can hold")
+        raise NotAnOrder("note holds half of a character, which no file can hold")
     if not _is_number(body["seconds"]) or not 0 <= body["seconds"] <= LONGEST_TIME:
-        raise OrderError(f"seconds is a number from 0 to {LONGEST_TIME:.0f}")
+        raise NotAnOrder(f"seconds is a number from 0 to {LONGEST_TIME:.0f}")
     if Counter(_ids(body["shown"], "shown")) != Counter(ids):
-        raise OrderError("shown names each completion once, in the order of the cards")
+        raise NotAnOrder("shown names each completion once, in the order of the cards")
     if type(body["repeat"]) is not int or body["repeat"] not in (0, 1):
-        raise OrderError("repeat is 0, or 1 where the item is shown to the person again")
+        raise NotAnOrder("repeat is 0, or 1 where the item is shown to the person again")
     return dict(body)
 
 
 def parse(body: Mapping[str, Any], ids: Collection[str]) -> Order:
-    """The order in a body, of the completions `ids`: each stands once, in a tier or among the unranked. Raises OrderError."""
+    """The order in a body, of the completions `ids`: each stands once, in a tier or among the unranked. Raises NotAnOrder."""
     tiers = body.get("tiers")
     if not isinstance(tiers, list):
-        raise OrderError("tiers is a list of lists of completions' ids, the best first")
+        raise NotAnOrder("tiers is a list of lists of completions' ids, the best first")
     order = Order(
         tuple(_ids(tier, "a tier") for tier in tiers),
         _ids(body.get("unranked"), "unranked"),
         body.get("all_bad") is True,
     )
     if any(not tier for tier in order.tiers):
-        raise OrderError("a tier is empty")
+        raise NotAnOrder("a tier is empty")
     if type(body.get("all_bad")) is not bool:
-        raise OrderError("all_bad is true or false")
+        raise NotAnOrder("all_bad is true or false")
     places = Counter([one for tier in order.tiers for one in tier] + list(order.unranked))
     for one in places:
         if one not in ids:
-            raise OrderError(f"{ascii(one)[:60]} is no completion of this item")
+            raise NotAnOrder(f"{ascii(one)[:60]} is no completion of this item")
     for one in ids:
         if places[one] != 1:
-            raise OrderError(f"{one} stands {'twice' if places[one] else 'nowhere'}; every completion stands once")
+            raise NotAnOrder(f"{one} stands {'twice' if places[one] else 'nowhere'}; every completion stands once")
     if not order.tiers and not order.all_bad:
-        raise OrderError("nothing is ranked; put a completion in its place, say that all are bad, or skip the item")
+        raise NotAnOrder("nothing is ranked; put a completion in its place, say that all are bad, or skip the item")
     return order
 
 
@@ -129,7 +129,7 @@ def in_order(item: Item, ids: Sequence[str]) -> list[Completion]:
 
 def _ids(value: object, field: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise OrderError(f"{field} is a list of completions' ids")
+        raise NotAnOrder(f"{field} is a list of completions' ids")
     return tuple(value)
 
 

@@ -4,6 +4,7 @@ import re
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from data.schema import Prompt, PromptText
+from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.run import Run
 from pipeline.people.standing import standing
 from pipeline.people.store import open_store
@@ -39,7 +41,7 @@ class Pair:
     models: tuple[str, str]
     texts: tuple[str, str]
     named: bool  # an answer says a model's name: the vote is set aside
-    decoding: dict[str, Any]
+    decoding: dict[str, Any] | None  # None: they are the comparison's own samples
 
 
 @dataclass
@@ -85,6 +87,8 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
 
         def work(stop: threading.Event, tell: Tell) -> None:
             tell({"prompt": turns(prompt)})
+            if prompt_id is not None and (sampled := _compared(state.run, prompt_id, models)) is not None:
+                return _shown(sampled, prompt, prompt_id, person, models, tell)
             texts = []
             for side, name in enumerate(models):
                 said = desk.models().say(
@@ -93,13 +97,28 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
                 if said is None or said.stopped:
                     return
                 texts.append(said.text)
-            if texts[0].strip() == texts[1].strip():
-                return tell({"same": True})
-            named = any(names_itself(text, state.run, models) for text in texts)
-            pair = Pair(person, prompt, prompt_id, models, (texts[0], texts[1]), named, how.acting() | {"seed": seed})
-            return tell({"pair": waiting.add(pair)})
+            return _shown(texts, prompt, prompt_id, person, models, tell, how.acting() | {"seed": seed})
 
         return desk.streamed(person, work)
+
+    def _shown(
+        texts: Sequence[str],
+        prompt: PromptText,
+        prompt_id: str | None,
+        person: str,
+        models: tuple[str, str],
+        tell: Tell,
+        decoding: dict[str, Any] | None = None,
+    ) -> None:
+        """Show two whole answers, and let them wait for a vote. `decoding`: how they were made here; None: by the comparison."""
+        for side, text in enumerate(texts):
+            tell({"side": side, "text": text})
+        if texts[0].strip() == texts[1].strip():
+            return tell({"same": True})
+        named = any(names_itself(text, state.run, models) for text in texts)
+        return tell(
+            {"pair": waiting.add(Pair(person, prompt, prompt_id, models, (texts[0], texts[1]), named, decoding))}
+        )
 
     async def vote(request: Request) -> Response:
         body = await read_json(request)
@@ -190,6 +209,16 @@ def _drawn(state: State, body: dict[str, Any]) -> tuple[str, str]:
         raise Refused(400, "models: choose two or more.")
     first, second = secrets.SystemRandom().sample(sorted(set(chosen)), 2)
     return first, second
+
+
+def _compared(run: Run, prompt_id: str, models: tuple[str, str]) -> tuple[str, str] | None:
+    """What the comparison sampled of two models for a held-out prompt, so that a vote counts there; None where it did not."""
+    path = run.root / run.name / "compare" / "samples.jsonl"
+    said: dict[str, str] = {}
+    for row in read_rows(path) if path.is_file() else ():
+        if row["prompt_id"] == prompt_id and row["model"] in models:
+            said.setdefault(row["model"], row["completion"])
+    return (said[models[0]], said[models[1]]) if len(said) == 2 else None
 
 
 def _asked(state: State, person: str, body: dict[str, Any]) -> tuple[PromptText, str | None]:

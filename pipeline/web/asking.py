@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from pipeline.artifacts.run import Run
+from pipeline.commands import assignments
 
 DEEPEST = 16  # lists and objects within each other in a body
 NAME_LENGTH = 60  # characters of a person's name
@@ -100,5 +101,6 @@ _templates = jinja2.Environment(
 
 def page(name: str, room: str, state: State, **values: Any) -> HTMLResponse:
     """The page of a template. Whatever it is given comes out as text, never as markup."""
-    rendered = _templates.get_template(name).render(room=room, rooms=ROOMS, run=state.run.name, **values)
+    named = assignments({"RUN": state.run.name})[0]  # as make takes it
+    rendered = _templates.get_template(name).render(room=room, rooms=ROOMS, run=state.run.name, named=named, **values)
     return HTMLResponse(rendered.encode("utf-8", "backslashreplace"))

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from data.schema import PromptText
 from pipeline.people.agreement import agreements
 from pipeline.people.choosing import Choice, Desk, ask
-from pipeline.people.orders import OrderError, checked, ordered, pairs, relation
+from pipeline.people.orders import NotAnOrder, checked, ordered, pairs, relation
 from pipeline.people.practice import known_order, right
 from pipeline.people.standing import standing
 from pipeline.people.store import Event, Item, Store, open_store, path_of
@@ -107,7 +107,7 @@ def _checked(kind: str, body: dict[str, Any], item: Item) -> dict[str, Any]:
     if kind == "ranking":
         try:
             return checked(body, item)
-        except OrderError as error:
+        except NotAnOrder as error:
             raise Refused(400, f"That is no order: {error}.") from None
     seconds = body.get("seconds")
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86_400:

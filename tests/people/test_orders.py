@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.people.orders import Order, OrderError, among, checked, in_order, ordered, pairs, parse, ranked, relation
+from pipeline.people.orders import NotAnOrder, Order, among, checked, in_order, ordered, pairs, parse, ranked, relation
 from pipeline.people.store import new_item
 
 ITEM = new_item("p", [("a", "sft"), ("b", "sft"), ("c", "ppo"), ("d", None)])
@@ -73,13 +73,13 @@ def test_one_tier_is_an_answer_that_makes_no_pair() -> None:
     ],
 )
 def test_what_is_no_order_is_told(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(OrderError, match=why):
+    with pytest.raises(NotAnOrder, match=why):
         checked(body(**changes), ITEM)
 
 
 def test_a_field_that_is_missing_is_told() -> None:
     for name in body():
-        with pytest.raises(OrderError, match=f"{name} is missing"):
+        with pytest.raises(NotAnOrder, match=f"{name} is missing"):
             checked({key: value for key, value in body().items() if key != name}, ITEM)
 
 

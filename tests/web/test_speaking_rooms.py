@@ -1,5 +1,6 @@
 """Do models answer on the page as they should: streamed, one at a time a person, blind in the arena, ended when nobody reads on?"""
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 from rooms import Page, with_models
 
+from data.schema import Prompt
 from pipeline.artifacts.run import Run
+from pipeline.judges import votes
+from pipeline.people import export
 from pipeline.people.store import open_store
 from pipeline.web import arena, generating, speakers
 from pipeline.web.asking import Refused, State
@@ -203,3 +207,26 @@ def test_such_a_vote_is_set_aside(run: Run, page: Page, monkeypatch: pytest.Monk
 )
 def test_who_can_meet_is_a_model_of_the_run(page: Page, wrong: Any) -> None:
     assert page.post("/api/arena/play", {"person": "Anna", "text": "a", **wrong}).status_code == 400
+
+
+def test_on_a_held_out_prompt_the_comparisons_own_answers_are_voted_on(
+    run: Run, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a vote counts in the report: it is about the very texts that the other judges judge."""
+    monkeypatch.setattr(arena, "prompts", lambda run, side: [Prompt("p1", "A funny", "x:1")])
+    (run.root / run.name / "compare").mkdir()
+    rows = [
+        {"prompt_id": "p1", "prompt": "A funny", "model": model, "seed": seed, "completion": f" {word} {seed}"}
+        for model, word in (("sft", "film"), ("ppo", "book"), ("base", "x"))
+        for seed in (0, 1)
+    ]
+    path = run.root / run.name / "compare" / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = page.lines("/api/arena/play", {"person": "Anna", "models": ["sft", "ppo"], "generation": SHORT})
+    assert {line["text"] for line in lines if "text" in line} == {" film 0", " book 0"}
+    vote = {"person": "Anna", "pair": lines[-1]["pair"], "outcome": "b", "seconds": 2}
+    body = page.post("/api/arena/vote", vote).json()["stored"]["body"]
+    assert body["prompt_id"] == "p1" and body["decoding"] is None
+    export.export(run)
+    (told,) = votes.read([run.root / run.name / "people" / "votes.jsonl"], rows)
+    assert {told.a, told.b} == {"sft", "ppo"} and told.outcome == 0.0 and told.annotator == "Anna"

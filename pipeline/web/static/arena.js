@@ -98,7 +98,7 @@ async function begin() {
   tellVotes(known.votes);
   for (const name of known.models) get("models").append(el("label", {}, el("input", { type: "checkbox", value: name, checked: known.chosen.includes(name), onchange: tellChosen }), name));
   tellChosen();
-  if (known.models.length < 2) get("pair").replaceChildren(el("p", { class: "told" }, `This run has fewer than two models yet; make them with: make all RUN=${document.body.dataset.run}`));
+  if (known.models.length < 2) get("pair").replaceChildren(el("p", { class: "told" }, `This run has fewer than two models yet; make them with: make all ${document.body.dataset.named}`));
 }
 
 function named(work) {

@@ -183,7 +183,7 @@ function draw() {
   const caret = document.activeElement?.selectionStart;
   if (!item) {
     place.replaceChildren(...[practised(), left && el("section", { class: "card" }, el("h2", {}, "Nothing is left for you"), el("p", {}, `You have ranked ${left.done}; ${left.ranked} of ${left.items} items have been ranked by somebody.`),
-      el("p", { class: "note" }, "Write what all people said into a file that the pipeline learns from:"), el("p", {}, el("code", { class: "command" }, `make rankings RUN=${document.body.dataset.run}`))), storedLast()].filter(Boolean));
+      el("p", { class: "note" }, "Write what all people said into a file that the pipeline learns from:"), el("p", {}, el("code", { class: "command" }, `make rankings ${document.body.dataset.named}`))), storedLast()].filter(Boolean));
     return;
   }
   const rest = loose();
