@@ -44,7 +44,7 @@ OURS = [
     *("ppo.total_episodes=64", "ppo.batch_size=16", "ppo.num_mini_batches=2", "ppo.micro_batch_tokens=60"),
     *("ppo.response_length=8", "ppo.whiten_rewards=true", "ppo.kl_target=0.1", "ppo.ptx_coef=0.1", "ppo.save_steps=1"),
     *("best_of_n.n=4", "best_of_n.prompts=5", "rloo.batch_size=16", "rloo.per_device_train_batch_size=4"),
-    *(f"rloo.{name}" for name in ("learning_rate=1e-3", "save_steps=1", "logging_steps=1")),
+    *(f"rloo.{name}" for name in ("learning_rate=3e-4", "save_steps=1", "logging_steps=1")),
     "ppo.eval_prompts=3",  # of which the last of four processes has none
 ]
 WAYS: dict[str, tuple[str, ...]] = {
@@ -155,7 +155,7 @@ def test_two_processes_sample_many_answers_and_learn_from_groups(walk: Path) -> 
     for run, stage, more in runs:
         equal(by_one(stage, *more) / stage, run / stage)
     ours, before = (load_file(at / "model.safetensors") for at in (runs[1][0] / "rloo", walk / "sft"))
-    assert max((ours[name] - before[name]).abs().max().item() for name in ours) > 1e-4, "it has learned"
+    assert max((ours[name] - before[name]).abs().max().item() for name in ours) > 1e-5, "it has learned"
 
 
 @pytest.mark.slow
