@@ -140,7 +140,8 @@ def run_stage(
             f"{expected} processes were asked for and {world} started; check --nproc and the launcher's settings"
         )
     if world > 1 and STAGES[stage].one_process:
-        raise ConfigError(f"{stage} is the work of one process, and {world} were started; start it without a launcher")
+        remedy = Run(name, call=call).remedy(stage)
+        raise ConfigError(f"{stage} is the work of one process, and a launcher started {world}; without it, {remedy}")
     if ENDS not in os.environ:  # else it was started by `launch`
         check_started(STAGES[stage].one_process)
         if world > 1 and nodes.several():

@@ -149,14 +149,33 @@ def _beams(
                 generation_config=GenerationConfig(eos_token_id=list(eos_ids), pad_token_id=pad_id, **settings),
             )
         said = [_until_the_end(tokens, eos_ids) for tokens in found[:, ids.shape[1] :].tolist()]
-        batch = pack(asked, said, pad_id, device)
-        figures = torch.stack(completion_logprobs(model, decoder(model), batch, how.temperature)).cpu()
-        for i, tokens, logprobs, entropies in zip(rows, said, *figures, strict=True):
-            n = len(tokens)
-            out[i] = Completion(tokens, logprobs[:n], tokens[-1] in eos_ids, entropies[:n])
+        made = figures(model, asked, said, how.temperature, eos_ids, pad_id, len(rows))
+        out |= dict(zip(rows, made, strict=True))
         if progress is not None:
             progress(len(rows))
     return [out[i] for i in range(len(prompts))]
+
+
+@torch.no_grad()
+def figures(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    said: Sequence[list[int]],
+    temperature: float,
+    eos_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+) -> list[Completion]:
+    """The completions `said`, each of a token or more, with log-probabilities and entropies of the whole distribution at `temperature`, in
+    one more pass."""
+    device, out = next(model.parameters()).device, dict[int, Completion]()
+    for rows in padded([[*p, *c] for p, c in zip(prompts, said, strict=True)], batch_size):
+        batch = pack([prompts[i] for i in rows], [said[i] for i in rows], pad_id, device)
+        of_tokens = torch.stack(completion_logprobs(model, decoder(model), batch, temperature)).cpu()
+        for i, logprobs, entropies in zip(rows, *of_tokens, strict=True):
+            n = len(said[i])
+            out[i] = Completion(said[i], logprobs[:n], said[i][-1] in eos_ids, entropies[:n])
+    return [out[i] for i in range(len(said))]
 
 
 def padded(prompts: Sequence[Sequence[int]], most: int) -> list[list[int]]:

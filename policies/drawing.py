@@ -147,11 +147,11 @@ def choose(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tens
 
 
 def completed(engine: str, tokens: list[int], logprobs: list[float], limit: int, eos_ids: Sequence[int]) -> Completion:
-    """What an engine said. Raises BackboneError where it stopped for another reason than EOS or the limit."""
+    """What an engine said, which is the setting "ppo.engine: vllm" or the like. Raises BackboneError where it stopped for another reason than EOS or the limit."""
     finished = bool(tokens) and tokens[-1] in eos_ids
     if len(tokens) != len(logprobs) or not (finished or len(tokens) == limit):
         raise BackboneError(
-            f"ppo.engine: {engine} stopped after {len(tokens)} of {limit} tokens without EOS ({len(logprobs)} "
-            "log-probabilities), as where the model's context is full; use shorter prompts, or ppo.engine: transformers"
+            f"{engine} stopped after {len(tokens)} of {limit} tokens without EOS ({len(logprobs)} log-probabilities), as where the "
+            f"model's context is full; use shorter prompts, or {engine.partition(':')[0]}: transformers"
         )
     return Completion(tokens, torch.tensor(logprobs), finished)

@@ -32,8 +32,9 @@ from policies.drawing import Completion, completed, seed_of
 from policies.roles import Roles
 from policies.rollout import sample
 from policies.untyped import Arguments, Model, Noise
-from policies.vllm_inside import Inside, VLLMSettings, start_inside
-from policies.vllm_server import Processes, Server, connect
+from policies.vllm_inside import Inside, start_inside
+from policies.vllm_server import Following, Processes, following
+from policies.vllm_start import VLLMSettings
 
 PAGE = 256  # tokens of a page of the continuous engine's cache, transformers' own default
 PREFILL = 8192  # tokens that it passes through the model at once, at most; transformers' own default
@@ -71,26 +72,32 @@ class Engine:
 
 
 def make_engine(
-    name: str, roles: Roles, folder: str | Path, settings: VLLMSettings, accelerator: Processes, exchange: Path
+    name: str,
+    roles: Roles,
+    folder: str | Path,
+    settings: VLLMSettings,
+    accelerator: Processes,
+    exchange: Path,
+    longest: int = 0,
 ) -> Engine:
     """The engine called `name`: transformers, continuous, vllm or vllm_server. Call it when the roles are on their device.
 
-    vLLM alone reads `folder`, the merged model that the policy starts from, and `settings`. Its server reads weights from
-    the folder `exchange`, which the main process of `accelerator` writes. Raises BackboneError where the engine cannot run:
-    no CUDA, no package vllm, no server, a temperature that vLLM would change.
+    vLLM alone reads `folder`, the merged model that the policy starts from, `settings`, and `longest`, the most tokens of a prompt
+    with its completion. Its server reads weights from the folder `exchange`, which the main process of `accelerator` writes. Raises
+    BackboneError where the engine cannot run: no CUDA, no package vllm, no server or an unfit one, a temperature that vLLM would change.
     """
     if name == "transformers":
         return transformers_engine(roles)
     if name == "vllm":
-        return _following(start_inside(roles, folder, settings))
+        return _following(start_inside(roles, folder, settings, longest))
     if name == "vllm_server":
-        return replace(_following(connect(roles, settings, accelerator, exchange)), apart=True)
+        return replace(_following(following(roles, settings, accelerator, exchange, longest)), apart=True)
     if not torch.cuda.is_available():
         raise BackboneError(f"ppo.engine: {name} needs a CUDA GPU and there is none here; set ppo.engine: transformers")
     return Engine(partial(_continuous, roles), exact=False)
 
 
-def _following(vllm: Inside | Server) -> Engine:
+def _following(vllm: Inside | Following) -> Engine:
     return Engine(partial(vllm.run), exact=False, follow=vllm.follow)
 
 
@@ -182,4 +189,4 @@ def _continuous(
         )
     if progress is not None:
         progress(len(found))
-    return [completed("continuous", a.generated_tokens, a.logprobs, limit, eos_ids) for a in found]
+    return [completed("ppo.engine: continuous", a.generated_tokens, a.logprobs, limit, eos_ids) for a in found]

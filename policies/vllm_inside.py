@@ -4,48 +4,15 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from policies.drawing import Completion, completed, seed_of
-from policies.errors import BackboneError
+from policies.drawing import Completion
 from policies.roles import Roles
 from policies.untyped import Arguments, Foreign, Noise
+from policies.vllm_start import VLLMSettings, check_temperature, generate, how_to_sample, start
 
-
-class VLLMSettings(Protocol):
-    """What vLLM reads of a recipe."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def vllm_gpu_memory_utilization(self) -> float: ...
-    @property
-    def vllm_server(self) -> str: ...
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise BackboneError where vLLM would sample at another temperature than asked."""
-    if not 0.01 <= temperature <= 2:
-        raise BackboneError(
-            f"ppo.temperature: {temperature} is outside vLLM's 0.01 to 2; choose one within, or set "
-            "ppo.engine: transformers"
-        )
-
-
-def how_to_sample(noise: Noise, eos_ids: Sequence[int], temperature: float) -> Arguments:
-    """vLLM's SamplingParams of one episode: from the whole vocabulary, seeded by its noise, ended by our ends alone."""
-    return {
-        "temperature": temperature,
-        "top_k": -1,
-        "top_p": 1.0,
-        "max_tokens": len(noise),
-        "seed": seed_of(noise),
-        "stop_token_ids": list(eos_ids),
-        "ignore_eos": True,  # it would add the tokenizer's and the generation config's; ours name them all
-        "logprobs": 0,  # of the sampled token alone
-    }
+ASKER = "ppo.engine"
 
 
 @dataclass(frozen=True)
@@ -80,16 +47,8 @@ class Inside:
         **_: Arguments,
     ) -> list[Completion]:
         """Sample with the weights of the last `follow`."""
-        asked = [
-            self.sampling_params(**how_to_sample(noise, eos_ids, temperature), detokenize=False) for noise in noises
-        ]
-        given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.llm.generate(given, asked, use_tqdm=False) if prompts else []
-        completions = []
-        for output, noise in zip(outputs, noises, strict=True):
-            said = output.outputs[0]
-            logprobs = [at[token].logprob for token, at in zip(said.token_ids, said.logprobs, strict=True)]
-            completions.append(completed("vllm", list(said.token_ids), logprobs, len(noise), eos_ids))
+        how = [how_to_sample(noise, eos_ids, temperature) for noise in noises]
+        completions = generate(ASKER, self.llm, self.sampling_params, prompts, how)
         if self.sleeps:
             self.llm.sleep(level=2)  # the trainer needs the memory; weights come anew before the next rollout
         if progress is not None and prompts:
@@ -97,41 +56,16 @@ class Inside:
         return completions
 
 
-def start_inside(roles: Roles, folder: str | Path, settings: VLLMSettings) -> Inside:
-    """vLLM in this process, started from the merged model in `folder`. Raises BackboneError where it is not installed, cannot run
-    here, or would change the temperature."""
+def start_inside(roles: Roles, folder: str | Path, settings: VLLMSettings, longest: int) -> Inside:
+    """vLLM in this process, started from the merged model in `folder`; `longest` are the tokens that it has to read. Raises BackboneError as
+    `start` does, and where it would change the temperature."""
     check_temperature(settings.temperature)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its model must be in this process, where our weights are
-    try:
-        from vllm import LLM, SamplingParams
-    except ModuleNotFoundError as error:
-        if error.name != "vllm":
-            raise
-        raise BackboneError(
-            "ppo.engine: vllm needs the package vllm, which is not installed here; set ppo.engine=vllm_server and start one (the target "
-            "vllm-server does), or set ppo.engine=transformers"
-        ) from None
     on_cuda = torch.cuda.is_available()
-    if not on_cuda and not _built_for_cpu():
-        raise BackboneError(
-            "ppo.engine: vllm needs a CUDA GPU, or vLLM's CPU build, and there is neither here; set ppo.engine=transformers"
-        )
-    llm = LLM(
-        model=str(folder),
-        dtype=str(roles.causal.dtype).removeprefix("torch."),
-        gpu_memory_utilization=settings.vllm_gpu_memory_utilization,
-        max_model_len=-1,  # the longest that fits in its share of the memory
-        generation_config="vllm",  # none of the model's own defaults for sampling
-        logprobs_mode="processed_logprobs",  # at the temperature, as the loss sees them
+    llm, sampling_params = start(
+        *(ASKER, folder, roles.causal.dtype, settings.vllm_gpu_memory_utilization, longest),
         enable_sleep_mode=on_cuda,
-        enforce_eager=not on_cuda,  # compiling for a CPU takes longer than it saves
         # torchrun's processes are there already, one GPU each; alone it needs no group
         distributed_executor_backend="external_launcher" if torch.distributed.is_initialized() else None,
     )
-    return Inside(roles, llm, SamplingParams, sleeps=on_cuda)
-
-
-def _built_for_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
+    return Inside(roles, llm, sampling_params, sleeps=on_cuda)

@@ -177,7 +177,8 @@ def test_a_world_of_another_size_is_refused(recipe: Path) -> None:
 @pytest.mark.parametrize("stage", [name for name, stage in STAGES.items() if stage.one_process])
 def test_a_stage_of_one_process_refuses_a_launcher(recipe: Path, stage: str) -> None:
     started = call(recipe.parent, command_name(stage), "try.yaml", WORLD_SIZE="2", RANK="0")
-    mistake(started, f"{stage} is the work of one process")
+    told = f"{stage} is the work of one process, and a launcher started 2; without it, run: python -m pipeline {command_name(stage)}"
+    mistake(started, told, "try.yaml")
 
 
 def test_any_process_tells_a_mistake_which_may_be_its_own_alone(recipe: Path) -> None:

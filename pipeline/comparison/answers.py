@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from data.schema import Demonstration, Prompt
 from pipeline.artifacts.run import Run
@@ -23,8 +24,8 @@ from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
 from pipeline.training.sharing import share_of, shared
 from pipeline.training.sizes import EVALUATED
+from policies.asking import Answers, Machine, answering
 from policies.backbone import decoder, load_causal
-from policies.decoding import decode
 from policies.drawing import Completion, noise
 from policies.logprobs import completion_logprobs, pack
 from policies.template import PromptText, Turn, decode_completion, encode_completion, encode_prompt, show_prompt
@@ -97,12 +98,13 @@ def longest(models: Sequence[Contender], asked: Questions, config: Config) -> in
 
 
 def of_models(
-    models: Sequence[Contender], asked: Questions, tokenizer: Any, config: Config, run: Run, device: torch.device
+    models: Sequence[Contender], asked: Questions, tokenizer: Any, config: Config, run: Run, machine: Machine
 ) -> tuple[Samples, dict[str, dict[str, Any]], Any]:
     """(samples of all models, name -> what the report says of it beside its figures, the sft model, for its log-probabilities).
 
-    Models from one source are loaded once, and only one source is loaded at a time.
+    Models from one source are loaded once, and only one source is loaded at a time, by `machine` too.
     """
+    device = PartialState().device
     how = as_published(config, device)
     samples: Samples = []
     information: dict[str, dict[str, Any]] = {}
@@ -111,12 +113,16 @@ def of_models(
         together = [one for one in models if one.source == source]
         model: Any = load_causal(source, together[0].tokenizer, how, together[0].revision)
         model.to(device)
+        with answering(machine, model, source, together[0].revision) as say:
+            for one in together:
+                shots = asked.examples if one.name == "few_shot" else []
+                said = sampled(one.name, model, say, one.tokenizer, asked.held_out, shots, config)
+                samples += said
+                information[one.name] = described(one, run)
+                information[one.name]["tokens_per_answer"] = sum(row["length"] for row in said) / len(said)
         for one in together:
             shots = asked.examples if one.name == "few_shot" else []
-            said = sampled(one.name, model, one.tokenizer, asked.held_out, shots, config)
-            samples += said
-            information[one.name] = described(one, run) | _perplexities(one, model, shots, asked, tokenizer, config)
-            information[one.name]["tokens_per_answer"] = sum(row["length"] for row in said) / len(said)
+            information[one.name] |= _perplexities(one, model, shots, asked, tokenizer, config)
         if source == str(run.folder("sft")):
             sft = model
         del model
@@ -128,14 +134,15 @@ def of_models(
 
 
 def of_other_seeds(
-    further: Sequence[Sibling], held_out: list[Prompt], tokenizer: Any, config: Config, run: Run, device: torch.device
+    further: Sequence[Sibling], held_out: list[Prompt], tokenizer: Any, config: Config, run: Run, machine: Machine
 ) -> Samples:
     """Samples of the models of further training seeds, under the names of their folders."""
-    found: Samples = []
+    device, found = PartialState().device, Samples()
     for sibling in further:
         model: Any = load_causal(run.folder(sibling.folder), tokenizer, as_published(config, device))
         model.to(device)
-        found += sampled(sibling.folder, model, tokenizer, held_out, [], config)
+        with answering(machine, model, run.folder(sibling.folder)) as say:
+            found += sampled(sibling.folder, model, say, tokenizer, held_out, [], config)
         del model
         gc.collect()
     return found
@@ -187,12 +194,18 @@ def _with_shots(
 
 
 def sampled(
-    name: str, model: Any, tokenizer: Any, held_out: list[Prompt], examples: Sequence[Demonstration], config: Config
+    name: str,
+    model: Any,
+    say: Answers,
+    tokenizer: Any,
+    held_out: list[Prompt],
+    examples: Sequence[Demonstration],
+    config: Config,
 ) -> Samples:
-    """One model's completions: rows of samples.jsonl without scores, with the sampler's log-probabilities for now."""
+    """One model's completions, which `say` gives: rows of samples.jsonl without scores, with the model's log-probabilities for now."""
     numbered = [(prompt, n) for prompt in held_out for n in range(config.compare.samples_per_prompt)]
     shown = [few_shot(prompt.prompt, examples) for prompt, _ in numbered]
-    completions = _completions(name, model, tokenizer, numbered, shown, config)
+    completions = _completions(name, model, say, tokenizer, numbered, shown, config)
     stops, rows = eos_ids(model, tokenizer), []
     for (prompt, n), (question, separator), completion in zip(numbered, shown, completions, strict=True):
         text, ended = decode_completion(tokenizer, question, completion.tokens, stops), completion.finished
@@ -222,6 +235,7 @@ def sampled(
 def _completions(
     name: str,
     model: Any,
+    say: Answers,
     tokenizer: Any,
     numbered: Sequence[tuple[Prompt, int]],
     shown: Sequence[tuple[PromptText, str | None]],
@@ -239,8 +253,7 @@ def _completions(
                 stops = sorted({*stops, *_tokens_with(tokenizer, separator)})
 
             def said(mine: Sequence[int], stops: Sequence[int] = stops) -> list[Completion]:
-                return decode(
-                    model,
+                return say(
                     [encode_prompt(tokenizer, shown[i][0]) for i in mine],
                     [noise(config.seed, 0, f"compare {p.id}", n, length) for p, n in (numbered[i] for i in mine)],
                     how,

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from pipeline.graph import COMPARED
-from pipeline.settings.sections import Decoding, Section, Stepwise, Supervised
+from pipeline.settings.sections import BY, Decoding, SamplingEngine, Section, Stepwise, Supervised
 from pipeline.settings.wrong import multiples
 
 
@@ -98,6 +98,7 @@ class BestOfN(Section):
     per_device_eval_batch_size: int | None = Field(
         None, ge=1, description="completions sampled together on one device; null: 64 on a CPU, what fits on a GPU"
     )
+    engine: SamplingEngine = Field("transformers", description=BY)
 
     def check(self, models: list[str], samples_per_prompt: int) -> None:
         """Raise ValueError where a comparison of `models` needs more samples of a prompt than there are."""

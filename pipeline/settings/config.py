@@ -20,15 +20,18 @@ from pipeline.settings.data import Reviews as Reviews
 from pipeline.settings.llm_judge import LLMJudge as LLMJudge
 from pipeline.settings.ppo import PPO as PPO
 from pipeline.settings.sections import (
+    BY,
     OBSERVES,
     ConfigError,
     Decoding,
+    SamplingEngine,
     Section,
     Sharded,
     Stepwise,
     Supervised,
     Tracker,
     Training,
+    check_decoding,
     check_installed,
 )
 from pipeline.settings.sections import is_section as is_section
@@ -107,6 +110,7 @@ class Compare(Section):
     prompts: int = Field(256, ge=2, description="held-out prompts")
     samples_per_prompt: int = Field(1, ge=1)
     generation: Decoding = Decoding()
+    engine: SamplingEngine = Field("transformers", description=BY)
     few_shot: int = Field(4, ge=1, description="demonstrations shown to the few-shot prompted base")
     perplexity_rows: int = Field(128, ge=1, description="held-out demonstrations for perplexity")
     plain_text: str | None = Field(
@@ -246,9 +250,12 @@ class Config(Section):
         return self
 
     def check_stage(self, stage: str, world_size: int) -> None:
-        """Raise ConfigError for what only the training stage `stage` minds, before anything heavy is loaded for it."""
+        """Raise ConfigError for what only the stage `stage` minds, before anything heavy is loaded for it."""
         if stage in ("compare", "best_of_n"):
-            return  # they train nothing
+            engine: SamplingEngine = getattr(self, stage).engine
+            how = self.compare.generation.resolved(self.ppo.temperature, self.ppo.response_length)
+            check_decoding(f"{stage}.engine", engine, how)
+            return
         self._check_quantised("reward" if stage == "gold" else stage)
         section: Training = self.reward if stage == "gold" else getattr(self, stage)
         if isinstance(section, Sharded):

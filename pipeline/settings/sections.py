@@ -113,6 +113,27 @@ class Resolved(Decoding):
         return ", ".join([*said, f"at most {self.max_new_tokens} tokens"])
 
 
+SamplingEngine = Literal["transformers", "vllm", "vllm_server"]
+BY = "what samples: transformers, vLLM in processes of its own, or the server at ppo.vllm_server"
+
+
+def check_decoding(setting: str, engine: SamplingEngine, how: Resolved) -> None:
+    """Raise ConfigError where vLLM would decode otherwise than compare.generation says. `setting` is the one that chose the engine."""
+    if engine == "transformers":
+        return
+    wrong = []
+    if how.num_beams > 1:
+        wrong.append(f"num_beams: {how.num_beams} beams are followed by transformers alone")
+    elif how.do_sample and not 0.01 <= how.temperature <= 2:
+        wrong.append(f"temperature: {how.temperature} is outside vLLM's 0.01 to 2")
+    if how.num_beams == 1 and how.min_p and how.top_p < 1:
+        wrong.append(
+            f"min_p: {how.min_p} is cut before top_p by vLLM, and after it by transformers; leave one of them out"
+        )
+    if wrong:
+        raise ConfigError("\n".join(f"compare.generation.{one}, or set {setting}=transformers" for one in wrong))
+
+
 class Lora(Section):
     """A low-rank adapter (peft.LoraConfig)."""
 

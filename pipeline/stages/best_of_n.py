@@ -28,8 +28,10 @@ from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
 from pipeline.training.roles import scores
 from pipeline.training.samples import ByPrompt, best_of_block, kl_bound, sample_rows, sample_scored
 from pipeline.training.seen import check_cut, check_seen, models_that_score, seen
+from policies.asking import Machine, answering
 from policies.backbone import load_causal
 from policies.template import fingerprint
+from policies.tokenizers import eos_ids
 
 SIZES = (1, 4, 16, 64)
 
@@ -53,25 +55,22 @@ def run(config: Config, run: Run) -> Manifest | None:
     longest = max(length for _, length in prompt_rows(tokenizer, asked)) + how.max_new_tokens
     wanted, sources = len(asked) * section.n, [run.folder("sft")]
     rows, chosen = sizes.of_asking("best_of_n", config, run, sources, wanted, longest)
-    preflight.of_asking("best_of_n", config, run, sources, rows, longest, count=wanted)
+    machine = Machine(section.engine, "best_of_n.engine", config.ppo, accelerator, longest)
+    preflight.of_asking("best_of_n", config, run, sources, rows, longest, count=wanted, engine=machine.engine)
     score = scores(config, run, accelerator.device)
     model: Any = load_causal(run.folder("sft"), tokenizer, as_published(config, accelerator.device))
     model.to(accelerator.device)
-    found = sample_scored(
-        folder,
-        model,
-        tokenizer,
-        asked,
-        score,
-        config.ppo,
-        n=section.n,
-        how=how,
-        seed=config.seed,
-        # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
-        stream="best_of_n",
-        batch_size=rows,
-        what="best_of_n",
-    )
+    with answering(machine, model, run.folder("sft")) as say:
+        found = sample_scored(
+            *(folder, say, eos_ids(model, tokenizer), tokenizer, asked, score, config.ppo),
+            n=section.n,
+            how=how,
+            seed=config.seed,
+            # not the noise of the comparison: with the sft model's own sample among its candidates, best-of-n could never lose to it
+            stream="best_of_n",
+            batch_size=rows,
+            what="best_of_n",
+        )
     if not accelerator.is_main_process:
         return None  # the main process publishes alone
     metrics = {"prompts": float(len(asked)), "n": float(section.n), **seen(score.functions.values())}

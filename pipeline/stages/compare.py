@@ -42,6 +42,7 @@ from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
 from pipeline.training.seen import check_seen, models_that_score, seen
+from policies.asking import Machine
 from policies.precision import pick_dtype
 from policies.template import PromptText, fingerprint
 from policies.tokenizers import load_tokenizer
@@ -74,13 +75,16 @@ def run(config: Config, run: Run) -> Manifest | None:
     sized = config.model_copy(
         update={"compare": config.compare.model_copy(update={"per_device_eval_batch_size": rows})}
     )
+    machine = Machine(config.compare.engine, "compare.engine", config.ppo, accelerator, longest)
     preflight.of_asking(
-        "compare", config, run, sources, rows, longest, count=len(held_out) * len(config.compare.models)
+        *("compare", config, run, sources, rows, longest),
+        count=len(held_out) * len(config.compare.models),
+        engine=machine.engine,
     )
     leaks = [sentence for name in others if (sentence := seen_elsewhere(run, name, held_out)) is not None]
-    samples, information, sft = answers.of_models(models, asked, tokenizer, sized, run, device)
+    samples, information, sft = answers.of_models(models, asked, tokenizer, sized, run, machine)
     further = _further(tokenizer, config, run)
-    of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, sized, run, device)
+    of_other_seeds = answers.of_other_seeds(further, held_out, tokenizer, sized, run, machine)
     answers.measure_kl(samples, {one.name for one in models if one.has_kl}, sft, tokenizer, config)
     answers.measure_kl(of_other_seeds, {sibling.folder for sibling in further}, sft, tokenizer, config)
     del sft
@@ -291,7 +295,7 @@ def _command(
 def _decoding(config: Config, over_training: bool) -> dict[str, Any]:
     """How all models were decoded: in words, every setting that acted, and what the figures beside the texts are of."""
     how = answers.decoding(config)
-    told: dict[str, Any] = {"in words": how.words(), **how.acting()}
+    told: dict[str, Any] = {"in words": how.words(), **how.acting(), "sampled by": config.compare.engine}
     told["KL and entropy"] = f"of the whole distribution at temperature {how.temperature}, at the tokens that were said"
     in_training = Decoding().resolved(config.ppo.temperature, config.ppo.response_length).words()
     if over_training and in_training != how.words():

@@ -66,7 +66,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     tokenizer = _open_parents(config, run)
     shown: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "train")]
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
-    widest = _check_lengths(tokenizer, config, run)
+    widest, longest = _check_lengths(tokenizer, config, run)
     asked = [*prompts(run, "train"), *prompts(run, "eval")[: section.eval_prompts]]
     check_seen("ppo", config, asked, models_that_score(config, run))
     section, chosen = sizes.of_ppo(config, run, widest)
@@ -94,7 +94,10 @@ def run(config: Config, run: Run) -> Manifest | None:
         seed=config.seed,
         watch=watch,
         demonstrations=[(prompt, completion) for _, prompt, completion in _mixed(tokenizer, config, run)],
-        engine=make_engine(section.engine, roles, run.folder("sft"), section, accelerator, folder / "sampler"),
+        engine=make_engine(
+            *(section.engine, roles, run.folder("sft"), section, accelerator, folder / "sampler"),
+            longest=longest + section.response_length,
+        ),
     )
     watch.end(result)
     learned = gathered(roles.trainable(), accelerator.is_main_process) if roles.sharded else {}  # by all processes
@@ -312,8 +315,8 @@ def _open_parents(config: Config, run: Run) -> Any:
     return tokenizer
 
 
-def _check_lengths(tokenizer: Any, config: Config, run: Run) -> int:
-    """Tokens of the longest training prompt. Raises ConfigError where a prompt and its completion are more than the sft model reads."""
+def _check_lengths(tokenizer: Any, config: Config, run: Run) -> tuple[int, int]:
+    """Tokens of the longest training prompt, and of the longest that is asked at all. Raises ConfigError where a prompt and its completion are more than the sft model reads."""
     from pipeline.training.roles import reward_on_base
 
     section, rows = config.ppo, prompt_rows(tokenizer, prompts(run, "train"))
@@ -323,7 +326,7 @@ def _check_lengths(tokenizer: Any, config: Config, run: Run) -> int:
     check_fits("ppo", run.folder("sft"), [*rows, *held_out], "ppo.response_length", section.response_length, end=end)
     mixed = [(f"demonstration {name}", len(p) + len(c)) for name, p, c in _mixed(tokenizer, config, run)]
     check_fits("ppo", run.folder("sft"), mixed, "data.max_length")
-    return max(length for _, length in rows)
+    return max(length for _, length in rows), max(length for _, length in [*rows, *held_out])
 
 
 def _mixed(tokenizer: Any, config: Config, run: Run) -> list[tuple[str, list[int], list[int]]]:

@@ -6,7 +6,7 @@ By default a LoRA adapter and a score head on the sft model; `reward.model` name
 weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, scoring.json, and report.html.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from pipeline.training.merging import TURNS, checks, with_adapter
 from pipeline.training.model_folder import on_parent, quantised, save_merged, whole_again, write_card
 from pipeline.training.seen import check_cut, seen
 from pipeline.training.sharded import SharedOut
+from pipeline.training.sharing import share_of, shared
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import (
     RankingArguments,
@@ -48,12 +49,12 @@ from pipeline.training.trainers import (
 from policies.adapters import lora_config
 from policies.backbone import decoder, load_causal, load_classifier, new_classifier
 from policies.blueprint import readable
-from policies.drawing import noise
+from policies.drawing import Completion, noise
 from policies.precision import Held, pick_dtype
 from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk, first_adapted
 from policies.rollout import sample
-from policies.template import decode_completion, encode_prompt, fingerprint
+from policies.template import PromptText, decode_completion, encode_prompt, fingerprint
 from policies.tokenizers import eos_ids, load_tokenizer
 from reward.model import Scorer, forward_of, takes_types, write_contract
 from reward.rendering import ScoringError, own_manner, render
@@ -106,18 +107,20 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)
     seconds, skipped = train(trainer, report, folder, section)
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    del trainer
+    said = _sft_samples(policy_tokenizer, config, run, device)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
-    model = trainer.accelerator.unwrap_model(trainer.model).eval()
     made = folder / "made"
     parent = partial(_base, config, run, tokenizer, as_published(config, device))
     fresh = partial(_base, config, run, tokenizer, to_train(config, device, section.tuning))
     model = whole_again(made, model, fresh, report.learned)
     scorer, dtype, merged = _saved(made, model, tokenizer, limit, config, device, held_out[:TURNS], parent)
     (made / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes())
-    del trainer, model
+    del model
     metrics, detail = evaluate(scorer, held_out)
-    mean, std = _normalise(scorer, policy_tokenizer, config, run)
+    mean, std = _normalise(scorer, said)
     metrics |= {name: of / max(std, 1e-9) if name.endswith("gap") else of for name, of in merged.items()}
     write_contract(
         made,
@@ -321,9 +324,8 @@ def _group(tokenizer: Any, ranking: Ranking, config: Config) -> dict[str, Any]:
     }
 
 
-def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tuple[float, float]:
-    """Mean and standard deviation of raw scores over samples of the sft model on training prompts (Stiennon et al. 2020)."""
-    device = torch.device(scorer.device)
+def _sft_samples(tokenizer: Any, config: Config, run: Run, device: torch.device) -> list[tuple[PromptText, str]]:
+    """Training prompts and what the sft model says to them; each process samples its share, and all get everything."""
     policy: Any = load_causal(run.folder("sft"), tokenizer, to_train(config, device, "lora"))
     policy.to(device)
     known, count = prompts(run, "train"), config.reward.normalise_samples
@@ -334,17 +336,27 @@ def _normalise(scorer: Scorer, tokenizer: Any, config: Config, run: Run) -> tupl
         noise(config.seed, 0, f"normalise {p.id}", i // len(known), config.reward.max_new_tokens)
         for i, p in enumerate(picked)
     ]
-    with bar(count, "reward: sft samples to normalise on", "sample") as progress:
-        sampled = sample(
-            policy,
-            [encode_prompt(tokenizer, p.prompt) for p in picked],
-            noises,
-            eos_ids=stops,
-            pad_id=tokenizer.pad_token_id,
-            temperature=config.ppo.temperature,  # and nothing cut off: mean 0 and std 1 are for what ppo will sample
-            batch_size=64,
-            progress=progress.update,
-        )
-    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in zip(picked, sampled, strict=True)]
-    raw = scorer.raw([p.prompt for p in picked], texts)
+    with bar(share_of(count), "reward: sft samples to normalise on", "sample") as progress:
+
+        def sampled(mine: Sequence[int]) -> list[Completion]:
+            return sample(
+                policy,
+                [encode_prompt(tokenizer, picked[i].prompt) for i in mine],
+                [noises[i] for i in mine],
+                eos_ids=stops,
+                pad_id=tokenizer.pad_token_id,
+                temperature=config.ppo.temperature,  # and nothing cut off: mean 0 and std 1 are for what ppo will sample
+                batch_size=64,
+                progress=progress.update,
+            )
+
+        found = shared(range(count), sampled)
+    return [
+        (p.prompt, decode_completion(tokenizer, p.prompt, c.tokens, stops)) for p, c in zip(picked, found, strict=True)
+    ]
+
+
+def _normalise(scorer: Scorer, said: Sequence[tuple[PromptText, str]]) -> tuple[float, float]:
+    """Mean and standard deviation of raw scores over samples of the sft model on training prompts (Stiennon et al. 2020)."""
+    raw = scorer.raw([prompt for prompt, _ in said], [text for _, text in said])
     return raw.mean().item(), raw.std().item()

@@ -7,6 +7,7 @@ stage sft (as in Llama 2, 2307.09288, section 3.2.3, one round of it; RAFT, 2304
 completions as ppo does.
 """
 
+from functools import partial
 from typing import Any
 
 from data.schema import Prompt
@@ -34,9 +35,11 @@ from pipeline.training.samples import best_of_block, sample_rows, sample_scored
 from pipeline.training.seen import check_seen, models_that_score
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
+from policies.decoding import decode
 from policies.episodes import prompt_order
 from policies.sharding import whole
 from policies.template import Lesson, encode_prompt
+from policies.tokenizers import eos_ids
 
 SAMPLED = 64  # completions that are decoded together
 
@@ -61,12 +64,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     shown = [shown[i] for i in prompt_order(len(shown), range(min(config.rft_prompts(), len(shown))), config.seed)]
     with whole(model):
         found = sample_scored(
-            folder,
-            model,
-            tokenizer,
-            shown,
-            score,
-            config.ppo,
+            *(folder, partial(decode, model), eos_ids(model, tokenizer), tokenizer, shown, score, config.ppo),
             n=section.n,
             how=section.generation.resolved(config.ppo.temperature, config.ppo.response_length),
             seed=config.seed,

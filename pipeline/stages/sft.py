@@ -23,7 +23,7 @@ from pipeline.rows.published import demonstrations
 from pipeline.settings.config import Config
 from pipeline.training import preflight
 from pipeline.training.context import base_model, closing, make_accelerator
-from pipeline.training.fine_tuning import fine_tune, fitted, loss
+from pipeline.training.fine_tuning import fine_tune, fitted, loss, shared_loss
 from pipeline.training.holding import as_published, to_train
 from pipeline.training.lengths import check_fits
 from pipeline.training.merging import KEPT, checks, kept_when_held
@@ -58,7 +58,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     held = to_train(config, device, section.tuning) if trains else as_published(config, device)
     shared = to_train(config, device, section.tuning, section.shared_by("sft")) if trains else held
     model = load_causal(path, tokenizer, shared, config.revision).to(device)
-    before = loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
+    before = shared_loss(model, held_out, tokenizer, section.per_device_train_batch_size * 4)
     order, seconds, skipped = list[int](), 0.0, 0
     if trains:
         model, order, seconds, skipped = fine_tune(

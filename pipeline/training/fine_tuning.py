@@ -12,11 +12,13 @@ from trl import SFTConfig, SFTTrainer
 
 from pipeline.settings.config import Supervised
 from pipeline.training.sharded import SharedOut
+from pipeline.training.sharing import shared
 from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
 from pipeline.training.weighed import Weighed, of_lessons
 from policies.adapters import lora_config
 from policies.backbone import decoder
 from policies.logprobs import completion_logprobs, pack
+from policies.sharding import sharded
 from policies.template import Lesson, Turn
 
 
@@ -73,7 +75,18 @@ def _labelled(lesson: Lesson) -> dict[str, list[int]]:
 
 def loss(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> float:
     """Mean negative log-likelihood of completion tokens (EOS included), nats a token."""
-    sums = row_losses(model, rows, tokenizer, batch_size)
+    return _mean(row_losses(model, rows, tokenizer, batch_size))
+
+
+def shared_loss(model: Any, rows: Sequence[Turn], tokenizer: Any, batch_size: int) -> float:
+    """`loss`, of which each process measures its share; where the model's layers are shared out, all of it: they are gathered in step.
+    Every process is to ask, with the same weights."""
+    if sharded(model):
+        return loss(model, rows, tokenizer, batch_size)
+    return _mean(shared(rows, lambda mine: row_losses(model, mine, tokenizer, batch_size)))
+
+
+def _mean(sums: Sequence[tuple[float, int]]) -> float:
     return math.fsum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
 
 

@@ -29,6 +29,14 @@ def available(processes: int = 1) -> tuple[float, str]:
     return free / GB, where
 
 
+def whole() -> float:
+    """GB of all the memory that the GPU has, or else the machine."""
+    import psutil
+    import torch
+
+    return (torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else psutil.virtual_memory().total) / GB
+
+
 def _control_groups() -> Iterator[tuple[float, str]]:
     """Bytes left under the limit of each control group that this process is in, by version 2 and 1."""
     lines = OWN.read_text(encoding="utf-8").splitlines() if OWN.is_file() else ["0::/"]

@@ -10,7 +10,7 @@ from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.sections import Sharded, Stepwise, Supervised, Training
 from pipeline.training import room
-from pipeline.training.limits import GB, available
+from pipeline.training.limits import GB, available, whole
 from policies.blueprint import config_at
 from policies.footprint import Footprint, footprint, weights_of
 from policies.loop_settings import MICRO_BATCH_TOKENS, ROLLOUT_BATCH
@@ -47,7 +47,17 @@ def needs(
 ) -> dict[str, float]:
     """GB by part of a PPO run, about: those of sampling or of learning, whichever are more, as the other finds its memory free."""
     found = phases(config, model, beside, widest, resident, processes)
+    if config.ppo.engine == "vllm":
+        found = {phase: parts | _engine(config, awake=phase == "sampling") for phase, parts in found.items()}
     return max(found.values(), key=lambda parts: sum(parts.values()))
+
+
+def _engine(config: Config, awake: bool) -> dict[str, float]:
+    """GB that vLLM takes beside a process of ours, with its weights, keys and values; asleep it gives them back, on a GPU."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    return {"engine": whole() * config.ppo.vllm_gpu_memory_utilization} if awake or not on_gpu else {}
 
 
 def phases(
@@ -200,13 +210,22 @@ def _steps(config: Config, section: Stepwise, rows: Rows) -> int:
 
 
 def of_asking(
-    stage: str, config: Config, run: Run, sources: Sequence[str | Path], rows: int, length: int, count: float
+    stage: str,
+    config: Config,
+    run: Run,
+    sources: Sequence[str | Path],
+    rows: int,
+    length: int,
+    count: float,
+    engine: str = "transformers",
 ) -> None:
     """Print the line before a stage that trains nothing asks the models at `sources`, of which two are held at once, for `count` completions
-    in all, `rows` at a time and of `length` tokens with their prompts. Raises ConfigError as `line` does."""
+    in all, `rows` at a time and of `length` tokens with their prompts, by `engine`. Raises ConfigError as `line` does."""
 
     def counted() -> str:
-        told = check(stage, asking_needs(config, run, sources, rows, length), *available())
+        parts = asking_needs(config, run, sources, rows, length)
+        parts |= _engine(config, awake=True) if engine == "vllm" else {}
+        told = check(stage, parts, *available())
         if stage in ("inspect", "rank"):
             return told
         return f"{told}; {room.check(stage, config, run, room.of_samples(count, length), sure=False)}"
@@ -325,6 +344,7 @@ def _remedy(stage: str, largest: str) -> str:
         "cache": cache,
         "training": f"set {section}.tuning=lora" + (", or ppo.value=shared" if ppo else " or fewer lora.layers"),
         "weights": "take a smaller model" if asks else "set dtype=bfloat16, or take a smaller model",
+        "engine": "lower ppo.vllm_gpu_memory_utilization",
         "broadcast": "start fewer processes (--nproc)",
         "rows": "give data.source fewer rows",
     }[largest]

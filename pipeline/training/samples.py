@@ -20,12 +20,11 @@ from pipeline.artifacts.run import Run
 from pipeline.pages.progress import bar
 from pipeline.settings.sections import Resolved
 from pipeline.training.sharing import share_of
-from policies.decoding import decode
+from policies.asking import Answers
 from policies.drawing import Completion, noise
 from policies.episodes import Score, after_eos_rule
 from policies.loop_settings import EosRule
 from policies.template import decode_completion, encode_prompt, show_prompt
-from policies.tokenizers import eos_ids
 from reward.functions import WeightedScore
 
 AT_ONCE = 64  # completions sampled and scored between two writes, or more where more are sampled together
@@ -64,7 +63,8 @@ def _parts(folder: Path) -> list[dict[str, Any]]:
 
 def sample_scored(
     folder: Path,
-    model: Any,
+    say: Answers,
+    stops: Sequence[int],
     tokenizer: Any,
     asked: Sequence[Prompt],
     score: Score,
@@ -78,7 +78,7 @@ def sample_scored(
     what: str,
 ) -> ByPrompt:
     """Sample `n` completions of each prompt that `folder` has none of yet, and score them: all samples by prompt id, in every process.
-    To be called by all, each of which takes a share of the prompts; `what` stands beside the bar.
+    To be called by all, each of which takes a share of the prompts; `say` gives the completions, which `stops` end; `what` stands beside the bar.
 
     A process appends a line for those sampled at once to a file of its own, with how many texts reward models were given for it. Of
     those every process counts all, those of a former attempt too. The noise of a completion belongs to (seed, `stream` and prompt, its
@@ -96,10 +96,9 @@ def sample_scored(
     ) as progress:
         for start in range(0, len(mine), step):
             texts = {name: Counter(counts) for name, counts in counted.items()}
-            said = _said(
-                mine[start : start + step], model, tokenizer, n, how, seed, stream, batch_size, progress.update
-            )
-            rows = _rows(said, tokenizer, score, rule, eos_ids(model, tokenizer))
+            part = mine[start : start + step]
+            said = _said(part, say, stops, tokenizer, n, how, seed, stream, batch_size, progress.update)
+            rows = _rows(said, tokenizer, score, rule, stops)
             given = {name: dict(counts - texts[name]) for name, counts in counted.items()}
             path = folder / FILES.replace("*", str(state.process_index))
             add_rows(path, [{"rows": rows, "texts": given}], begun_from(folder))
@@ -114,7 +113,8 @@ def sample_scored(
 
 def _said(
     asked: Sequence[Prompt],
-    model: Any,
+    say: Answers,
+    stops: Sequence[int],
     tokenizer: Any,
     n: int,
     how: Resolved,
@@ -125,12 +125,11 @@ def _said(
 ) -> list[tuple[Prompt, Completion]]:
     """`n` completions of each prompt, one after the other."""
     part = [(p, k) for p in asked for k in range(n)]
-    said = decode(
-        model,
+    said = say(
         [encode_prompt(tokenizer, p.prompt) for p, _ in part],
         [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
         how,
-        eos_ids=eos_ids(model, tokenizer),
+        eos_ids=stops,
         pad_id=tokenizer.pad_token_id,
         batch_size=batch_size,
         progress=progress,

@@ -23,8 +23,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "policies")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from saying import ALONE, LIMIT, PROMPTS, say, trained_logprobs  # noqa: E402
-from tiny import EOS, STOP, make_roles, randomise, save_tiny  # noqa: E402
+from tiny import EOS, PAD, STOP, make_roles, randomise, save_tiny  # noqa: E402
 
+from pipeline.settings.sections import Decoding  # noqa: E402
+from policies.asking import Machine, answering  # noqa: E402
+from policies.backbone import load_causal  # noqa: E402
+from policies.decoding import warpers  # noqa: E402
+from policies.drawing import noise  # noqa: E402
 from policies.engines import Engine, make_engine  # noqa: E402
 from policies.errors import BackboneError  # noqa: E402
 from policies.roles import POLICY, Roles  # noqa: E402
@@ -177,6 +182,69 @@ def test_ppo_with_a_server(server: str, walked: Path, folder: Path, nproc: int) 
     assert done.returncode == 0, done.stderr
     assert check_ppo(walked)["world_size"] == nproc
     assert not list((walked / "runs" / "engines").glob("ppo*/**/sampler"))
+
+
+CUTS: list[dict[str, Any]] = [
+    {},
+    {"top_k": 3},
+    {"top_p": 0.5},
+    {"min_p": 0.2},
+    {"top_k": 4, "top_p": 0.8},
+    {"do_sample": False},
+]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm_server"])
+def test_a_model_that_does_not_learn_is_decoded_as_transformers_would(server: str, folder: Path, engine: str) -> None:
+    """What is cut off is never said, and greedily the same is said; log-probabilities and entropies are ours."""
+    model: Any = load_causal(folder, load_tokenizer(folder), torch.float32)
+    given = SimpleNamespace(**vars(settings(server)), max_sampler_kl=1e-6)
+    noises = [noise(0, 0, str(i), 0, LIMIT) for i in range(len(PROMPTS))]
+    more: dict[str, Any] = {"eos_ids": [EOS, STOP], "pad_id": PAD, "batch_size": 8}
+    with answering(Machine(engine, "compare.engine", given, ALONE, 64), model, folder) as say:  # type: ignore[arg-type]
+        for cuts in CUTS:
+            how = Decoding(**cuts).resolved(0.7, LIMIT)
+            found = say(PROMPTS, noises, how, **more)
+            for prompt, c in zip(PROMPTS, found, strict=True):
+                z = model(input_ids=torch.tensor([prompt + c.tokens])).logits[0, len(prompt) - 1 : -1].float() / 0.7
+                kept = (
+                    warpers(how)(None, z) if how.do_sample else z.masked_fill(z < z.amax(-1, keepdim=True), -torch.inf)
+                )  # type: ignore[arg-type]
+                assert kept.gather(1, torch.tensor(c.tokens)[:, None]).isfinite().all()
+                wanted = z.log_softmax(-1).gather(1, torch.tensor(c.tokens)[:, None])[:, 0]
+                assert c.logprobs == pytest.approx(wanted.detach(), abs=NEAR) and len(c.entropies) == len(c.tokens)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm_server"])
+def test_a_comparison_and_best_of_n_by_vllm(server: str, walked: Path, folder: Path, engine: str) -> None:
+    """Several models in one comparison, by two processes and by one; greedily vLLM says what transformers says."""
+    more = [
+        f"ppo.vllm_server={server}",
+        "ppo.vllm_gpu_memory_utilization=0.05",
+        "compare.prompts=12",
+        "best_of_n.prompts=6",
+    ]
+    more += ["best_of_n.n=4", f"best_of_n.engine={engine}", f"compare.engine={engine}", "compare.models=[base,sft,ppo]"]
+    asked = ("ppo", "best-of-n", "compare")
+    for stage in asked:
+        done = run(stage, folder, walked, *more, nproc=2 if stage == "compare" else 1)
+        assert done.returncode == 0, done.stderr
+    place = walked / "runs" / "engines"
+    drawn = json.loads((place / "compare" / "report.json").read_text())
+    assert drawn["provenance"]["decoding"]["sampled by"] == engine
+    assert (
+        json.loads((place / "best_of_n" / "manifest.json").read_text())["config"]["settings"]["best_of_n"]["engine"]
+        == engine
+    )
+    said = {}
+    for by in (engine, "transformers"):
+        greedy = ["compare.generation.do_sample=false", f"compare.engine={by}", f"compare.name={by}"]
+        done = run("compare", folder, walked, *more, *greedy)
+        assert done.returncode == 0, done.stderr
+        rows = (place / f"compare-{by}" / "samples.jsonl").read_text().splitlines()
+        said[by] = [json.loads(row) for row in rows]
+    alike = [a for a, b in zip(*said.values(), strict=True) if a["completion"] == b["completion"]]
+    assert len(said[engine]) == 36 and len(alike) >= 34
 
 
 @pytest.mark.slow

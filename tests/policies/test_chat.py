@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.settings.recipe import load
 from pipeline.stages import reward as reward_model
 from pipeline.stages import sft
 from policies.backbone import load_causal
+from policies.decoding import decode
 from policies.template import PLAIN_CHAT, encode_turns, fingerprint, joined
 from policies.tokenizers import load_tokenizer
 from reward.rendering import ScoringError, render
@@ -284,7 +286,7 @@ def test_text_and_conversations_side_by_side(tiny_folder: Path, tokenizers: dict
     settled = config(tiny_folder, Path("x"), "compare.generation.max_new_tokens=40")
 
     def sampled(prompts: list[Prompt]) -> dict[str, list[int]]:
-        found = answers.sampled("few_shot", model, tokenizer, prompts, [TEXT], settled)
+        found = answers.sampled("few_shot", model, partial(decode, model), tokenizer, prompts, [TEXT], settled)
         assert [row["prompt_id"] for row in found] == [prompt.id for prompt in prompts]
         return {row["prompt_id"]: row["tokens"] for row in found}
 

@@ -46,6 +46,7 @@ class StandIn:
         self.arguments, self.events, self.asked = arguments, list[str](), list[list[dict[str, Any]]]()
         self.in_process = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING")
         self.model = Inner(self.events)
+        self.model_config = SimpleNamespace(max_model_len=512)
         StandIn.made.append(self)
 
     def apply_model(self, function: Callable[[Inner], Any]) -> list[Any]:

@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from saying import ALONE, LIMIT, PROMPTS, say
-from tiny import EOS, STOP, randomise
+from tiny import EOS, STOP, randomise, save_tiny
 
 from policies.engines import Engine, make_engine
 from policies.errors import BackboneError
 from policies.roles import POLICY, Roles
 
-MODEL = {"dtype": "torch.float32", "logprobs_mode": "processed_logprobs", "generation_config": "vllm"}
+MODEL = {
+    "dtype": "torch.float32",
+    "logprobs_mode": "processed_logprobs",
+    "generation_config": "vllm",
+    "model": "somewhere/else",
+}
 
 
 class StandIn(ThreadingHTTPServer):
@@ -30,8 +35,9 @@ class StandIn(ThreadingHTTPServer):
         self.asked: list[tuple[str, Any]] = []
         self.weights: dict[str, Any] = {}
         self.answers: dict[str, Any] = {
-            "/v1/models": {"data": [{"id": "policy"}]},
+            "/v1/models": {"data": [{"id": "policy", "max_model_len": 64}]},
             "/server_info?config_format=json": {"vllm_config": {"model_config": dict(MODEL)}},
+            "/version": {"version": "0.32.0"},
             "/collective_rpc": {"results": [None]},
             "/reset_prefix_cache": {"success": True},
         }
@@ -81,7 +87,7 @@ def server() -> Iterator[StandIn]:
 
 def engine(server: StandIn, roles: Roles, place: Path) -> Engine:
     settings: Any = SimpleNamespace(temperature=0.7, vllm_gpu_memory_utilization=0.3, vllm_server=server.address)
-    return make_engine("vllm_server", roles, place, settings, ALONE, place / "sampler")
+    return make_engine("vllm_server", roles, place, settings, ALONE, place / "sampler", longest=64)
 
 
 def said(body: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def test_weights_go_by_file_and_prompts_by_http(server: StandIn, lora: Roles, tm
         assert [c.tokens for c in found] == [[prompt[0]] * LIMIT for prompt in PROMPTS] and done == [len(PROMPTS)]
     assert not (tmp_path / "sampler").exists()
     order = [path for path, _ in server.asked if path != "/v1/completions"]
-    assert order[2:] == ["/collective_rpc", "/reset_prefix_cache"] * 2
+    assert order[3:] == ["/collective_rpc", "/reset_prefix_cache"] * 2
     bodies = [body for path, body in server.asked if path == "/v1/completions"]
     assert len({body["seed"] for body in bodies}) == len(PROMPTS)
     assert {key: value for key, value in bodies[0].items() if key not in ("seed", "prompt")} == {
@@ -120,6 +126,8 @@ BAD_START = [
     ("/v1/models", (302, b""), "answers 302"),
     ("/server_info?config_format=json", (404, b""), "takes no weights; set VLLM_SERVER_DEV_MODE=1"),
     ("/server_info?config_format=json", {"vllm_config": "text"}, "is no vLLM server"),
+    ("/v1/models", {"data": [{"id": "policy", "max_model_len": 63}]}, r"--max-model-len 64 \(it has 63, for a prompt and its completion\)"),
+    ("/version", {"version": "0.21.1"}, r"is vLLM 0\.21\.1, which takes no weights from a path; it needs 0\.22 or later"),
     *(
         ("/server_info?config_format=json", {"vllm_config": {"model_config": MODEL | {key: "x"}}}, f"--{option}.*it has x")
         for key, option in (("dtype", "dtype float32"), ("logprobs_mode", "logprobs-mode processed_logprobs"), ("generation_config", "generation-config vllm"))
@@ -134,6 +142,26 @@ def test_a_server_that_will_not_do_is_refused_at_the_start(
     server.answers[path] = answer
     with pytest.raises(BackboneError, match=rf"ppo\.vllm_server: {server.address}.*{words}"):
         engine(server, lora, tmp_path)
+
+
+def test_a_server_of_another_model_is_refused_at_the_start(server: StandIn, lora: Roles, tmp_path: Path) -> None:
+    """Where its model can be read here, before it is handed weights that do not fit: vLLM would not live through that."""
+    deeper = save_tiny(tmp_path / "deeper", num_hidden_layers=3)
+    server.answers["/server_info?config_format=json"] = {
+        "vllm_config": {"model_config": MODEL | {"model": str(deeper)}}
+    }
+    with pytest.raises(
+        BackboneError, match=r"--model the run's sft model \(it has .*deeper, whose num_hidden_layers is 3, not 2\)"
+    ):
+        engine(server, lora, tmp_path)
+
+
+def test_an_address_that_is_none(server: StandIn, lora: Roles, tmp_path: Path) -> None:
+    settings: Any = SimpleNamespace(temperature=0.7, vllm_gpu_memory_utilization=0.3, vllm_server="127.0.0.1:8000")
+    with pytest.raises(
+        BackboneError, match=r"ppo.vllm_server: 127.0.0.1:8000 does not answer as vLLM does \(unknown url type"
+    ):
+        make_engine("vllm_server", lora, tmp_path, settings, ALONE, tmp_path)
 
 
 def test_no_server(server: StandIn, lora: Roles, tmp_path: Path) -> None:

@@ -35,7 +35,11 @@ def told(folder: Path) -> dict[str, Any]:
     found["metrics"] = json.loads((folder / "manifest.json").read_text())["metrics"]
     if (folder / "evaluation.json").is_file():
         found["evaluation"] = json.loads((folder / "evaluation.json").read_text())
-    return {name: of for name, of in leaves(found) if not any(word in name for word in ("/time/", "second", "runtime"))}
+    return {
+        name: of
+        for name, of in leaves(found)
+        if not any(word in name for word in ("/time/", "step_time", "second", "runtime"))
+    }
 
 
 def equal(one: Path, other: Path, close: float = CLOSE) -> None:

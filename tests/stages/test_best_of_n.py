@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pipeline.settings.sections import Decoding
 from pipeline.stages import best_of_n
 from pipeline.training.samples import Sample, best_of_block, kl_bound, read, sample_scored
 from policies.backbone import load_causal
+from policies.decoding import decode
+from policies.tokenizers import eos_ids
 from reward.functions import combine
 
 
@@ -67,12 +70,8 @@ def draw(
 ) -> dict[str, list[Sample]]:
     folder.mkdir(exist_ok=True)
     found = sample_scored(
-        folder,
-        model,
-        tokenizer,
-        asked_of(count),
-        score,
-        PPO(missing_eos_score=-9.0),
+        *(folder, partial(decode, model), eos_ids(model, tokenizer), tokenizer),
+        *(asked_of(count), score, PPO(missing_eos_score=-9.0)),
         n=n,
         how=Decoding(**how).resolved(temperature=1.0, response_length=6),
         seed=3,

@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from alike import RECIPE, ROOT, equal, made
 from interruption import Stop
+from safetensors.torch import load_file
 from several import several
 from small_walk import manifest
 
 import pipeline.stages.ppo
 import pipeline.training.trainers
+from pipeline.artifacts.run import Run
+from pipeline.rows.published import prompts
+from pipeline.settings.recipe import load
+from pipeline.stages import reward
+from pipeline.training import fine_tuning
+from policies.backbone import load_causal
+from policies.template import encode_prompt
+from policies.tokenizers import load_tokenizer
 
 BASE = ("data", "sft", "reward")
 TRAINERS = ("sft", "reward", "dpo", "kto", "rft")
@@ -33,7 +43,8 @@ OURS = [
     *(f"{stage}.{name}" for stage in TRAINERS for name in ("max_steps=4", "save_steps=1", "logging_steps=1")),
     *("ppo.total_episodes=64", "ppo.batch_size=16", "ppo.num_mini_batches=2", "ppo.micro_batch_tokens=60"),
     *("ppo.response_length=8", "ppo.whiten_rewards=true", "ppo.kl_target=0.1", "ppo.ptx_coef=0.1", "ppo.save_steps=1"),
-    *("best_of_n.n=4", "best_of_n.prompts=5"),
+    *("best_of_n.n=4", "best_of_n.prompts=5", "rloo.batch_size=16", "rloo.per_device_train_batch_size=4"),
+    *(f"rloo.{name}" for name in ("learning_rate=3e-4", "save_steps=1", "logging_steps=1")),
     "ppo.eval_prompts=3",  # of which the last of four processes has none
 ]
 WAYS: dict[str, tuple[str, ...]] = {
@@ -97,6 +108,56 @@ def test_two_that_share_weights_make_what_one_makes(walk: Path) -> None:
     shared_out(2, "frozen", [("ppo", ())])
 
 
+def test_each_of_two_measures_its_share(walk: Path) -> None:
+    """What stage reward normalises on, and the loss before stage sft learns: the half of the rows each, and what one makes of all."""
+    tokenizer, config = load_tokenizer(walk / "sft"), load(RECIPE, OURS)
+    model = load_causal(walk / "sft", tokenizer, torch.float32)
+    turns = [
+        (encode_prompt(tokenizer, row.prompt), [5] * (i + 1))
+        for i, row in enumerate(prompts(Run("whole"), "train")[:6])
+    ]
+
+    def measured() -> tuple[list[Any], float]:
+        said = reward._sft_samples(tokenizer, config, Run("whole"), torch.device("cpu"))
+        return said, fine_tuning.shared_loss(model, turns, tokenizer, 4)
+
+    said, loss = measured()
+
+    def work() -> None:
+        done: list[int] = []
+        for module, name in ((reward, "sample"), (fine_tuning, "row_losses")):
+            right = getattr(module, name)
+
+            def counting(model: Any, rows: Any, *given: Any, right: Any = right, **more: Any) -> Any:
+                done.append(len(rows))
+                return right(model, rows, *given, **more)
+
+            setattr(module, name, counting)
+        assert measured() == (said, pytest.approx(loss, rel=1e-6))
+        assert done == [4, 3]
+
+    several(2, work)
+
+
+def test_two_processes_sample_many_answers_and_learn_from_groups(walk: Path) -> None:
+    """best_of_n, of five prompts; rloo, whose rewards and noise are of all processes."""
+    stages = [
+        ("best_of_n", ()),
+        ("rloo", ("ppo.missing_eos_score=null",)),
+    ]  # else all score alike: none ends within eight tokens
+    runs = [(again(f"2-{stage}", stage), stage, more) for stage, more in stages]
+
+    def work() -> None:
+        for run, stage, more in runs:
+            made(run, stage, [*OURS, *more])
+
+    several(2, work)
+    for run, stage, more in runs:
+        equal(by_one(stage, *more) / stage, run / stage)
+    ours, before = (load_file(at / "model.safetensors") for at in (runs[1][0] / "rloo", walk / "sft"))
+    assert max((ours[name] - before[name]).abs().max().item() for name in ours) > 1e-5, "it has learned"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("sharding", ["none", "frozen", "full"])
@@ -105,11 +166,10 @@ def test_every_stage(walk: Path, world: int, sharding: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 4])
-def test_sampling_many_answers(walk: Path, world: int) -> None:
-    """Five prompts, of which four processes have no equal shares."""
-    run = again(f"{world}-best", "best_of_n")
-    several(world, lambda: made(run, "best_of_n", OURS))
+def test_four_sample_many_answers(walk: Path) -> None:
+    """Five prompts, of which they have no equal shares."""
+    run = again("4-best", "best_of_n")
+    several(4, lambda: made(run, "best_of_n", OURS))
     equal(by_one("best_of_n") / "best_of_n", run / "best_of_n")
 
 

@@ -20,6 +20,7 @@ from pipeline.stages.rloo import rewarded
 from pipeline.training.trl_trainers import PairTrainer, PromptTrainer
 from policies.backbone import load_causal
 from policies.template import encode_completion, encode_prompt
+from reward.functions import combine
 
 # Pairs
 
@@ -134,7 +135,7 @@ def test_rloo_is_rewarded_as_ppo_is(tiny_tokenizer: Any, rule: dict[str, Any], u
         heard.extend(zip(prompts, completions, strict=True))
         return vowels(prompts, completions)
 
-    reward = rewarded(tiny_tokenizer, score, [EOS, STOP], Config(ppo=PPO(**rule)))
+    reward = rewarded(tiny_tokenizer, combine({"vowels": score}, [1.0]), [EOS, STOP], Config(ppo=PPO(**rule)))
     ids = [tiny_tokenizer(text)["input_ids"] for text in ("ae", "b", "oxi         ")]
     chat = [{"role": "user", "content": "x"}]
     asked = [json.dumps(prompt) for prompt in ("p", chat, "q")]
