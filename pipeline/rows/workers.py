@@ -17,16 +17,13 @@ R = TypeVar("R")
 
 FEW = 1000  # rows that are done sooner than processes are forked
 PORTION = 500
-MOST = 8  # processes without data.num_proc: what one reads of the rows becomes a copy of its own
 
 _job: list[Any] = []  # the rows and the work that a fork finds
 
 
-def count(num_proc: int | None) -> int:
+def count(num_proc: int) -> int:
     """How many processes data.num_proc means here. A fork is only safe on Linux."""
-    if sys.platform != "linux":
-        return 1
-    return num_proc or min(MOST, len(os.sched_getaffinity(0)))
+    return num_proc if sys.platform == "linux" else 1
 
 
 def worked(rows: Sequence[T], work: Callable[[Sequence[T]], Sequence[R]], processes: int, what: str) -> list[R]:

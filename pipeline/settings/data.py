@@ -101,10 +101,10 @@ class Data(Source):
         description="how many times its size a packed file may hold, from 16 MB on",
         json_schema_extra=OBSERVES,
     )
-    num_proc: int | None = Field(
-        None,
+    num_proc: int = Field(
+        1,
         ge=1,
-        description="processes that tokenise rows, on Linux; default: as many as there are cores, at most 8",
+        description="processes that tokenise rows, on Linux; more than one pays where cores are idle",
         json_schema_extra=OBSERVES,
     )
     clean: Clean = Clean()

@@ -345,6 +345,7 @@ def test_a_greedy_comparison_says_what_transformers_says(walk: Path) -> None:
         "do_sample": False,
         "num_beams": 1,
         "max_new_tokens": 12,
+        "sampled by": "transformers",
         "KL and entropy": "of the whole distribution at temperature 1.0, at the tokens that were said",
     }
     assert all("greedy, at most 12 tokens" in (made / f"report.{form}").read_text() for form in ("html", "md"))
