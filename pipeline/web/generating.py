@@ -19,6 +19,8 @@ LONGEST = 20_000  # characters of a message
 TURNS = 200
 SEEDS = 2**31
 
+ONE = "One answer at a time: stop the one that is being written first."
+
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -42,14 +44,18 @@ class Desk:
 
     def streamed(self, person: str, work: Callable[[threading.Event, Tell], None]) -> StreamingResponse:
         """The lines that `work` tells, as they come. Raises Refused where the person is being answered already."""
-        with self.lock:
-            if person in self.asking:
-                raise Refused(409, "One answer at a time: stop the one that is being written first.")
-            self.asking.add(person)
+        if person in self.asking:
+            raise Refused(409, ONE)
         return StreamingResponse(self._lines(person, work), media_type="application/x-ndjson")
 
     async def _lines(self, person: str, work: Callable[[threading.Event, Tell], None]) -> AsyncIterator[bytes]:
         loop, lines, stop = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None](), threading.Event()
+        with self.lock:  # and not before: of a page that is gone already nothing is begun
+            taken = person in self.asking
+            self.asking.add(person)
+        if taken:
+            yield _line({"error": ONE})
+            return
 
         def tell(line: dict[str, Any] | None) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
@@ -70,10 +76,14 @@ class Desk:
         done = loop.run_in_executor(None, working)
         try:
             while (line := await lines.get()) is not None:
-                yield (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+                yield _line(line)
             await done
         finally:
             stop.set()  # the page went away, or the last line is out
+
+
+def _line(line: Mapping[str, Any]) -> bytes:
+    return (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def decoding(given: Any) -> Resolved:

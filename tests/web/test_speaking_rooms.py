@@ -1,5 +1,6 @@
 """Do models answer on the page as they should: streamed, one at a time a person, blind in the arena, ended when nobody reads on?"""
 
+import asyncio
 import json
 import threading
 import time
@@ -96,10 +97,32 @@ def test_more_than_a_model_reads_is_refused(page: Page) -> None:
 
 def test_one_answer_at_a_time_a_person(run: Run) -> None:
     desk = generating.Desk(State(run, run.root))
+
+    async def asked() -> list[Any]:
+        begun, go = threading.Event(), threading.Event()
+
+        def work(stop: threading.Event, tell: generating.Tell) -> None:
+            begun.set()
+            tell({"text": "a"})
+            go.wait(30)
+
+        first = desk._lines("Anna", work)
+        await first.__anext__()
+        with pytest.raises(Refused, match="One answer at a time"):
+            desk.streamed("Anna", work)
+        raced = [json.loads(line) async for line in desk._lines("Anna", work)]
+        go.set()
+        assert [line async for line in first] == []
+        after = [json.loads(line) async for line in desk._lines("Anna", lambda stop, tell: tell({"text": "b"}))]
+        return [*raced, *after]
+
+    assert asyncio.run(asked()) == [{"error": generating.ONE}, {"text": "b"}]
+
+
+def test_a_page_that_is_gone_before_its_answer_begins_holds_nobody_up(run: Run) -> None:
+    desk = generating.Desk(State(run, run.root))
+    desk.streamed("Anna", lambda stop, tell: None)  # and nobody ever reads it
     desk.streamed("Anna", lambda stop, tell: None)
-    with pytest.raises(Refused, match="One answer at a time"):
-        desk.streamed("Anna", lambda stop, tell: None)
-    desk.streamed("Ben", lambda stop, tell: None)
 
 
 async def _left(desk: generating.Desk, work: Any) -> None:
@@ -110,11 +133,8 @@ async def _left(desk: generating.Desk, work: Any) -> None:
 
 
 def test_a_page_that_goes_away_ends_its_answer(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import asyncio
-
     with_models(tmp_path, monkeypatch, "ppo")
     desk, ended = generating.Desk(State(run, run.root)), threading.Event()
-    desk.asking.add("Anna")
     found: list[Any] = []
 
     def work(stop: threading.Event, tell: generating.Tell) -> None:
