@@ -139,7 +139,7 @@ function tiers() {
   const list = el("ol", { class: "tiers", "aria-label": "Your order, the best first" });
   taking(list, (id) => put(placed(order, id, order.length + 1), id));
   order.forEach((tier, at) => {
-    list.append(taking(el("li", { class: "gap", role: "presentation" }), (id) => put(placed(order, id, at + 1), id)));
+    list.append(taking(el("li", { class: "gap", "aria-hidden": "true" }), (id) => put(placed(order, id, at + 1), id)));
     list.append(taking(el("li", { class: "tier" }, el("span", { class: "place" }, String(at + 1)), tier.length > 1 && el("span", { class: "ties" }, "tie"), tier.map(answer)), (id) => put(joined(order, id, tier.find((one) => one !== id) ?? id), id)));
   });
   if (!order.length) list.append(el("li", { class: "hint" }, "Drag the best answer here, or press 1 for the marked one. An answer that you leave out is compared with none."));
