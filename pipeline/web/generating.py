@@ -37,6 +37,9 @@ class Desk:
         """The models, for which torch is imported now; in a thread, as that takes seconds."""
         with self.lock:
             if self.speakers is None:
+                from pipeline.training.context import quiet
+
+                quiet()
                 from pipeline.web.speakers import Speakers
 
                 self.speakers = Speakers(self.state.run)

@@ -14,7 +14,7 @@ setInterval(() => { if (!document.hidden && pair?.id && !pair.stored) seconds +=
 
 const chosen = () => [...document.querySelectorAll("#models input:checked")].map((one) => one.value);
 const tellChosen = () => { get("chosen").textContent = `${chosen().join(", ") || "none"}, at most ${get("max_new_tokens").value} tokens`; };
-const tellVotes = (votes) => { get("votes").textContent = votes.votes ? `${votes.votes} votes by ${votes.people} ${votes.people === 1 ? "person" : "people"}` : ""; };
+const tellVotes = (votes) => { get("votes").textContent = votes.votes ? `${votes.votes} ${votes.votes === 1 ? "vote" : "votes"} by ${votes.people} ${votes.people === 1 ? "person" : "people"}` : ""; };
 
 async function play() {
   if (working) return;
