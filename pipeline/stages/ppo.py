@@ -375,7 +375,8 @@ def _save(
     critic = {
         n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or f".{VALUE}." in n
     }
-    save_file(read_back(critic), made / "critic.safetensors")
+    (made / "critic").mkdir(exist_ok=True)
+    save_file(read_back(critic), made / "critic" / "critic.safetensors")
     saved = save_policy(made, roles.policy, tokenizer, turns, parent, POLICY)
     for name in ("metrics.jsonl", "samples.jsonl"):
         if (folder / name).is_file():

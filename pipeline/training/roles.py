@@ -93,6 +93,12 @@ def scores(config: Config, run: Run, device: torch.device) -> WeightedScore:
     return combine(functions, config.ppo.reward_weights or [1.0] * len(functions), columns_of(run))
 
 
+def critic_in(folder: Path) -> Path:
+    """Where the critic lies in a folder of stage ppo: below it, as vLLM reads every *.safetensors that stands beside a config.json."""
+    before = folder / "critic.safetensors"  # a folder that an earlier version published
+    return before if before.is_file() else folder / "critic" / "critic.safetensors"
+
+
 def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> tuple[Roles, WeightedScore]:
     """The four roles as the ppo stage left them, and the score; `config` has the ppo section that the stage was made with."""
     roles, score = build(config, run, tokenizer, device)
@@ -105,7 +111,7 @@ def trained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> t
     else:
         roles.policy.load_state_dict(load_causal(folder, tokenizer, torch.float32).state_dict())
         strange = []
-    critic = load_file(folder / "critic.safetensors")
+    critic = load_file(critic_in(folder))
     own = {
         n: p for n, p in roles.trainable().items() if "value_head" in n or n.startswith("critic.") or f".{VALUE}." in n
     }

@@ -215,7 +215,7 @@ def test_a_further_seed_is_the_stage_with_that_seed(walk: Path) -> None:
     alone, beside = Path("runs/one/ppo"), walk / "ppo_seed_1"
     names = {item["path"] for item in json.loads((alone / "manifest.json").read_text())["files"]}
     assert names == {str(p.relative_to(beside)) for p in beside.rglob("*") if p.is_file()} - {"manifest.json"}
-    for name in ("model.safetensors", "critic.safetensors"):
+    for name in ("model.safetensors", "critic/critic.safetensors"):
         assert sha256(alone / name) == sha256(beside / name) != sha256(walk / "ppo" / name)
     assert str(beside) in (beside / "README.md").read_text()
 
@@ -302,7 +302,7 @@ def test_a_comparison_is_up_to_date_for_the_seeds_and_the_gold_model_it_read(wal
 
 def test_the_remedy_for_a_damaged_seed_makes_that_seed(walk: Path) -> None:
     run = again("hurt", "ppo_seed_1")
-    (run / "ppo_seed_1" / "critic.safetensors").unlink()
+    (run / "ppo_seed_1" / "critic" / "critic.safetensors").unlink()
     with pytest.raises(ArtifactError, match="; remove runs/hurt/ppo_seed_1 and make its stage ppo_seed_1"):
         Run("hurt").require("ppo_seed_1", force=True)
 

@@ -39,7 +39,7 @@ FILES = {
     "best_of_n": ("metrics.jsonl", "samples.jsonl"),
     "reward": (*MODEL, "scoring.json"),
     "gold": (*MODEL, "scoring.json"),
-    "ppo": (*MODEL, "critic.safetensors"),
+    "ppo": (*MODEL, "critic/critic.safetensors"),
 }
 COMPARED = "compare.models=[base,sft,ppo,dpo,kto,rloo,rft,best_of_2]"
 GIVEN = (f"data.source={ROOT / 'data' / 'smoke.jsonl'}", "data.gold_fraction=0.5", COMPARED)

@@ -225,9 +225,9 @@ def test_the_command_says_where_the_page_is(made: Run) -> None:
 
 
 def test_the_critic_is_the_one_that_ppo_left(made: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tensor of critic.safetensors is in its place, and training had moved it; one that is missing is told."""
+    """Every tensor of critic/critic.safetensors is in its place, and training had moved it; one that is missing is told."""
     tokenizer, cpu = AutoTokenizer.from_pretrained(made.folder("sft")), torch.device("cpu")
-    critic = load_file(made.folder("ppo") / "critic.safetensors")
+    critic = load_file(made.folder("ppo") / "critic" / "critic.safetensors")
     before, after = roles.build(config(), made, tokenizer, cpu)[0], roles.trained(config(), made, tokenizer, cpu)[0]
     start, end = dict(before.named_parameters()), dict(after.named_parameters())
     assert len(critic) > 2 and all(torch.equal(end[name], tensor) for name, tensor in critic.items())

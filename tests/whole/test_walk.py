@@ -62,7 +62,7 @@ FILES = {
     | MADE
     | ADAPTER
     | {"scoring.json", "evaluation.json", "report.html"},
-    "ppo": MODEL | MADE | ADAPTER | {"critic.safetensors", "samples.jsonl", "samples.md"},
+    "ppo": MODEL | MADE | ADAPTER | {"critic/critic.safetensors", "samples.jsonl", "samples.md"},
     "compare": {"manifest.json", "metrics.jsonl", *REPORT_FILES},
 }
 
