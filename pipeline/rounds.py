@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import read_rows, write_bytes, write_json, write_text
+from pipeline.artifacts.files import read_rows, write_json, write_text
 from pipeline.artifacts.run import Run
 from pipeline.commands import Call, opening
 from pipeline.ending import Ending, ended
@@ -111,9 +111,7 @@ def _said(asked: Asked, number: int) -> bool:
             f"{store.path}: nobody put one answer above another, so there is nothing to learn; rank more"
         )
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    write_bytes(
-        path, b"".join(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n" for row in rows)
-    )
+    export.write_lines(path, rows)
     return True
 
 

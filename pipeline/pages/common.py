@@ -26,10 +26,10 @@ def require_finite(value: Any, where: str) -> None:
             require_finite(inner, f"{where}[{index}]")
 
 
-def page_template(name: str) -> jinja2.Template:
+def page_template(name: str, folder: Path = Path(__file__).parent / "templates") -> jinja2.Template:
     """A template of ours. Whatever it is given comes out as text, never as markup."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -58,9 +58,9 @@ def export(run: Run) -> Made:
             check_no_link(folder / name)
         found, refused = _readable(found, folder / f".{RANKINGS}")
         votes = votes_of(events)
-        _write(folder / RANKINGS, found)
-        _write(folder / VOTES, votes)
-        _write(folder / ASIDE, [*aside, *refused])
+        write_lines(folder / RANKINGS, found)
+        write_lines(folder / VOTES, votes)
+        write_lines(folder / ASIDE, [*aside, *refused])
     _check(folder / RANKINGS, found)
     return Made(folder, found, votes, [*aside, *refused])
 
@@ -175,7 +175,7 @@ def _readable(rows: list[Row], draft: Path) -> tuple[list[Row], list[Row]]:
         why.setdefault((problem.line or 1) - 1, AGAINST_ITSELF if problem.field == "ranking" else problem.problem)
 
     try:
-        _write(draft, newest_first)
+        write_lines(draft, newest_first)
         account = scan(str(draft), Options(format="ranking"), lambda number, row: None, dropped, rejected)
         if account.fatal:
             raise account.error()
@@ -196,7 +196,7 @@ def _check(path: Path, rows: Sequence[Row]) -> None:
             raise RuntimeError(f"{path}: ranking {wrong} does not read back as it was made")
 
 
-def _write(path: Path, rows: Sequence[Row]) -> None:
+def write_lines(path: Path, rows: Sequence[Row]) -> None:
     """JSON lines, whole or not at all; half of a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))

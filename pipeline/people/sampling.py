@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from pipeline.training import preflight
 from pipeline.training.context import base_model, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
+from pipeline.training.samples import answers
 from pipeline.training.sizes import EVALUATED
 from policies.backbone import BackboneError, load_causal
 from policies.decoding import decode
-from policies.drawing import noise
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids, load_tokenizer
 from reward.model import load_scorer
@@ -205,8 +206,8 @@ def _sampled(config: Config, run: Run, asked: Sequence[Prompt], k: int) -> list[
             _ask(one, config, run, missing, log)
             known |= {row["of"]: row["text"] for row in whole_rows(log)}
         texts = iter([known[name] for name in names])
-        for answers in found:
-            answers += [(next(texts), one.name) for _ in numbers]
+        for given in found:
+            given += [(next(texts), one.name) for _ in numbers]
     return found
 
 
@@ -230,23 +231,20 @@ def _ask(one: Contender, config: Config, run: Run, missing: Sequence[tuple[str, 
     with bar(len(missing), f"rank: {one.name}", "answer") as progress:
         for start in range(0, len(missing), AT_ONCE):
             part = missing[start : start + AT_ONCE]
-            said = decode(
-                model,
-                [encode_prompt(one.tokenizer, prompt.prompt) for _, prompt, _ in part],
-                [noise(config.seed, 0, f"rank {prompt.id}", n, how.max_new_tokens) for _, prompt, n in part],
+            said = answers(
+                [(prompt, n) for _, prompt, n in part],
+                partial(decode, model),
+                stops,
+                one.tokenizer,
                 how,
-                eos_ids=stops,
-                pad_id=one.tokenizer.pad_token_id,
+                seed=config.seed,
+                stream="rank",
                 batch_size=batch,
                 progress=progress.update,
             )
+            texts = [decode_completion(one.tokenizer, prompt.prompt, c.tokens, stops) for prompt, c in said]
             rows = [
-                {
-                    "of": name,
-                    "model": one.name,
-                    "text": decode_completion(one.tokenizer, prompt.prompt, c.tokens, stops),
-                }
-                for (name, prompt, _), c in zip(part, said, strict=True)
+                {"of": name, "model": one.name, "text": text} for (name, _, _), text in zip(part, texts, strict=True)
             ]
             add_rows(log, rows, opener=lambda path, flags: os.open(path, flags, 0o600))
     del model

@@ -5,10 +5,13 @@ It stands in for people where the loop itself is tried: what a round learns is t
 
 import gc
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from data.forms.ranks import ranked
 from data.schema import Prompt
 from pipeline.artifacts.run import Run
+from pipeline.comparison.answers import decoding
 from pipeline.people.choosing import cards
 from pipeline.people.standing import standing
 from pipeline.people.store import Item, open_store
@@ -18,11 +21,11 @@ from pipeline.statistics import mean_interval
 from pipeline.training.context import make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
+from pipeline.training.samples import answers
 from pipeline.training.sizes import EVALUATED
 from policies.backbone import load_causal
 from policies.decoding import decode
-from policies.drawing import noise
-from policies.template import decode_completion, encode_prompt
+from policies.template import decode_completion
 from policies.tokenizers import eos_ids, load_tokenizer
 from reward.functions import Score
 from reward.metrics import pairwise_accuracy
@@ -50,8 +53,7 @@ def answer_queue(config: Config, run: Run) -> int:
 def _tiers(item: Item, score: Score) -> list[list[str]]:
     """An item's completions by their score, the best first; equal ones tied."""
     found = score([item.prompt] * len(item.completions), [one.text for one in item.completions]).tolist()
-    values = dict(zip((one.id for one in item.completions), found, strict=True))
-    return [[name for name, own in values.items() if own == value] for value in sorted(set(found), reverse=True)]
+    return [[item.completions[place].id for place in tier] for tier in ranked(found)]
 
 
 def gains(config: Config, runs: Sequence[Run], count: int) -> dict[str, Any]:
@@ -93,8 +95,8 @@ def gains(config: Config, runs: Sequence[Run], count: int) -> dict[str, Any]:
 
 def _ranks(values: Sequence[float]) -> list[int]:
     """Ranks of values, 0 the highest; equal ones have equal ranks."""
-    order = sorted(set(values), reverse=True)
-    return [order.index(value) for value in values]
+    rank = {place: number for number, tier in enumerate(ranked(values)) for place in tier}
+    return [rank[place] for place in range(len(values))]
 
 
 def _said(config: Config, run: Run, stage: str, asked: Sequence[Prompt], device: Any) -> Texts:
@@ -102,18 +104,18 @@ def _said(config: Config, run: Run, stage: str, asked: Sequence[Prompt], device:
     tokenizer = load_tokenizer(run.folder(stage), chat_template_kwargs=config.chat_template_kwargs)
     model: Any = load_causal(run.folder(stage), tokenizer, as_published(config, device))
     model.to(device)
-    how = config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
-    stops, each = eos_ids(model, tokenizer), [(prompt, n) for prompt in asked for n in range(SAMPLES)]
-    found = decode(
-        model,
-        [encode_prompt(tokenizer, prompt.prompt) for prompt, _ in each],
-        [noise(config.seed, 0, f"rounds {prompt.id}", n, how.max_new_tokens) for prompt, n in each],
-        how,
-        eos_ids=stops,
-        pad_id=tokenizer.pad_token_id,
+    stops = eos_ids(model, tokenizer)
+    said = answers(
+        [(prompt, n) for prompt in asked for n in range(SAMPLES)],
+        partial(decode, model),
+        stops,
+        tokenizer,
+        decoding(config),
+        seed=config.seed,
+        stream="rounds",
         batch_size=config.compare.per_device_eval_batch_size or EVALUATED,
     )
-    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for (p, _), c in zip(each, found, strict=True)]
+    texts = [decode_completion(tokenizer, p.prompt, c.tokens, stops) for p, c in said]
     del model
     gc.collect()
     return [texts[start : start + SAMPLES] for start in range(0, len(texts), SAMPLES)]

@@ -97,7 +97,18 @@ def sample_scored(
         for start in range(0, len(mine), step):
             texts = {name: Counter(counts) for name, counts in counted.items()}
             part = mine[start : start + step]
-            said = _said(part, say, stops, tokenizer, n, how, seed, stream, batch_size, progress.update)
+            numbered = [(p, k) for p in part for k in range(n)]
+            said = answers(
+                numbered,
+                say,
+                stops,
+                tokenizer,
+                how,
+                seed=seed,
+                stream=stream,
+                batch_size=batch_size,
+                progress=progress.update,
+            )
             rows = _rows(said, tokenizer, score, rule, stops)
             given = {name: dict(counts - texts[name]) for name, counts in counted.items()}
             path = folder / FILES.replace("*", str(state.process_index))
@@ -111,30 +122,29 @@ def sample_scored(
     return _by_prompt(parts)
 
 
-def _said(
-    asked: Sequence[Prompt],
+def answers(
+    numbered: Sequence[tuple[Prompt, int]],
     say: Answers,
     stops: Sequence[int],
     tokenizer: Any,
-    n: int,
     how: Resolved,
+    *,
     seed: int,
     stream: str,
     batch_size: int,
-    progress: Callable[[int], object],
+    progress: Callable[[int], object] | None = None,
 ) -> list[tuple[Prompt, Completion]]:
-    """`n` completions of each prompt, one after the other."""
-    part = [(p, k) for p in asked for k in range(n)]
+    """One completion for each prompt and number, in their order, which `stops` end; its noise belongs to (seed, `stream` and prompt, number)."""
     said = say(
-        [encode_prompt(tokenizer, p.prompt) for p, _ in part],
-        [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in part],
+        [encode_prompt(tokenizer, p.prompt) for p, _ in numbered],
+        [noise(seed, 0, f"{stream} {p.id}", k, how.max_new_tokens) for p, k in numbered],
         how,
         eos_ids=stops,
         pad_id=tokenizer.pad_token_id,
         batch_size=batch_size,
         progress=progress,
     )
-    return [(p, completion) for (p, _), completion in zip(part, said, strict=True)]
+    return [(p, completion) for (p, _), completion in zip(numbered, said, strict=True)]
 
 
 def _rows(

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from pipeline.artifacts.run import Run
 from pipeline.commands import assignments
+from pipeline.pages.common import page_template
 
 DEEPEST = 16  # lists and objects within each other in a body
 NAME_LENGTH = 60  # characters of a person's name
+TEMPLATES = Path(__file__).parent / "templates"
 ROOMS = (("runs", "Watch"), ("rank", "Rank"), ("arena", "Vote"), ("chat", "Chat"))
 
 
@@ -90,17 +91,8 @@ def person_of(body: Mapping[str, Any]) -> str:
     return name
 
 
-_templates = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
 def page(name: str, room: str, state: State, **values: Any) -> HTMLResponse:
     """The page of a template. Whatever it is given comes out as text, never as markup."""
     named = assignments({"RUN": state.run.name})[0]  # as make takes it
-    rendered = _templates.get_template(name).render(room=room, rooms=ROOMS, run=state.run.name, named=named, **values)
+    rendered = page_template(name, TEMPLATES).render(room=room, rooms=ROOMS, run=state.run.name, named=named, **values)
     return HTMLResponse(rendered.encode("utf-8", "backslashreplace"))

@@ -233,12 +233,12 @@ def test_an_export_that_fails_leaves_the_former_one(run: Run, kept: Store, monke
 
 def test_what_reads_back_otherwise_is_a_mistake_of_ours(run: Run, kept: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     said(kept, "e1", "Anna", OTHER, ["c0"], ["c1"])
-    write = exporting._write
+    write = exporting.write_lines
 
     def turned(path: Path, rows: list[dict[str, Any]]) -> None:
         write(path, [row | {"ranking": row["ranking"][::-1]} if "ranking" in row else row for row in rows])
 
-    monkeypatch.setattr(exporting, "_write", turned)
+    monkeypatch.setattr(exporting, "write_lines", turned)
     with pytest.raises(RuntimeError, match="ranking e1 does not read back"):
         export(run)
 
