@@ -149,6 +149,7 @@ class Ranking:
     """K answers to one prompt and the order in which somebody put them.
 
     `ranking` holds completion ids, best tier first; ids in one inner tuple are tied. A preference is a ranking of two.
+    `all_bad`: whoever ordered them said that the best is bad, too, so that it is none to imitate.
     """
 
     id: str
@@ -159,6 +160,7 @@ class Ranking:
     annotator: str | None = None
     tag: str | None = None
     columns: dict[str, Any] | None = _others()
+    all_bad: bool = False
 
     def ranks(self) -> list[int]:
         """Rank of each completion in the order of `completions`: 0 is best, tied completions have equal ranks."""
@@ -174,6 +176,8 @@ class Ranking:
         }
         if self.annotator is not None:
             row["annotator"] = self.annotator
+        if self.all_bad:
+            row["all_bad"] = True
         return row | {"source": self.source} | _tagged(self.tag)
 
     @classmethod
@@ -186,6 +190,7 @@ class Ranking:
             source=row["source"],
             annotator=row.get("annotator"),
             tag=row.get("tag"),
+            all_bad=row.get("all_bad", False),
         )
 
 

@@ -21,7 +21,7 @@ SAFETY = " ".join(
 ARENA = "openai_moderation toxic_chat_tag turn language anony tstamp conv_metadata category_tag full_conversation"
 ARENA += " evaluation_session_id evaluation_order is_code is_refusal dedup_tag timestamp judge_hash occupational_tags"
 TREES = "emojis labels detoxify review_result review_count tree_state synthetic"
-PEOPLE = "unranked all_bad note seconds"
+PEOPLE = "unranked note seconds"
 """What our own rows say of a person's order beside it: of unranked completions no pair is made, and the rest is of no completion."""
 NO_PAIR = ("prompt", "instruction", "conversations", "conversation")
 """Where one of these stands beside `chosen` and `rejected`, they do not begin with the prompt."""
@@ -55,7 +55,7 @@ FORMATS: dict[str, Format] = {
         has("completions", "ranking"),
         trl.ranking,
         "ranking lists the best first, an inner list is a tie",
-        reads="prompt messages completions ranking",
+        reads="prompt messages completions ranking all_bad",
         leaves=PEOPLE,
         fronts=True,
     ),

@@ -34,7 +34,7 @@ LABELS |= dict.fromkeys(("thumbs_down", "👎"), False)
 
 
 def ranking(row: dict[str, Any], at: Place) -> Ranking | None:
-    """Ours: `prompt` or `messages`; `completions`, texts or objects; `ranking`, positions or ids in tiers."""
+    """Ours: `prompt` or `messages`; `completions`, texts or objects; `ranking`, positions or ids in tiers; `all_bad`."""
     if "prompt" in row and "messages" in row:
         at.report("messages", "the row has a prompt as well", "keep one of them")
     prompt = checks.prompt(row, at, "messages" if "messages" in row and "prompt" not in row else "prompt")
@@ -42,7 +42,8 @@ def ranking(row: dict[str, Any], at: Place) -> Ranking | None:
     tiers = None if completions is None else _tiers(row, completions, at)
     if completions is None or tiers is None:
         return None
-    return making.in_tiers(row, at, prompt, completions, tiers)
+    made, all_bad = making.in_tiers(row, at, prompt, completions, tiers), checks.truth(row, "all_bad", at)
+    return replace(made, all_bad=True) if made is not None and all_bad else made
 
 
 def _tiers(row: dict[str, Any], completions: tuple[Completion, ...], at: Place) -> tuple[tuple[str, ...], ...] | None:

@@ -43,7 +43,8 @@ def _as_one(
         if len(tiers) < 2:
             cancelled += group
         else:
-            made.append(replace(group[0], completions=_rated(group), ranking=tiers, annotator=None))
+            bad = 2 * sum(one.all_bad for one in group) > len(group)
+            made.append(replace(group[0], completions=_rated(group), ranking=tiers, annotator=None, all_bad=bad))
     return made, cancelled
 
 

@@ -188,7 +188,8 @@ def decontaminated(portions: Sequence[Portion], size: int | None) -> tuple[list[
 
 def completed(portions: Sequence[Portion], side: str) -> list[Portion]:
     """The portions with the side's liked completions as demonstrations, beside those given, and what this side has none of then:
-    demonstrations from the best completions of its rankings, prompts from the rows that it has, each once."""
+    demonstrations from the best completions of its rankings (but those whose people said that all are bad), prompts from the rows that it
+    has, each once."""
     here = [portion for portion in portions if portion.side == side and portion.rows]
     ranked = [portion for portion in here if portion.kind == "rankings"]
     judged = [portion for portion in here if portion.kind == JUDGEMENTS]
@@ -200,7 +201,9 @@ def completed(portions: Sequence[Portion], side: str) -> list[Portion]:
             made.append(replace(portion, kind="demonstrations", rows=rows))
     shown = [p for p in made if (p.kind, p.side) == ("demonstrations", side) and p.rows]
     if not shown:
-        shown = [replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows]) for p in ranked]
+        shown = [
+            replace(p, kind="demonstrations", rows=[_best(row) for row in p.rows if not row.all_bad]) for p in ranked
+        ]
         made += shown
     if not any(portion.kind == "prompts" for portion in here):
         made += _asked(ranked or [*judged, *shown])

@@ -41,8 +41,10 @@ REMOVED = (
     "thinned",
     "like_evaluation",
     "with_gold_prompts",
+    "all_bad",
 )
-"""Endings of the counts that the closing line tells where they are not zero."""
+"""Endings of the counts that the closing line tells where they are not zero. `rankings_all_bad` counts rankings that are learned from,
+but whose best answer is none to imitate."""
 
 SOME = at_least(1)
 PROMPTS, HELD_OUT_PROMPTS = at_least(100), at_least(50)
@@ -131,6 +133,8 @@ def refined(
     counts |= removed | {
         reason: reasons[reason] for reason in REASONS if reasons[reason] or reason in (REFUSED, TOO_LONG)
     }
+    if bad := sum(row.all_bad for portion in made if portion.kind == "rankings" for row in portion.rows):
+        counts["rankings_all_bad"] = bad
     if not settings.embedded():  # the film reviews come split and complete, and share their openings by design
         made, changed = portions.halved(made, settings, config.seed)
         counts |= changed

@@ -123,3 +123,29 @@ def test_texts_without_prompts_are_split_by_what_they_say() -> None:
     made, _ = portions.halved([Portion("t", "t", "demonstrations", rows)], Data(source="t"), 0)
     assert [(portion.side, len(portion.rows)) for portion in made] == [(TRAIN, 18), (EVAL, 2)]
     assert portions.rows_of(portions.completed(made, TRAIN), "prompts", TRAIN) == []  # nothing is asked in them
+
+
+def test_what_people_called_bad_is_none_to_imitate(stage: Stage) -> None:
+    """The order counts, the prompt is asked, but the best of bad answers is no demonstration, and the closing line says how many."""
+    rows = [
+        {
+            "id": str(n),
+            "prompt": said("p", n),
+            "completions": [f" {said('a', n)}", f" {said('b', n)}"],
+            "ranking": [[0], [1]],
+            "all_bad": n % 3 == 0,
+        }
+        for n in range(30)
+    ]
+    manifest, files = stage(source=write("mine.jsonl", rows), format="ranking")
+    for side in ("train", "eval"):
+        ranked = files[f"rankings.{side}"]
+        bad = {row["id"] for row in ranked if row.get("all_bad")}
+        assert ids(files[f"demonstrations.{side}"]) == [name for name in ids(ranked) if name not in bad]
+        assert set(ids(files[f"prompts.{side}"])) == set(ids(ranked))
+    assert (
+        manifest.metrics["rankings_all_bad"]
+        == 10
+        == 30 - len([*files["demonstrations.train"], *files["demonstrations.eval"]])
+    )
+    assert "rankings all bad 10" in prepare.summary(manifest, Run("demo"))

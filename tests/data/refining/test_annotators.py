@@ -1,6 +1,7 @@
 """Is what several people said about one item put together as the arithmetic of ranks has it?"""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,6 +54,14 @@ def test_opposite_annotators_cancel_out() -> None:
     group = [ranking("a b c", line=1), ranking("c b a", line=2)]
     alone = ranking("b a c", prompt="q", line=3, annotator="x")
     assert by_mean_rank([group[0], alone, group[1]]) == ([alone], group)
+
+
+@pytest.mark.parametrize(
+    ("bad", "together"), [((True, True, False), True), ((True, False, False), False), ((True, False), False)]
+)
+def test_all_are_bad_where_most_said_so(bad: tuple[bool, ...], together: bool) -> None:
+    group = [replace(ranking("a b c", line=line), all_bad=one) for line, one in enumerate(bad)]
+    assert [one.all_bad for one in by_mean_rank(group)[0]] == [together]
 
 
 def test_the_order_in_which_completions_are_listed_does_not_matter() -> None:
