@@ -90,7 +90,8 @@ def rankings_of(items: Sequence[Item], events: Sequence[Event]) -> tuple[list[Ro
 
 
 def votes_of(events: Sequence[Event]) -> list[Row]:
-    """Rows of votes, texts and all; of a person's votes on the same two answers the last. Both bad is a tie, and says so."""
+    """Rows of votes, texts and all; of a person's votes on the same two answers the first, as the names came behind it. Both
+    bad is a tie, and says so."""
     found: dict[Any, Row] = {}
     for event in standing(events):
         if event.kind != "vote" or event.body.get("set_aside"):  # an answer gave away who wrote it
@@ -105,9 +106,8 @@ def votes_of(events: Sequence[Event]) -> list[Row]:
             "winner": WINNERS[body["outcome"]],
             "annotator": event.person,
         }
-        found.pop(key, None)
-        found[key] = row | {"comment": body.get("why") or "", "both_bad": body["outcome"] == "bad", "at": event.at}
-        found[key]["prompt_id"] = body.get("prompt_id")
+        row |= {"comment": body.get("why") or "", "both_bad": body["outcome"] == "bad", "at": event.at}
+        found.setdefault(key, row | {"prompt_id": body.get("prompt_id")})
     return list(found.values())
 
 

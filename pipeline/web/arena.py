@@ -6,11 +6,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from data.schema import Prompt, PromptText
@@ -18,8 +19,9 @@ from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.run import Run
 from pipeline.people.standing import standing
 from pipeline.people.store import open_store
+from pipeline.people.strengths import strengths
 from pipeline.rows.published import prompts
-from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
+from pipeline.web.asking import Refused, State, got, page, person_of, posted, read_json, text_of
 from pipeline.web.contenders import decoded, in_turns, names, source_of
 from pipeline.web.generating import Desk, Tell, conversation, decoding, seed_of
 from pipeline.web.ranking import turns
@@ -46,7 +48,7 @@ class Pair:
 
 @dataclass
 class Waiting:
-    """The pairs that wait for a vote, by their ids. A pair is taken once."""
+    """The pairs that wait for a vote, by their ids, until it is stored."""
 
     pairs: "OrderedDict[str, Pair]" = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,14 +61,16 @@ class Waiting:
                 self.pairs.popitem(last=False)
             return name
 
-    def take(self, name: str, person: str) -> Pair:
+    def of(self, name: str, person: str) -> Pair:
         with self.lock:
             pair = self.pairs.get(name)
-            if pair is None or pair.person != person:
-                raise Refused(
-                    409, "There is no such pair of answers to vote on; its names may have been shown already."
-                )
-            return self.pairs.pop(name)
+        if pair is None or pair.person != person:
+            raise Refused(409, "There is no such pair of answers to vote on; its names may have been shown already.")
+        return pair
+
+    def done(self, name: str) -> None:
+        with self.lock:
+            self.pairs.pop(name, None)
 
 
 def routes(state: State, desk: Desk) -> list[BaseRoute]:
@@ -75,19 +79,16 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
     async def room(request: Request) -> Response:
         return page("arena.html.j2", "arena", state)
 
-    async def begin(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(described, state))
-
     async def play(request: Request) -> Response:
         body = await read_json(request)
         person = person_of(body)
         models = await run_in_threadpool(_drawn, state, body)
-        prompt, prompt_id = await run_in_threadpool(_asked, state, person, body)
+        prompt, prompt_id, seen = await run_in_threadpool(_asked, state, person, body)
         how, seed = decoding(body.get("generation", {})), seed_of({})
 
         def work(stop: threading.Event, tell: Tell) -> None:
             tell({"prompt": turns(prompt)})
-            if prompt_id is not None and (sampled := _compared(state.run, prompt_id, models)) is not None:
+            if prompt_id and not seen and (sampled := _compared(state.run, prompt_id, models)) is not None:
                 return _shown(sampled, prompt, prompt_id, person, models, tell)
             texts = []
             for side, name in enumerate(models):
@@ -120,15 +121,11 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
             {"pair": waiting.add(Pair(person, prompt, prompt_id, models, (texts[0], texts[1]), named, decoding))}
         )
 
-    async def vote(request: Request) -> Response:
-        body = await read_json(request)
-        return JSONResponse(await run_in_threadpool(voted, state, waiting, person_of(body), body))
-
     return [
         Route("/arena", room),
-        Route("/api/arena", begin),
+        Route("/api/arena", got(state, described)),
         Route("/api/arena/play", play, methods=["POST"]),
-        Route("/api/arena/vote", vote, methods=["POST"]),
+        Route("/api/arena/vote", posted(state, partial(voted, waiting)), methods=["POST"]),
     ]
 
 
@@ -145,14 +142,16 @@ def described(state: State) -> dict[str, Any]:
     }
 
 
-def counted(state: State) -> dict[str, int]:
-    """How many votes there are, by how many people, and how many of them are set aside."""
-    votes = [event for event in standing(open_store(state.run).events()) if event.kind == "vote"]
+def counted(state: State) -> dict[str, Any]:
+    """How many votes there are, by how many people, how many of them are set aside, and how the models stand by the others."""
+    events = open_store(state.run).events()
+    votes = [event for event in standing(events) if event.kind == "vote"]
     aside = sum(bool(event.body["set_aside"]) for event in votes)
-    return {"votes": len(votes), "people": len({event.person for event in votes}), "set_aside": aside}
+    people = len({event.person for event in votes})
+    return {"votes": len(votes), "people": people, "set_aside": aside, "standing": strengths(events)}
 
 
-def voted(state: State, waiting: Waiting, person: str, body: dict[str, Any]) -> dict[str, Any]:
+def voted(waiting: Waiting, state: State, person: str, body: dict[str, Any]) -> dict[str, Any]:
     """Store a vote; then, and never before, whose answers they were: {"stored": the event as the disk has it, "votes": …}."""
     outcome = body.get("outcome")
     if outcome not in OUTCOMES:
@@ -164,9 +163,11 @@ def voted(state: State, waiting: Waiting, person: str, body: dict[str, Any]) -> 
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 86_400:
         raise Refused(400, "seconds: it is a number from 0 to 86400.")
     name = text_of(body, "pair", 100)
-    pair = waiting.take(name, person)
+    pair = waiting.of(name, person)
     a, b = ({"model": model, "text": text} for model, text in zip(pair.models, pair.texts, strict=True))
-    event = open_store(state.run).add(
+    event = open_store(
+        state.run
+    ).add(  # under the pair's id, so that two votes at once are one, or the second is refused
         name,
         person,
         "vote",
@@ -175,6 +176,7 @@ def voted(state: State, waiting: Waiting, person: str, body: dict[str, Any]) -> 
             **{"why": why.strip(), "seconds": seconds, "set_aside": pair.named, "decoding": pair.decoding},
         },
     )
+    waiting.done(name)
     return {"stored": {"id": event.id, "at": event.at, "body": event.body}, "votes": counted(state)}
 
 
@@ -221,10 +223,11 @@ def _compared(run: Run, prompt_id: str, models: tuple[str, str]) -> tuple[str, s
     return (said[models[0]], said[models[1]]) if len(said) == 2 else None
 
 
-def _asked(state: State, person: str, body: dict[str, Any]) -> tuple[PromptText, str | None]:
-    """The person's own prompt, or a held-out one on which they have voted least."""
+def _asked(state: State, person: str, body: dict[str, Any]) -> tuple[PromptText, str | None, bool]:
+    """The person's own prompt, or a held-out one on which they have voted least; and whether they have voted on it: they know then whose the
+    comparison's answers are."""
     if "text" in body or "messages" in body:
-        return conversation(body), None
+        return conversation(body), None, False
     held: list[Prompt] = prompts(state.run, "eval")
     if not held:
         raise Refused(409, "This run holds no prompts out; write one.")
@@ -232,4 +235,4 @@ def _asked(state: State, person: str, body: dict[str, Any]) -> tuple[PromptText,
     often = [event.body["prompt_id"] for event in votes]
     least = min(often.count(one.id) for one in held)
     chosen = secrets.choice([one for one in held if often.count(one.id) == least])
-    return chosen.prompt, chosen.id
+    return chosen.prompt, chosen.id, least > 0

@@ -3,20 +3,23 @@
 import json
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from pipeline.artifacts.run import Run
 from pipeline.commands import assignments
 from pipeline.pages.common import page_template
+from pipeline.people.store import person_name
 
 DEEPEST = 16  # lists and objects within each other in a body
 NAME_LENGTH = 60  # characters of a person's name
+JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))  # names are written with them, and they turn no text round
 TEMPLATES = Path(__file__).parent / "templates"
 ROOMS = (("runs", "Watch"), ("rank", "Rank"), ("arena", "Vote"), ("chat", "Chat"))
 
@@ -84,11 +87,33 @@ def text_of(body: Mapping[str, Any], name: str, most: int, *, least: int = 1) ->
 
 
 def person_of(body: Mapping[str, Any]) -> str:
-    """The name of who asks, as they gave it. Raises Refused where it cannot be one."""
+    """The name of who asks, as the store keeps it, so that one person is one however they type it. Raises Refused where it cannot be one."""
     name = text_of(body, "person", NAME_LENGTH)
-    if not name.isprintable():
+    if not name.translate(JOINERS).isprintable():
         raise Refused(400, "person: a name is printable characters.")
-    return name
+    return person_name(name)
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def got(state: State, work: Callable[[State], dict[str, Any]]) -> Endpoint:
+    """The endpoint that answers with what `work` says, which is done in a thread."""
+
+    async def endpoint(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(work, state))
+
+    return endpoint
+
+
+def posted(state: State, work: Callable[[State, str, dict[str, Any]], dict[str, Any]]) -> Endpoint:
+    """The same of what a person sends: `work` is given who it is, and the body."""
+
+    async def endpoint(request: Request) -> Response:
+        body = await read_json(request)
+        return JSONResponse(await run_in_threadpool(work, state, person_of(body), body))
+
+    return endpoint
 
 
 def page(name: str, room: str, state: State, **values: Any) -> HTMLResponse:

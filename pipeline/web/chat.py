@@ -5,11 +5,11 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from pipeline.people.store import open_store
-from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
+from pipeline.web.asking import Refused, State, got, page, person_of, posted, read_json, text_of
 from pipeline.web.contenders import BASE, decoded, in_turns, names, of_other_runs
 from pipeline.web.generating import LONGEST, Desk, Tell, conversation, decoding, seed_of
 
@@ -20,9 +20,6 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
     async def room(request: Request) -> Response:
         known = await run_in_threadpool(names, state.run)
         return page("chat.html.j2", "chat", state, models=known)
-
-    async def models(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(described, state))
 
     async def say(request: Request) -> Response:
         body = await read_json(request)
@@ -40,15 +37,11 @@ def routes(state: State, desk: Desk) -> list[BaseRoute]:
 
         return desk.streamed(person, work)
 
-    async def prefer(request: Request) -> Response:
-        body = await read_json(request)
-        return JSONResponse(await run_in_threadpool(preferred, state, person_of(body), body))
-
     return [
         Route("/chat", room),
-        Route("/api/models", models),
+        Route("/api/models", got(state, described)),
         Route("/api/chat/say", say, methods=["POST"]),
-        Route("/api/chat/prefer", prefer, methods=["POST"]),
+        Route("/api/chat/prefer", posted(state, preferred), methods=["POST"]),
     ]
 
 

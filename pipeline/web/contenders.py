@@ -38,7 +38,7 @@ def source_of(run: Run, name: str) -> str:
         return str(made.config["settings"]["model"])
     if name in names(run):
         return str(run.folder(name)) if name in STAGES else str(run.root / run.name / name)
-    if name in of_other_runs(run):
+    if name in there(run):
         return str(run.root / name)
     if Path(name).is_dir() and (Path(name) / "config.json").is_file():
         return name

@@ -15,6 +15,7 @@ from pipeline.settings.sections import Decoding, Resolved
 from pipeline.web.asking import Refused, State
 
 MOST_TOKENS = 2048  # of one answer
+COOLEST, HOTTEST = 0.01, 100.0  # temperatures
 LONGEST = 20_000  # characters of a message
 TURNS = 200
 SEEDS = 2**31
@@ -101,6 +102,12 @@ def decoding(given: Any) -> Resolved:
         raise Refused(400, f"{place}: {str(first['msg']).removeprefix('Value error, ')}.") from None
     if how.num_beams > 1:
         raise Refused(400, "generation.num_beams: beams are not shown while they are searched; set it to 1.")
+    if (
+        not COOLEST <= how.temperature <= HOTTEST
+    ):  # beyond it probabilities are no numbers, which on a GPU ends all models
+        raise Refused(
+            400, f"generation.temperature: it is from {COOLEST} to {HOTTEST:.0f}; greedy is do_sample: false."
+        )
     if how.max_new_tokens > MOST_TOKENS:
         raise Refused(400, f"generation.max_new_tokens: at most {MOST_TOKENS}.")
     return how

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 256 * 1024  # bytes of a body
@@ -36,6 +36,12 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """What the browser is told with every answer, unless the answer says otherwise itself."""
+
+
+CLOSED = "Open the address that the terminal printed; it holds the token."
+ELSEWHERE = f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>To the page</title><main><p>Is it open in this browser already? <a href="/runs">On to the page</a>.</p><p>{CLOSED}</p></main></html>
+"""
 
 
 class Guard:
@@ -79,7 +85,7 @@ class Guard:
         if scope["method"] == "GET" and len(given) == 1 and self._is_token(given[0]):
             return self._with_cookie(scope)
         if not any(self._is_token(value) for value in _cookies(headers, self.cookie)):
-            return PlainTextResponse("Open the address that the terminal printed; it holds the token.\n", 403)
+            return _without_cookie(headers)
         if scope["method"] == "POST":
             return _wrong_body(headers)
         return None
@@ -141,6 +147,14 @@ def _own_origin(headers: Headers, host: str, method: str) -> bool:
     return (
         method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     )
+
+
+def _without_cookie(headers: Headers) -> Response:
+    """What is answered without the cookie. A browser sends none where a page of another site, or one that a stage made and that is sealed off,
+    leads here; from what is answered to that it goes on by a link of ours."""
+    if headers.get("sec-fetch-dest") == "document":
+        return HTMLResponse(ELSEWHERE, 403)
+    return PlainTextResponse(f"{CLOSED}\n", 403)
 
 
 def _cookies(headers: Headers, name: str) -> list[str]:

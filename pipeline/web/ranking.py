@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from data.schema import PromptText
@@ -16,7 +16,7 @@ from pipeline.people.orders import NotAnOrder, checked, ordered, pairs, relation
 from pipeline.people.practice import known_order, right
 from pipeline.people.standing import standing
 from pipeline.people.store import Event, Item, Store, open_store, path_of
-from pipeline.web.asking import Refused, State, page, person_of, read_json, text_of
+from pipeline.web.asking import Refused, State, got, page, posted, text_of
 
 LONGEST_ID = 100  # characters
 LONGEST_REASON = 1000
@@ -24,13 +24,6 @@ TAKEN_BACK = ("ranking", "skip", "report")
 
 
 def routes(state: State) -> list[BaseRoute]:
-    def answering(work: Any) -> Any:
-        async def endpoint(request: Request) -> Response:
-            body = await read_json(request)
-            return JSONResponse(await run_in_threadpool(work, state, person_of(body), body))
-
-        return endpoint
-
     async def room(request: Request) -> Response:
         made = path_of(state.run).is_file()
         return page("rank.html.j2", "rank", state, asked=made and bool(await run_in_threadpool(_items, state)))
@@ -38,16 +31,13 @@ def routes(state: State) -> list[BaseRoute]:
     async def agreed(request: Request) -> Response:
         return page("agreement.html.j2", "rank", state)
 
-    async def figures(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(agreement, state))
-
     return [
         Route("/rank", room),
         Route("/rank/agreement", agreed),
-        Route("/api/rank/agreement", figures),
-        Route("/api/rank/next", answering(following), methods=["POST"]),
-        Route("/api/rank/done", answering(done), methods=["POST"]),
-        Route("/api/rank/undo", answering(undo), methods=["POST"]),
+        Route("/api/rank/agreement", got(state, agreement)),
+        Route("/api/rank/next", posted(state, following), methods=["POST"]),
+        Route("/api/rank/done", posted(state, done), methods=["POST"]),
+        Route("/api/rank/undo", posted(state, undo), methods=["POST"]),
     ]
 
 

@@ -64,6 +64,7 @@ def test_rankings_come_out_as_people_made_them(run: Run, kept: Store) -> None:
     said(kept, "e3", "Anna", OTHER, ["c1"], ["c0"])
     made = export(run)
     first, second, third = read(made)
+    assert [first.all_bad, second.all_bad, third.all_bad] == [True, False, False]
     assert first.ranking == (("c2",), ("c0", "c3")) and first.annotator == "Anna" and first.id == "e1"
     assert first.completions == (
         Completion("c0", "eins", "sft"),
@@ -191,15 +192,16 @@ def test_preferences_of_a_chat_are_rankings_too(run: Run, kept: Store) -> None:
     )
 
 
-def test_votes_are_of_texts_and_the_last_counts(run: Run, kept: Store) -> None:
+def test_votes_are_of_texts_and_the_first_counts(run: Run, kept: Store) -> None:
+    """The names came behind the first, so that a second one on the same two answers is not blind."""
     a, b = {"model": "sft", "text": "x"}, {"model": "ppo", "text": "y"}
     kept.add("e1", "Anna", "vote", PROMPT | {"a": a, "b": b, "outcome": "a", "why": "short"})
     kept.add("e2", "Ben", "vote", PROMPT | {"a": b, "b": a, "outcome": "bad", "why": ""})
     kept.add("e3", "Anna", "vote", PROMPT | {"a": b, "b": a, "outcome": "a"})
     votes = lines(export(run), "votes.jsonl")
     assert [(one["id"], one["winner"], one["both_bad"], one["annotator"]) for one in votes] == [
+        ("e1", "a", False, "Anna"),
         ("e2", "tie", True, "Ben"),
-        ("e3", "a", False, "Anna"),
     ]
     assert votes[1]["a"] == b and votes[1]["prompt"] == "Was?" and votes[1]["comment"] == ""
 

@@ -182,7 +182,13 @@ def test_a_body_that_is_no_plain_object_is_refused(inside: TestClient, raw: byte
 @pytest.mark.parametrize("person", ["", "  ", "x" * 61, "a\nb", "a\u202eb", "a\0", 1, None, ["a"], {"a": 1}])
 def test_a_name_that_is_none_is_refused(inside: TestClient, person: Any) -> None:
     assert posted(inside, {"person": person}, "/name").status_code == 400
-    assert posted(inside, {"person": " Zoë 李 "}, "/name").json() == {"person": "Zoë 李"}
+    assert posted(inside, {"person": " Zoë  李 "}, "/name").json() == {"person": "Zoë 李"}
+
+
+@pytest.mark.parametrize("typed", ["José", "Jose\u0301", " José\u3000"])
+def test_one_person_is_one_however_they_type_their_name(inside: TestClient, typed: str) -> None:
+    assert posted(inside, {"person": typed}, "/name").json() == {"person": "José"}
+    assert posted(inside, {"person": "علی\u200cرضا"}, "/name").json() == {"person": "علی\u200cرضا"}
 
 
 def test_too_many_at_once_are_refused_and_after_a_while_answered(state: State) -> None:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rooms import Page, with_models
 from data.schema import Prompt
 from pipeline.artifacts.run import Run
 from pipeline.judges import votes
-from pipeline.people import export
+from pipeline.people import export, store
 from pipeline.people.store import open_store
 from pipeline.web import arena, generating, speakers
 from pipeline.web.asking import Refused, State
@@ -54,6 +56,8 @@ def test_settings_decide_and_wrong_ones_are_refused_by_name(page: Page) -> None:
     for wrong in (
         {"max_new_token": 3},
         {"temperature": 0},
+        {"temperature": 1e-300},
+        {"temperature": 1e308},
         {"top_p": 2},
         {"max_new_tokens": 10**6},
         {"num_beams": 4, "do_sample": False},
@@ -188,6 +192,17 @@ def test_names_come_after_the_vote_and_no_vote_after_the_names(run: Run, page: P
     assert again.status_code == 409 and len(open_store(run).events("vote")) == 1
 
 
+def test_a_vote_that_could_not_be_stored_is_sent_again(run: Run, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    vote = {"person": "Anna", "pair": played(page)[-1]["pair"], "outcome": "a", "seconds": 2}
+    with closing(sqlite3.connect(open_store(run).path)) as other, monkeypatch.context() as patch:
+        patch.setattr(store, "BUSY", 0.05)
+        other.execute("BEGIN IMMEDIATE")
+        refused = page.post("/api/arena/vote", vote)
+        assert refused.status_code == 409 and "model" not in refused.text, "no names without a vote"
+        other.execute("ROLLBACK")
+    assert page.post("/api/arena/vote", vote).json()["votes"]["votes"] == 1
+
+
 def test_sides_are_drawn_by_chance(page: Page) -> None:
     first = set()
     for _ in range(40):
@@ -206,6 +221,15 @@ def test_sides_are_drawn_by_chance(page: Page) -> None:
 )
 def test_an_answer_that_says_a_models_name_is_known(run: Run, text: str, named: bool, page: Page) -> None:
     assert arena.names_itself(text, run, ("sft", "ppo")) is named
+
+
+def test_what_the_page_tells_of_all_votes_has_no_persons_name(run: Run, page: Page) -> None:
+    vote = {"person": "Secretive", "pair": played(page, "Secretive")[-1]["pair"], "outcome": "a", "seconds": 2}
+    page.post("/api/arena/vote", vote)
+    told = page.get("/api/arena")
+    found = told.json()["votes"]["standing"]
+    assert found["people"] == found["votes"] == 1 and {one["name"] for one in found["models"]} == {"sft", "ppo"}
+    assert "Secretive" not in told.text
 
 
 def test_such_a_vote_is_set_aside(run: Run, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,6 +271,8 @@ def test_on_a_held_out_prompt_the_comparisons_own_answers_are_voted_on(
     vote = {"person": "Anna", "pair": lines[-1]["pair"], "outcome": "b", "seconds": 2}
     body = page.post("/api/arena/vote", vote).json()["stored"]["body"]
     assert body["prompt_id"] == "p1" and body["decoding"] is None
+    again = page.lines("/api/arena/play", {"person": "Anna", "models": ["sft", "ppo"], "generation": SHORT})
+    assert not {line["text"] for line in again if "text" in line} & {" film 0", " book 0"}, "she knows whose these are"
     export.export(run)
     (told,) = votes.read([run.root / run.name / "people" / "votes.jsonl"], rows)
     assert {told.a, told.b} == {"sft", "ppo"} and told.outcome == 0.0 and told.annotator == "Anna"

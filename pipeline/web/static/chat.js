@@ -67,7 +67,7 @@ function send() {
 async function pick(at, side) {
   const turn = turns[at];
   const [chosen, rejected] = [turn.replies[side], turn.replies[1 - side]];
-  const found = await trying(() => ask("/api/chat/prefer", { person: person.get(), id: newId(), ...before(at), chosen: { text: chosen.text, model: chosen.model }, rejected: { text: rejected.text, model: rejected.model } }));
+  const found = await trying(() => ask("/api/chat/prefer", { person: person.get(), id: (chosen.event ??= newId()), ...before(at), chosen: { text: chosen.text, model: chosen.model }, rejected: { text: rejected.text, model: rejected.model } }));
   if (!found) return;
   turn.picked = side;
   turn.stored = found.stored;

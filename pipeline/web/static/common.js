@@ -24,7 +24,7 @@ export function el(tag, properties = {}, ...children) {
     else if (name === "class") made.className = value;
     else made.setAttribute(name, value === true ? "" : String(value));
   }
-  made.append(...children.flat().filter((one) => one !== null && one !== undefined && one !== false));
+  for (const one of children.flat()) if (one !== null && one !== undefined && one !== false) made.append(one); // one by one: a call takes only so many
   return made;
 }
 

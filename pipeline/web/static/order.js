@@ -45,7 +45,7 @@ export function moved(order, id, step) {
 export function differing(texts) {
   const words = texts.map((text) => text.split(/(\s+)/));
   const bare = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
-  const sets = words.map((list) => new Set(list.map(bare)));
-  const shared = (word) => sets.filter((set) => [...set].some(Boolean)).every((set) => set.has(bare(word)));
-  return words.map((list) => list.map((text) => ({ text, differs: text.trim() !== "" && bare(text) !== "" && !shared(text) })));
+  const sets = words.map((list) => new Set(list.map(bare).filter(Boolean))).filter((set) => set.size);
+  const shared = (word) => sets.every((set) => set.has(word));
+  return words.map((list) => list.map((text) => ({ text, differs: bare(text) !== "" && !shared(bare(text)) })));
 }

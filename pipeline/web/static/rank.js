@@ -20,6 +20,7 @@ let note = "";
 let opened = new Set(); // answers that are unfolded
 let seconds = 0; // that the item was in sight
 let sending = false;
+let sent = null; // what was sent and is not known to be stored: the same again goes under its id, with its time, and is stored once
 
 const letter = (id) => LETTERS[item.cards.findIndex((card) => card.id === id)] ?? "?";
 const loose = () => item.cards.map((card) => card.id).filter((id) => tierOf(order, id) < 0);
@@ -41,7 +42,6 @@ function change(made) {
   if (JSON.stringify(made) === JSON.stringify(order)) return;
   former.push(order);
   order = made;
-  if (order.length) allBad = allBad && true;
   draw();
 }
 
@@ -56,12 +56,15 @@ function put(made, id = current) {
 async function done(kind, more = {}) {
   if (sending || !item) return;
   sending = true;
-  const body = kind === "ranking"
-    ? { item: item.id, tiers: order, unranked: loose(), all_bad: allBad, note: note.trim(), seconds, shown: item.cards.map((card) => card.id), repeat: item.repeat }
-    : { item: item.id, seconds, ...more };
-  const found = await trying(() => ask("/api/rank/done", { person: person.get(), id: item.event ??= newId(), kind, body }));
+  const said = kind === "ranking"
+    ? { item: item.id, tiers: order, unranked: loose(), all_bad: allBad, note: note.trim(), shown: item.cards.map((card) => card.id), repeat: item.repeat }
+    : { item: item.id, ...more };
+  const words = JSON.stringify([kind, said]);
+  if (sent?.words !== words) sent = { words, event: { id: newId(), kind, body: { ...said, seconds } } };
+  const found = await trying(() => ask("/api/rank/done", { person: person.get(), ...sent.event }));
   sending = false;
   if (!found) return;
+  sent = null;
   told = found.practice;
   await next();
 }
@@ -98,7 +101,7 @@ function report() {
 // drawing
 
 function content(card) {
-  const pieces = differ ? differing(item.cards.map((one) => one.text))[item.cards.indexOf(card)] : [{ text: card.text, differs: false }];
+  const pieces = differ ? (item.words ??= differing(item.cards.map((one) => one.text)))[item.cards.indexOf(card)] : [{ text: card.text, differs: false }];
   const text = el("p", { class: "text" }, pieces.map((one) => (one.differs ? el("mark", {}, one.text) : one.text)));
   if (!card.text.trim()) text.append(el("em", { class: "even" }, "(an empty answer)"));
   const long = card.text.length > FOLDED || card.text.split("\n").length > 12;
