@@ -19,10 +19,11 @@ from torch import Tensor
 
 from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice
-from pipeline.training.weighed import Weighed, of_judgements, of_pairs
+from pipeline.training.weighed import Weighed, of_completions, of_judgements, of_pairs
 from policies.backbone import adapter
 from policies.drawing import noise
 from policies.rollout import sample
+from policies.sharding import whole
 from policies.template import encode_prompt
 from policies.tokenizers import eos_ids
 
@@ -96,7 +97,7 @@ class PromptArguments(OneDevice, trl.RLOOConfig):
     """trl.RLOOConfig for one device a process."""
 
 
-class PromptTrainer(Replaces, SharedOut, trl.RLOOTrainer):
+class PromptTrainer(Weighed, Replaces, SharedOut, trl.RLOOTrainer, weigh=of_completions):
     """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered and sampled as everywhere else.
 
     JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is. The noise of a completion

@@ -42,6 +42,11 @@ def of_judgements(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
+def of_completions(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tokens that were sampled."""
+    return {"entropy": batch["completion_mask"].sum()}
+
+
 class Weighed:
     """Goes before a trainer of trl: its log averages over what `weigh` counts."""
 

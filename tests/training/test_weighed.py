@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.training.weighed import WEIGHT, averaged, of_judgements, of_lessons, of_pairs
+from pipeline.training.weighed import WEIGHT, averaged, of_completions, of_judgements, of_lessons, of_pairs
 
 
 def test_a_figure_is_a_mean_over_what_it_weighs() -> None:
@@ -37,6 +37,7 @@ def test_what_is_counted_of_a_micro_batch() -> None:
     mask = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 1, 1]])
     pairs = {name: int(count) for name, count in of_pairs({"completion_mask": mask}).items()}
     assert pairs == {"entropy": 7, "mean_token_accuracy": 4, "logits/chosen": 4, "logits/rejected": 3}
+    assert {name: int(count) for name, count in of_completions({"completion_mask": mask}).items()} == {"entropy": 7}
     found = of_judgements({"completion_mask": mask, "label": [True, False, False, True]})
     assert {name: int(count) for name, count in found.items()} == {
         "entropy": 7,
