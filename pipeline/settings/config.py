@@ -26,7 +26,6 @@ from pipeline.settings.sections import (
     Decoding,
     SamplingEngine,
     Section,
-    Sharded,
     Stepwise,
     Supervised,
     Tracker,
@@ -258,8 +257,7 @@ class Config(Section):
             return
         self._check_quantised("reward" if stage == "gold" else stage)
         section: Training = self.reward if stage == "gold" else getattr(self, stage)
-        if isinstance(section, Sharded):
-            section.check_sharding("reward" if stage == "gold" else stage, world_size, self.quantization)
+        section.check_sharding("reward" if stage == "gold" else stage, world_size, self.quantization)
         if not isinstance(section, Stepwise):
             self.ppo.share(world_size)
             return

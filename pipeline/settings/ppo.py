@@ -4,11 +4,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.sections import OBSERVES, ConfigError, Sharded
+from pipeline.settings.sections import OBSERVES, ConfigError, Training
 from pipeline.settings.wrong import divisors, multiples
 
 
-class PPO(Sharded):
+class PPO(Training):
     """Stage ppo: the policy is improved against the score, held near the sft model by a KL penalty."""
 
     reward_funcs: list[str] = Field(

@@ -156,6 +156,11 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, one more forward"
     )
+    sharding: Literal["none", "frozen", "full"] = Field(
+        "none",
+        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, those that are frozen, or all",
+        json_schema_extra=OBSERVES,
+    )
     save_steps: int = Field(50, ge=1, description="optimizer steps between resume states", json_schema_extra=OBSERVES)
     report_to: list[Tracker] | None = Field(
         None, description="trackers of this stage; default: report_to of the run", json_schema_extra=OBSERVES
@@ -167,18 +172,8 @@ class Training(Section):
         check_installed(wanted)
         return wanted
 
-
-class Sharded(Training):
-    """Training whose weights can be shared out among processes."""
-
-    sharding: Literal["none", "frozen", "full"] = Field(
-        "none",
-        description="whose decoder layers are shared out among the processes (FSDP2): nobody's, those that are frozen, or all",
-        json_schema_extra=OBSERVES,
-    )
-
     @model_validator(mode="after")
-    def _an_adapter_stays_whole(self) -> "Sharded":
+    def _an_adapter_stays_whole(self) -> "Training":
         if self.sharding == "full" and self.tuning == "lora":
             raise ValueError(
                 "sharding: full shares out what is trained, and with tuning: lora that is a small adapter; set sharding: frozen"
@@ -234,7 +229,7 @@ class Stepwise(Training):
         return self.batch_size // each
 
 
-class Supervised(Stepwise, Sharded):
+class Supervised(Stepwise):
     """Training for a number of passes over a data set."""
 
     num_train_epochs: float = Field(1.0, gt=0)

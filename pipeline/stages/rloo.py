@@ -18,7 +18,15 @@ from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config
 from pipeline.training import preflight
-from pipeline.training.baselines import answer_held_out, gains, gate, load_sft, open_parents, publish_policy
+from pipeline.training.baselines import (
+    answer_held_out,
+    gains,
+    gate,
+    load_sft,
+    open_parents,
+    publish_policy,
+    whole_policy,
+)
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
@@ -29,6 +37,7 @@ from pipeline.training.trainers import Report, check_recomputes, train, trainer_
 from pipeline.training.trl_trainers import PromptArguments, PromptTrainer
 from policies.adapters import lora_config
 from policies.episodes import after_eos_rule, prompt_order
+from policies.sharding import whole
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids
 from reward.functions import WeightedScore
@@ -50,9 +59,10 @@ def run(config: Config, run: Run) -> Manifest | None:
     check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
     score = scores(config, run, accelerator.device)
     report = Report(folder, "rloo", trackers, score)
-    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device)
+    model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, section.shared_by("rloo"))
     check_recomputes(model, section)
-    before = answer_held_out(model, tokenizer, asked, score, config)
+    with whole(model):  # processes sample different numbers of tokens
+        before = answer_held_out(model, tokenizer, asked, score, config)
     score.taken()  # the figures of each function are those of training
     shown = prompts(run, "train")
     order = prompt_order(len(shown), range(config.ppo.total_episodes // section.num_generations), config.seed)
@@ -80,10 +90,12 @@ def run(config: Config, run: Run) -> Manifest | None:
     given = sum(len(encode_prompt(tokenizer, shown[i].prompt)) for i in order) * section.num_generations
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     del trainer
-    after = answer_held_out(model, tokenizer, asked, score, config)
-    found = gains(before, after, model, config, run, tokenizer, score)
+    with whole(model):
+        after = answer_held_out(model, tokenizer, asked, score, config)
+        found = gains(before, after, model, config, run, tokenizer, score)
     if not accelerator.is_main_process:
         return None  # the main process publishes alone: nobody waits in a collective, whose time ends
+    model = whole_policy(folder, model, report.learned, config, run, tokenizer, accelerator.device)
     return publish_policy(
         "rloo",
         "Policy aligned with RLOO",

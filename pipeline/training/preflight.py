@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.artifacts.refusals import lower, sentence
 from pipeline.artifacts.run import Run
 from pipeline.settings.config import Config, ConfigError
-from pipeline.settings.sections import Sharded, Stepwise, Supervised, Training
+from pipeline.settings.sections import Stepwise, Supervised, Training
 from pipeline.training import room
 from pipeline.training.limits import GB, available, whole
 from policies.blueprint import config_at
@@ -120,8 +120,8 @@ def trainer_needs(
 ) -> dict[str, float]:
     """GB by part of a stage that transformers' Trainer runs, about, as `needs` counts them. `beside`: bytes of the models that are not
     trained, a reference or a reward model."""
-    sharding = section.sharding if isinstance(section, Sharded) else "none"
-    here = 1 - _shared(model, sharding, processes)[0]
+    layers, whole = _shared(model, section.sharding, processes)
+    here = 1 - layers
     frozen, trained = (model.weights * here, 1.0) if section.tuning == "lora" else (0.0, here)
     parts = {
         "process": resident / GB,
@@ -129,6 +129,8 @@ def trainer_needs(
         "training": model.trained * trained * ADAM * 4 / GB,
     }
     sampling = {"cache": model.cached(rows.length) * rows.sampled / GB}
+    if rows.sampled:  # with the model's layers gathered
+        sampling["gathered layers"] = whole / GB
     learning = {
         "activations": _activations(model, section, rows.tokens, rows.longest) / GB,
         "logits": rows.tokens * model.vocabulary * LOGITS * 4 / GB,
@@ -177,8 +179,7 @@ def of_trainer(
         model = policy(config, source, section, revision, kind)
         beside = scorers(config, run, alone=True) if scored else 0.0
         if reference and section.tuning == "full":
-            sharding = section.sharding if isinstance(section, Sharded) else "none"
-            beside += model.weights * (1 - _shared(model, sharding, run.world_size)[0])
+            beside += model.weights * (1 - _shared(model, section.sharding, run.world_size)[0])
         parts = trainer_needs(section, model, beside, rows, _resident(), run.world_size)
         told = check(stage, parts, *available(run.world_size))
         return (

@@ -17,7 +17,6 @@ from pipeline import ending
 from pipeline.artifacts.files import permitted
 from pipeline.pages.progress import bar, shown
 from pipeline.settings.config import Stepwise, Supervised
-from pipeline.settings.sections import Sharded
 from pipeline.training import checkpoints
 from pipeline.training.holding import shares
 from pipeline.training.sharded import learned, share_out_trained
@@ -128,10 +127,9 @@ def one_a_draw(choices: Sequence[Sequence[T]], order: Sequence[int], seed: int) 
 
 def train(trainer: Trainer, report: "Report", folder: Path, section: Stepwise) -> tuple[float, int]:
     """Train from the last checkpoint on: (the seconds it took, the optimizer steps that were done before)."""
-    sharding = section.sharding if isinstance(section, Sharded) else "none"
-    if sharding != "none":
-        share_out_trained(trainer, sharding, f"{type(section).__name__.lower()}.sharding")
-    report.shares = shares(sharding, cast(nn.Module, trainer.model), getattr(trainer, "ref_model", None))
+    if section.sharding != "none":
+        share_out_trained(trainer, section.sharding, f"{type(section).__name__.lower()}.sharding")
+    report.shares = shares(section.sharding, cast(nn.Module, trainer.model), getattr(trainer, "ref_model", None))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(report)
     started = time.monotonic()

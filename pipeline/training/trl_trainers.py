@@ -116,14 +116,15 @@ class PromptTrainer(Weighed, Replaces, SharedOut, trl.RLOOTrainer, weigh=of_comp
         drawn = [divmod(first + row, self.num_generations) for row in range(rows)]
         noises = [noise(how.seed, 0, f"rloo {n}", k, how.max_completion_length) for n, k in drawn]
         model = state.unwrap_model(self.model).eval()
-        said = sample(
-            model,
-            prompt_ids,
-            noises,
-            eos_ids=eos_ids(model, self._tokenizer),
-            pad_id=self._tokenizer.pad_token_id,
-            temperature=self.temperature,
-            batch_size=rows,
-        )
+        with whole(model):  # processes sample different numbers of tokens
+            said = sample(
+                model,
+                prompt_ids,
+                noises,
+                eos_ids=eos_ids(model, self._tokenizer),
+                pad_id=self._tokenizer.pad_token_id,
+                temperature=self.temperature,
+                batch_size=rows,
+            )
         model.train()
         return [completion.tokens for completion in said]

@@ -128,6 +128,10 @@ def test_a_stage_of_the_trainer_by_hand() -> None:
     assert learned["training"] * 1e9 == pytest.approx((MODEL - (4 * 120_200 + 100) / 2) * 16)
     sampling = trainer_needs(section, ADAPTED, 0.0, replace(rows, sampled=1000, length=50), 5e8)
     assert sampling["cache"] * 1e9 == pytest.approx(1000 * 50 * 2 * 4 * 50 * 4) and "logits" not in sampling
+    gathered = trainer_needs(
+        section.model_copy(update={"sharding": "frozen"}), ADAPTED, 0.0, replace(rows, sampled=1000, length=50), 5e8, 2
+    )
+    assert gathered["gathered layers"] * 1e9 == pytest.approx((4 * 120_200 + 100) * 4)
 
 
 def test_refused_with_the_remedy() -> None:
