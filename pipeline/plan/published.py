@@ -38,12 +38,13 @@ REPORTS = (
 
 
 def planned(report: Report, engine: str) -> float:
-    """Episodes a second of one GPU by the plan: an A100 of 80 GB, LoRA, the critic an adapter, one epoch; 0 where it does not fit."""
+    """Episodes a second of one GPU by the plan: an A100 of 80 GB, LoRA, the critic an adapter, one epoch, half of it for vLLM; 0 where it
+    does not fit."""
     from transformers import AutoConfig
 
     shape: Any = AutoConfig.for_model(report.model, **report.shape)
     section = {"batch_size": report.batch, "total_episodes": report.batch, "num_ppo_epochs": 1, "engine": engine}
-    section |= {"response_length": report.response, "gradient_checkpointing": True, "vllm_gpu_memory_utilization": 0.6}
+    section |= {"response_length": report.response, "gradient_checkpointing": True, "vllm_gpu_memory_utilization": 0.5}
     config = Config.model_validate({"ppo": section, "data": {"max_length": report.prompt + report.response}})
     work, machine = job_of(config, report.name, shape, report.prompt), KNOWN["a100-80"]
     need = chosen(work, machine, report.gpus, "none", None)

@@ -19,6 +19,9 @@ from policies.precision import Held, pick_dtype
 ADAM = 4  # float32 numbers for each trained weight: itself, its gradient, two moments
 ROWS = 15  # bytes of memory for each byte of rows that stage data reads: measured, docs/measured.md
 BROADCAST = 250 * 2**20  # bytes of a copy in which DDP sends what is trained to the others; a CPU's heap keeps it
+GATHERED = (
+    2  # layers of a shared model that are whole on a process while it learns: the one that computes, and the next
+)
 LOGITS = 10  # float32 copies of a micro-batch's logits in a step of trl's SFTTrainer: measured, docs/measured.md
 
 
@@ -46,18 +49,21 @@ def needs(
     config: Config, model: Footprint, beside: float, widest: int, resident: float, processes: int = 1
 ) -> dict[str, float]:
     """GB by part of a PPO run, about: those of sampling or of learning, whichever are more, as the other finds its memory free."""
+    import torch
+
     found = phases(config, model, beside, widest, resident, processes)
     if config.ppo.engine == "vllm":
-        found = {phase: parts | _engine(config, awake=phase == "sampling") for phase, parts in found.items()}
+        found = beside_vllm(found, config, whole(), torch.cuda.is_available())
     return max(found.values(), key=lambda parts: sum(parts.values()))
 
 
-def _engine(config: Config, awake: bool) -> dict[str, float]:
-    """GB that vLLM takes beside a process of ours, with its weights, keys and values; asleep it gives them back, on a GPU."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    return {"engine": whole() * config.ppo.vllm_gpu_memory_utilization} if awake or not on_gpu else {}
+def beside_vllm(
+    found: dict[str, dict[str, float]], config: Config, memory: float, gpu: bool
+) -> dict[str, dict[str, float]]:
+    """The `phases` of a process beside which vLLM takes its share of `memory` GB for weights, keys and values; while the process learns it
+    sleeps and gives them back, on a GPU."""
+    own = {"engine": memory * config.ppo.vllm_gpu_memory_utilization}
+    return {phase: parts | (own if phase == "sampling" or not gpu else {}) for phase, parts in found.items()}
 
 
 def phases(
@@ -71,7 +77,7 @@ def phases(
     """
     section = config.ppo
     parts = {"process": resident / GB}
-    layers, whole = _shared(model, section.sharding, processes)
+    layers, gathered = _shared(model, section.sharding, processes)
     if section.tuning == "lora":
         parts["weights"] = (model.weights * (1 - layers) + beside) / GB
         trained = model.trained * (2 if section.value == "adapter" else 1)
@@ -95,13 +101,16 @@ def phases(
     rows = section.per_device_rollout_batch_size or ROLLOUT_BATCH
     sampling = {
         "merged copy": merged / GB,
-        "gathered layers": whole / GB,
-        "cache": model.cached(longest) * min(section.batch_size, rows) / GB,
+        "gathered layers": gathered / GB,
+        "cache": 0.0
+        if section.engine.startswith("vllm")
+        else model.cached(longest) * min(section.batch_size, rows) / GB,
     }
     ddp = processes > 1 and section.sharding == "none"  # which wants policy and critic in one
     learning = {
         "activations": activations * (2 if ddp and section.value == "adapter" else 1) / GB + kept,
         "logits": model.vocabulary * (tokens * share * model.size + 3 * 256 * 4) / GB,
+        "gathered layers": gathered * min(1.0, GATHERED / max(1, model.depth)) / GB,
     }
     return {"sampling": parts | sampling, "learning": parts | learning}
 
@@ -225,7 +234,8 @@ def of_asking(
 
     def counted() -> str:
         parts = asking_needs(config, run, sources, rows, length)
-        parts |= _engine(config, awake=True) if engine == "vllm" else {}
+        if engine == "vllm":
+            parts["engine"] = whole() * config.ppo.vllm_gpu_memory_utilization
         told = check(stage, parts, *available())
         if stage in ("inspect", "rank"):
             return told

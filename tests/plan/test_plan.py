@@ -3,13 +3,12 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from transformers import GPT2Config, LlamaConfig, MixtralConfig
 
 from pipeline.bench.machine import Shape, iteration_flops
-from pipeline.plan import memory
 from pipeline.plan.calls import Calls
 from pipeline.plan.machines import KNOWN, MEASURED, Machine
 from pipeline.plan.memory import chosen, need, shardings
@@ -17,8 +16,9 @@ from pipeline.plan.plan import growth, plan, planned
 from pipeline.plan.published import REPORTS, compared
 from pipeline.plan.seconds import iteration
 from pipeline.plan.work import Job, job_of, matrices
-from pipeline.settings.config import PPO, Config, ConfigError
+from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
+from pipeline.training.sizes import TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = LlamaConfig(
@@ -127,7 +127,7 @@ def test_layers_are_shared_where_the_setting_is_there() -> None:
     for phase, gathered in (("sampling", 1.0), ("learning", 2 / 32)):
         more = frozen.phases[phase]
         assert none.phases[phase]["weights"] - more["weights"] == pytest.approx(layers * 7 / 8, rel=1e-3)
-        assert more["gathered"] == pytest.approx(layers * gathered, rel=1e-3)
+        assert more["gathered layers"] == pytest.approx(layers * gathered, rel=1e-3)
     full = large(tuning="full")
     kept, cut = (need(full, machine, 8, way, None, 1024, 8).phases["learning"] for way in ("frozen", "full"))
     assert cut["training"] < kept["training"] / 4 and cut["weights"] == kept["weights"]
@@ -135,21 +135,48 @@ def test_layers_are_shared_where_the_setting_is_there() -> None:
     assert sent[1] > sent[0]
 
 
-def test_only_ways_that_a_run_takes_are_shown() -> None:
+def test_only_ways_that_a_run_takes_are_shown_the_recipes_first() -> None:
     for quantization, processes in (("nf4", 8), (None, 1)):
         assert list(shardings(large(), processes, quantization)) == ["none"]
     assert list(shardings(large(engine="vllm"), 8, None)) == ["none"]
+    for ppo, ways in (
+        ({}, ["none", "frozen"]),
+        ({"sharding": "frozen"}, ["frozen", "none"]),
+        ({"tuning": "full"}, ["none", "frozen", "full"]),
+        ({"tuning": "full", "sharding": "full"}, ["full", "none", "frozen"]),
+    ):
+        work = large(**ppo)
+        assert list(shardings(work, 8, None)) == ways
+        shown = planned(work, KNOWN["h200"], 8, None)
+        rows = [match[1] for line in shown if (match := re.match(r"^  (\w+) +its dtype", line))]
+        assert rows == ways
+        if work.config.ppo.tuning == "lora":  # both fit
+            assert any(f"(sharding {ways[0]}, " in line for line in shown)
 
-    class Sharing(PPO):
-        sharding: Literal["none", "frozen", "full"] = "none"
 
-    for tuning, ways in (("lora", ["none", "frozen"]), ("full", ["none", "frozen", "full"])):
-        work = large(tuning=tuning)
-        section = Sharing.model_validate(work.config.ppo.model_dump(exclude={"sharding"}))
-        shared = replace(work, config=work.config.model_copy(update={"ppo": section}))
-        assert list(shardings(shared, 8, None)) == ways and list(shardings(shared, 1, None)) == ["none"]
-        shown = "\n".join(planned(shared, KNOWN["h200"], 8, None))
-        assert all(re.search(rf"^  {way} +its dtype", shown, re.MULTILINE) for way in ways)
+def test_every_way_is_counted_alike_whatever_the_recipes_own_is() -> None:
+    """A recipe's own sharding was counted beneath each way: weights of -10 GB."""
+    machine, plain = KNOWN["h200"], large()
+    for own in ("none", "frozen"):
+        for way in ("none", "frozen"):
+            assert chosen(large(sharding=own), machine, 8, way, None) == chosen(plain, machine, 8, way, None)
+
+
+def test_what_the_recipe_says_is_planned() -> None:
+    """Tokens of a micro-batch and rows that are sampled together; where it leaves them open, what stage ppo would choose there."""
+    said = {"micro_batch_tokens": 777, "per_device_rollout_batch_size": 3}
+    for machine, usual in ((KNOWN["h200"], (16384, 64)), (KNOWN["cpu"], (384, 64))):
+        found = [chosen(small(SMALL, 2, batch_size=12_000, total_episodes=12_000, **one), machine, 1, "none", None) for one in ({}, said)]  # fmt: skip
+        assert [(one.tokens, one.sampled) for one in found[1:]] == [(777, 3)]
+        assert found[0].tokens == usual[0] and found[0].sampled == (1024 if machine.gpu else usual[1])
+
+
+def test_vllm_sleeps_while_a_gpu_learns_and_samples_without_our_cache() -> None:
+    for machine, phases in ((KNOWN["h200"], {"sampling"}), (KNOWN["cpu"], {"sampling", "learning"})):
+        found = chosen(large(engine="vllm"), machine, 1, "none", None)
+        assert {phase for phase, parts in found.phases.items() if "engine" in parts} == phases
+        assert found.phases["sampling"]["engine"] == pytest.approx(0.3 * machine.memory_gb)
+        assert found.phases["sampling"]["cache"] == 0 < chosen(large(), machine, 1, "none", None).phases["sampling"]["cache"]  # fmt: skip
 
 
 def test_more_gpus_are_never_slower_and_never_hold_more() -> None:
@@ -171,7 +198,7 @@ def test_the_largest_micro_batch_that_fits_is_taken() -> None:
     work = large(64, 1024)
     tokens = {name: chosen(work, KNOWN[name], 1, "none", None) for name in ("h200", "a100-80", "4090")}
     assert tokens["h200"].tokens > tokens["a100-80"].tokens and not tokens["4090"].fits(KNOWN["4090"])
-    assert tokens["4090"].tokens == memory.STEPS[0]
+    assert tokens["4090"].tokens == TOKENS[0]
     assert tokens["a100-80"].fits(KNOWN["a100-80"])
     larger = need(work, KNOWN["a100-80"], 1, "none", None, 2 * tokens["a100-80"].tokens, 64)
     assert not larger.fits(KNOWN["a100-80"])

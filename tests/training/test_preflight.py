@@ -17,7 +17,7 @@ from pipeline.settings.config import PPO, Config, ConfigError
 from pipeline.settings.recipe import load
 from pipeline.settings.sections import Lora
 from pipeline.training import limits, preflight, room
-from pipeline.training.preflight import Rows, check, needs, trainer_needs
+from pipeline.training.preflight import Rows, check, needs, phases, trainer_needs
 from policies.footprint import Footprint, footprint
 from policies.precision import Held
 
@@ -58,6 +58,8 @@ def test_what_is_shared_out_by_hand() -> None:
     frozen = parts(**few, sharding="frozen")
     assert (alone["weights"] - frozen["weights"]) * 1e9 == pytest.approx(layers * 4 / 2)
     assert frozen["gathered layers"] * 1e9 == pytest.approx(layers * 4) and frozen["merged copy"] == 0.0
+    learning = phases(Config(ppo=PPO(sharding="frozen")), ADAPTED, 0.0, 20, 5e8, 2)["learning"]
+    assert learning["gathered layers"] * 1e9 == pytest.approx(layers * 4 / 2)  # two of four
     full = parts(WHOLE, **few, tuning="full", sharding="full")
     whole = parts(WHOLE, **few, tuning="full")
     assert (whole["training"] - full["training"]) * 1e9 == pytest.approx(2 * layers / 2 * 4 * 4)
@@ -80,9 +82,11 @@ def test_sampling_or_learning_whichever_is_more() -> None:
     together = parts(processes=2, micro_batch_tokens=4000, keep_activations=0.0)
     assert together["activations"] * 1e9 == pytest.approx(2 * ADAPTED.activations(4000, 52))  # critic and policy
     long: Any = few | {"response_length": 200}
-    attached, vllm = (parts(NARROW, **long, engine=engine) for engine in ("transformers", "vllm"))
-    assert attached["merged copy"] == 0  # in bfloat16
-    assert vllm["merged copy"] * 1e9 == pytest.approx(4 * LAYER * 2)
+    attached = parts(NARROW, **long)
+    assert attached["merged copy"] == 0 < attached["cache"]  # in bfloat16
+    for engine in ("vllm", "vllm_server"):  # handed a merged copy, and its keys and values are no part of ours
+        handed = phases(Config(ppo=PPO(**long, engine=engine)), NARROW, 0.0, 20, 5e8)["sampling"]
+        assert handed["merged copy"] * 1e9 == pytest.approx(4 * LAYER * 2) and handed["cache"] == 0
 
 
 def test_training_by_hand() -> None:

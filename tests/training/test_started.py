@@ -123,7 +123,9 @@ def test_processes_that_would_each_start_processes_are_refused(monkeypatch: pyte
         make_all(Call.of(SMOKE, "r", [], asked="all"))
     with pytest.raises(ConfigError, match="sft starts the processes of each stage itself"):
         make("sft", Call.of(SMOKE, "r", [], asked="sft", seeds=2))
-    with pytest.raises(ConfigError, match="^data is the work of one process, and a launcher started 2; without it, run: "):
+    with pytest.raises(
+        ConfigError, match="^data is the work of one process, and a launcher started 2; without it, run: "
+    ):
         make("data", Call.of(SMOKE, "r", [], asked="data"))
 
 
