@@ -1,5 +1,6 @@
-"""What do several test files share? The tiny model's folder and tokenizer, and one thread."""
+"""What do several test files share? The tiny model's folder and tokenizer, a browser, and one thread."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,19 @@ def every_command_can_be_pasted() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Call, "line", checked)
         yield
+
+
+@pytest.fixture(scope="module")  # longer, its event loop would be in the way of other files'
+def chromium() -> Iterator[Any]:
+    """The system's Chromium (apt install chromium), driven by playwright, which downloads nothing here."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path is not None, "no Chromium here: apt install chromium"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ accessibility checker. Run with: make test SLOW=1, or pytest -m slow tests/repor
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,18 +44,6 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = {"prompt": "Opening", "before": " a", "after": " b", "score_before": 0.0, "score_after": 1.0}
     exports.write(result, rows, judges, folder, Evaluations(0, 10, [said]))
     return folder / "report.html"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path is not None, "no Chromium here: apt install chromium"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

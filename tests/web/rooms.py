@@ -1,10 +1,15 @@
 """What the tests of the rooms share: the whole application around a run, asked as a page would, with a tiny model where one speaks."""
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from tiny import save_tiny
 
@@ -35,6 +40,22 @@ class Page:
         answer = self.post(path, body)
         assert answer.status_code == 200, answer.text
         return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@contextmanager
+def served(state: State) -> Iterator[str]:
+    """The address at which the whole application answers a browser, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        app = make_app(state, [f"127.0.0.1:{port}"])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=10))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{port}"
+        state.ending.set()  # as serve.py does
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive(), "open event streams do not keep the server"
 
 
 def with_models(folder: Path, monkeypatch: pytest.MonkeyPatch, *known: str) -> dict[str, str]:

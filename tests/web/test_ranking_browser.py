@@ -5,15 +5,13 @@ Chromium is the system's (apt install chromium), driven by playwright.
 
 import random
 import re
-import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
+from rooms import served
 
 from data.refining.agreement import alpha
 from pipeline.artifacts.files import read_rows
@@ -21,22 +19,11 @@ from pipeline.artifacts.run import Run
 from pipeline.people import choosing, export
 from pipeline.people.agreement import agreements
 from pipeline.people.store import new_item, open_store
-from pipeline.web.app import make_app
 from pipeline.web.asking import State
 
 pytestmark = pytest.mark.slow
 ITEMS = 50
 WORDS = ("good", "fine", "<b>bad</b>", "worse")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path is not None, "no Chromium here: apt install chromium"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -55,19 +42,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def address(run: Run) -> Iterator[str]:
-    import uvicorn
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        state = State(run, run.root, "t0ken-that-is-long")
-        server = uvicorn.Server(
-            uvicorn.Config(make_app(state, [f"127.0.0.1:{port}"]), log_config=None, timeout_graceful_shutdown=1)
-        )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{port}/rank?token={state.token}"
-        server.should_exit = True
-        thread.join()
+    state = State(run, run.root, "t0ken-that-is-long")
+    with served(state) as there:
+        yield f"{there}/rank?token={state.token}"
 
 
 def wish(person: str, prompt: str) -> tuple[list[list[str]], list[str], bool]:
@@ -193,3 +170,46 @@ def test_every_word_of_the_help_is_a_key(chromium: Any, address: str) -> None:
     page.locator(".stored", has_text="Skipped").wait_for()
     page.keyboard.press("n")
     expect(page.locator("#note")).to_be_focused()
+
+
+def begun(chromium: Any, address: str, person: str) -> Any:
+    """The room with the first item, behind the name."""
+    page = chromium.new_context().new_page()
+    page.goto(address)
+    page.fill("#person", person)
+    page.keyboard.press("Enter")
+    page.locator(".answer").first.wait_for()
+    return page
+
+
+def test_what_was_stored_without_the_page_knowing_is_stored_once(chromium: Any, address: str, run: Run) -> None:
+    """The answer to a submit is lost; a second later the same is sent again, with the same id and the same time."""
+    page = begun(chromium, address, "Anna")
+
+    def lost(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/rank/done", lost)
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_contain_text("does not answer")
+    assert page.locator(".tier").count() == 2, "the order stays on the screen"
+    page.unroute("**/api/rank/done")
+    page.wait_for_timeout(1200)  # the time of the item goes on meanwhile
+    page.keyboard.press("Enter")
+    page.locator(".stored").wait_for()
+    assert [event.person for event in open_store(run).events("ranking")] == ["Anna"]
+
+
+def test_words_that_differ_are_marked_in_long_answers_too(chromium: Any, address: str, run: Run) -> None:
+    """Of 40,000 words each, in time that a person waits: before, every word was looked up in every text anew."""
+    words = [" ".join(f"{side if n % 2 else 'w'}{n}" for n in range(40_000)) for side in "ab"]
+    open_store(run).add_items([new_item("long", [(text, "ppo") for text in words], body={"unsure": 1.0})])
+    page = begun(chromium, address, "Anna")
+    page.keyboard.press("s")  # of practice
+    expect(page.locator(".asked")).to_have_text("long")
+    page.keyboard.press("d")
+    expect(page.locator("mark")).to_have_count(40_000, timeout=30_000)
+    assert page.locator("mark").first.text_content() in ("a1", "b1")

@@ -126,7 +126,8 @@ def test_one_answer_at_a_time_a_person(run: Run) -> None:
 def test_a_page_that_is_gone_before_its_answer_begins_holds_nobody_up(run: Run) -> None:
     desk = generating.Desk(State(run, run.root))
     desk.streamed("Anna", lambda stop, tell: None)  # and nobody ever reads it
-    desk.streamed("Anna", lambda stop, tell: None)
+    again = desk.streamed("Anna", lambda stop, tell: None)
+    assert again.status_code == 200 and desk.asking == set()
 
 
 async def _left(desk: generating.Desk, work: Any) -> None:

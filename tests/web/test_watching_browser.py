@@ -3,13 +3,13 @@
 Chromium is the system's (apt install chromium), driven by playwright; axe-core is the accessibility checker.
 """
 
-import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
+from rooms import served
 from watched import attempt, compared, row, sample, stage, text
 
 from pipeline.artifacts.run import Run
@@ -17,26 +17,11 @@ from pipeline.commands import Call
 from pipeline.settings.config import Config
 from pipeline.settings.recipe import load
 from pipeline.web import runs_now
-from pipeline.web.app import make_app
 from pipeline.web.asking import State
 
 pytestmark = pytest.mark.slow
 SMOKE = str(Path(__file__).resolve().parents[2] / "recipes" / "smoke.yaml")
 EVIL = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    import shutil
-
-    from playwright.sync_api import sync_playwright
-
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path is not None, "no Chromium here: apt install chromium"
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -55,20 +40,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def address(run: Run) -> Iterator[str]:
-    import uvicorn
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        state = State(run, token="t" * 40)
-        app = make_app(state, [f"127.0.0.1:{port}"])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=10))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{port}"
-        state.ending.set()  # as serve.py does
-        server.should_exit = True
-        thread.join(timeout=20)
-        assert not thread.is_alive(), "open event streams do not keep the server"
+    with served(State(run, token="t" * 40)) as there:
+        yield there
 
 
 @pytest.fixture
@@ -121,8 +94,7 @@ def test_curves_grow_while_the_page_is_open(page: Any, run: Run) -> None:
     (partial / "lock").unlink()
     partial.rmdir()
     page.wait_for_selector("#stage-ppo .badge.pass", timeout=10_000)
-    page.wait_for_function("document.querySelectorAll('.plot circle').length >= 4 * 5", timeout=10_000)
-    assert named(page, "reward").locator("circle").count() == 4, "once each over the renaming"
+    expect(named(page, "reward").locator("circle")).to_have_count(4, timeout=10_000)  # once each over the renaming
     compared(Run("demo"))
     page.wait_for_selector(".verdict.yes >> text=Preferred to the original in 9 of 10 answers.", timeout=10_000)
     assert page.locator(".said-by li").count() == 3 and "ran" not in page.title()
@@ -138,16 +110,16 @@ def test_several_seeds_and_runs_in_one_plot(page: Any, run: Run) -> None:
     page.get_by_role("checkbox", name="ppo of other").check()
     for box in page.get_by_role("checkbox").all():
         box.check()
-    page.wait_for_function("document.querySelectorAll('.plot:first-child polyline').length === 3", timeout=10_000)
+    expect(page.locator(".plot:first-child polyline")).to_have_count(3, timeout=10_000)
     kinds = page.eval_on_selector_all(
         ".plot:first-child polyline",
         "all => all.map(one => [getComputedStyle(one).stroke, getComputedStyle(one).strokeDasharray].join())",
     )
     assert len(set(kinds)) == 3 and len({kind.partition(",")[2] for kind in kinds}) == 3
     page.locator(".numbers summary").click()
-    assert page.locator(".numbers tbody tr").count() == 2 + 2 + 3
+    expect(page.locator(".numbers tbody tr")).to_have_count(2 + 2 + 3)
     page.get_by_role("checkbox", name="ppo of other").uncheck()
-    page.wait_for_function("document.querySelectorAll('.plot:first-child polyline').length === 2", timeout=10_000)
+    expect(page.locator(".plot:first-child polyline")).to_have_count(2, timeout=10_000)
 
 
 def test_a_report_opens_sealed_off(page: Any, address: str) -> None:
@@ -163,6 +135,10 @@ def test_a_report_opens_sealed_off(page: Any, address: str) -> None:
         f"fetch('{address}/api/runs', {{credentials: 'include'}}).then(a => a.status, e => 'refused')"
     )
     assert got in ("refused", 403) and report.evaluate("self.origin") == "null"
+    report.click("text=all of this run")  # of an origin of its own, so that the browser sends no cookie
+    report.click("text=On to the page")
+    report.wait_for_selector(".walk li")
+    assert report.url == f"{address}/runs"
     report.close()
 
 
@@ -173,6 +149,7 @@ def test_a_server_that_ends_is_told(page: Any, run: Run) -> None:
     page.wait_for_selector(".line.off", timeout=10_000)
     page.unroute("**/api/runs/live*")
     page.wait_for_selector(".line.on", timeout=15_000)
+    assert page.locator(".line.off").count() == 0 and page.locator(".walk li").count() > 0
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -75,6 +75,6 @@ def compared(run: Run, answer: str = "Yes. Preferred to the original in 9 of 10 
         for n, gain in enumerate((9.0, 1.0, 2.0))
         for model in ("base", "sft", "ppo")
     ]  # fmt: skip
-    page = "<!doctype html><title>report</title><script>document.title = 'ran'</script>"
+    page = "<!doctype html><title>report</title><script>document.title = 'ran'</script><a href='../index.html'>all of this run</a>"
     files = {"report.json": json.dumps(REPORT), "samples.jsonl": text(said), "report.html": page}
     return stage(run, "compare", files, notes={"answer": answer, "verdict": "By vader it is better."}, gate=DOUBTED)

@@ -21,11 +21,11 @@ function tellVotes(votes) {
   get("votes").textContent = votes.votes ? `${many(votes.votes, "vote", "votes")} by ${many(votes.people, "person", "people")}` : "";
   const found = votes.standing;
   get("standing").hidden = !found.models.length;
-  const number = (value) => (value === null ? "–" : value.toFixed(2).replace("-", "−"));
-  const line = (one) => el("tr", {}, el("th", { scope: "row" }, one.name), el("td", {}, number(one.score)), el("td", {}, one.low === null ? "–" : `${number(one.low)} to ${number(one.high)}`), el("td", {}, String(one.votes)));
+  const number = (value) => value.toFixed(2).replace(/^-(?!0\.00$)/, "−").replace("-", "");
+  const line = (one) => el("tr", {}, el("th", { scope: "row" }, one.name), el("td", {}, found.linked ? number(one.score) : "–"), el("td", {}, one.low === null ? "–" : `${number(one.low)} to ${number(one.high)}`), el("td", {}, String(one.votes)));
   get("models-standing").replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ["Model", "Score", "95% interval", "Votes"].map((name) => el("th", { scope: "col" }, name)))), el("tbody", {}, found.models.map(line))));
   get("standing-note").textContent = `${many(found.votes, "vote counts", "votes count")}, of ${many(found.people, "person", "people")} on ${many(found.prompts, "prompt", "prompts")}${votes.set_aside ? `; ${many(votes.set_aside, "is", "are")} set aside` : ""}.`
-    + (found.linked ? "" : " Some models have never won or never lost against the others, so the distances say nothing yet.");
+    + (found.linked ? "" : " Some models have never won or never lost against the others, so how far apart they lie is not known yet.");
 }
 
 async function play() {
