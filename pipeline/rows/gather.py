@@ -5,18 +5,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from data import reviews
+from data import chinese_reviews, reviews
 from data.loading import Loaded, to_rows
 from data.reading.limits import Limits
 from data.reading.options import Options
 from data.schema import SHOWN, DataError, Problem, examples
-from pipeline.artifacts.embedded import reviews_archive
-from pipeline.settings.config import EMBEDDED_REVIEWS, Config, Data, Part
+from pipeline.artifacts.embedded import chinese_archive, reviews_archive
+from pipeline.settings.config import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Config, Data, Part
 
 KINDS = ("demonstrations", "rankings", "prompts")
 JUDGEMENTS = "judgements"
 """The fourth kind, which few sources give: it has files only where there are any."""
 TRAIN, EVAL = "train", "eval"
+JUDGE = chinese_reviews.JUDGE
+"""The side that no stage learns from, whose judgements are the judge's."""
 NO_JUDGEMENT = "no judgement found: these are prompts, and nobody says what a good answer is"
 PROMPTS_ALONE = "give rankings or demonstrations as data.source, and prompts as data.prompts"
 
@@ -55,8 +57,12 @@ class _Wanted(NamedTuple):
     kind: str | None
 
 
+def embedded(config: Config) -> Gathered:
+    """An embedded data set, which comes split by review."""
+    return chinese(config) if config.data.chinese() else film_reviews(config)
+
+
 def film_reviews(config: Config) -> Gathered:
-    """The embedded data set, which comes split by review."""
     settings = config.data.reviews
     built = reviews.build(
         reviews.load(reviews_archive()),
@@ -75,6 +81,42 @@ def film_reviews(config: Config) -> Gathered:
     ]
     said = {"source": EMBEDDED_REVIEWS, "format": EMBEDDED_REVIEWS, "kind": ", ".join(KINDS)}
     return Gathered(portions, [said | {"polarity": "a higher mean rating is better"}], counts=dict(built.counts))
+
+
+def chinese(config: Config) -> Gathered:
+    settings = config.data.chinese_reviews
+    found, sides = chinese_sides(config)
+    rows, counts = chinese_reviews.build(sides, seed=config.seed, **settings.model_dump(exclude={"judge_fraction"}))
+    portions = [
+        Portion(CHINESE_REVIEWS, CHINESE_REVIEWS, kind, in_chat(made, config.data), side)
+        for (kind, side), made in rows.items()
+    ]
+    said = {"source": CHINESE_REVIEWS, "format": CHINESE_REVIEWS, "kind": ", ".join((*KINDS, JUDGEMENTS))}
+    reasons = {name: count for name, count in found.counts.items() if name not in ("lines", "repeats", "reviews")}
+    read = {"read": found.counts["lines"], "rejected": 0, "repeats": found.counts["repeats"]}
+    left_out = {f"left_out ({reason})": count for reason, count in reasons.items()}
+    rejects = [
+        {"row": {"text": one.text}, "file": one.file, "line": one.line, "reason": one.reason} for one in found.left_out
+    ]
+    said |= {"polarity": "a positive review is better than a negative one with the same opening"}
+    return Gathered(portions, [said | {"left_out": reasons}], rejects, read | left_out | counts)
+
+
+def chinese_sides(config: Config) -> tuple[chinese_reviews.Found, dict[str, list[chinese_reviews.Review]]]:
+    """The Chinese reviews, and which of them stand on which side: the one split of all stages that read them."""
+    found = chinese_reviews.load(chinese_archive())
+    fractions = {
+        "eval_fraction": config.data.eval_fraction,
+        "judge_fraction": config.data.chinese_reviews.judge_fraction,
+    }
+    return found, chinese_reviews.sides(found.reviews, **fractions, seed=config.seed)
+
+
+def chinese_texts(config: Config) -> tuple[list[str], list[str]]:
+    """(training, held-out) texts to pretrain on: whole reviews, those of the judge in neither."""
+    _, sides = chinese_sides(config)
+    train, held_out = ([review.text for review in sides[side]] for side in (TRAIN, EVAL))
+    return train, held_out
 
 
 def own(settings: Data) -> Gathered:

@@ -12,7 +12,9 @@ from pipeline.commands import install
 from pipeline.graph import COMPARED
 from pipeline.settings import baselines
 from pipeline.settings.baselines import best_of, known_models
+from pipeline.settings.data import CHINESE_REVIEWS as CHINESE_REVIEWS
 from pipeline.settings.data import EMBEDDED_REVIEWS as EMBEDDED_REVIEWS
+from pipeline.settings.data import EMBEDDED_SOURCES as EMBEDDED_SOURCES
 from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
 from pipeline.settings.data import Part as Part

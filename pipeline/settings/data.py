@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 
 from pipeline.settings.sections import OBSERVES, Section
 
-EMBEDDED_REVIEWS = "film_reviews"
+EMBEDDED_REVIEWS, CHINESE_REVIEWS = "film_reviews", "chinese_reviews"
+EMBEDDED_SOURCES = (EMBEDDED_REVIEWS, CHINESE_REVIEWS)
+"""The data sets that come with the project, split and complete."""
 
 
 class Reviews(Section):
@@ -18,6 +20,25 @@ class Reviews(Section):
     opening_words: int = Field(1, ge=1, description="reviews that share so many opening words are ranked together")
     prompt_words: int = Field(3, ge=1, description="opening words of a review that make the prompt of a demonstration")
     max_words: int | None = Field(None, ge=4, description="leave out reviews longer than this")
+
+
+class ChineseReviews(Section):
+    """How the embedded Chinese reviews are split, and become demonstrations, prompts and rankings."""
+
+    k: int = Field(4, ge=2, description="completions in a ranking, at least one of each label")
+    opening_characters: int = Field(2, ge=1, description="first characters of a review that make its prompt")
+    max_characters: int | None = Field(
+        60,
+        ge=8,
+        description="cut longer reviews behind the last sentence that fits, else leave them out; null: keep all",
+    )
+    prompt_reviews: int = Field(
+        2, ge=1, description="positive, and as many negative, training reviews that must share an opening for a prompt"
+    )
+    prompt_eval_fraction: float = Field(0.3, gt=0, lt=1, description="share of these openings that is held out")
+    judge_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the reviews that no stage sees but the judge chinese_sentiment"
+    )
 
 
 class Source(Section):
@@ -79,7 +100,9 @@ class Clean(Section):
 class Data(Source):
     """Stage data: raw files to validated, split, fingerprinted rows."""
 
-    source: str = Field(EMBEDDED_REVIEWS, description="film_reviews, a file, pattern, folder, Hub id, module:function")
+    source: str = Field(
+        EMBEDDED_REVIEWS, description="film_reviews, chinese_reviews, a file, pattern, folder, Hub id, module:function"
+    )
     chat: bool = Field(
         False, description="send prompts that are plain texts through the chat template, as a user's message"
     )
@@ -108,7 +131,7 @@ class Data(Source):
         json_schema_extra=OBSERVES,
     )
     clean: Clean = Clean()
-    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (film reviews: by review)")
+    eval_fraction: float = Field(0.1, gt=0, lt=1, description="share held out, by prompt (embedded reviews: by review)")
     gold_fraction: float = Field(
         0.0, ge=0, lt=1, description="share of the training rankings, by prompt, kept for stage gold and from reward"
     )
@@ -118,15 +141,20 @@ class Data(Source):
     max_length: int = Field(512, ge=8, description="tokens of prompt + completion + EOS that any stage may see")
     min_completion_tokens: int = Field(1, ge=1, description="room that a prompt must leave within max_length")
     reviews: Reviews = Reviews()
+    chinese_reviews: ChineseReviews = ChineseReviews()
 
     @model_validator(mode="after")
     def _one_or_mixture(self) -> "Data":
         wrong: list[str] = []
         if self.mixture:
             wrong += self._wrong_mixture()
-        elif self.source == EMBEDDED_REVIEWS:
+        elif self.source in EMBEDDED_SOURCES:
             ours = (*Source.model_fields, "max_rows", "demonstrations", "prompts", "eval_prompts")
-            wrong += [f"{name}: {EMBEDDED_REVIEWS} has no use for it; leave it out" for name in self._given(ours)]
+            wrong += [f"{name}: {self.source} has no use for it; leave it out" for name in self._given(ours)]
+            if self.source == CHINESE_REVIEWS and self.eval_fraction + self.chinese_reviews.judge_fraction >= 1:
+                wrong.append(
+                    "chinese_reviews.judge_fraction: with eval_fraction it leaves no review to train on; lower one of them"
+                )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -140,8 +168,8 @@ class Data(Source):
             wrong.append("mixture: it stands beside source; keep one of them")
         if any(part.weight is None for part in self.mixture) and any(part.weight for part in self.mixture):
             wrong.append("mixture: some sources have a weight and some have none; give all of them one, or none")
-        if any(part.source == EMBEDDED_REVIEWS for part in self.mixture):
-            wrong.append(f"mixture: {EMBEDDED_REVIEWS} cannot be mixed; name files or Hub ids")
+        embedded = dict.fromkeys(part.source for part in self.mixture if part.source in EMBEDDED_SOURCES)
+        wrong += [f"mixture: {name} cannot be mixed; name files or Hub ids" for name in embedded]
         names = [part.name for part in self.mixture]
         for name in dict.fromkeys(names):
             if names.count(name) > 1:
@@ -163,5 +191,9 @@ class Data(Source):
         return [part.source for part in self.parts()] + [name for name in others if name is not None]
 
     def embedded(self) -> bool:
-        """Whether this is the film reviews that come with the project."""
-        return self.source == EMBEDDED_REVIEWS and not self.mixture
+        """Whether these are reviews that come with the project."""
+        return self.source in EMBEDDED_SOURCES and not self.mixture
+
+    def chinese(self) -> bool:
+        """Whether these are the Chinese ones."""
+        return self.source == CHINESE_REVIEWS and not self.mixture

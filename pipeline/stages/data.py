@@ -22,7 +22,7 @@ from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.rows import gather, portions
 from pipeline.rows.fitness import CONTRARY, CONTROL, REFUSED, TOO_LONG, SetAside, refuse
-from pipeline.rows.gather import EVAL, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
+from pipeline.rows.gather import EVAL, JUDGE, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training import preflight
 from pipeline.training.context import base_model, closing
@@ -62,7 +62,7 @@ def run(config: Config, run: Run) -> Manifest:
     preflight.of_rows(
         config, run, sum(path.stat().st_size for one in sources("data", config) for path in local_files(one))
     )
-    gathered = gather.film_reviews(config) if config.data.embedded() else _own(config, run)
+    gathered = gather.embedded(config) if config.data.embedded() else _own(config, run)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
     figures = figures_of(files, made, counts, config)
@@ -105,7 +105,7 @@ def _own(config: Config, run: Run) -> gather.Gathered:
 
 def summary(manifest: Manifest, run: Run) -> str:
     figures = ["demonstrations_train", "rankings_train", "rankings_gold", "rankings_eval"]
-    figures += ["judgements_train", "judgements_eval", "prompts_train", "prompts_eval", "rejected"]
+    figures += ["judgements_train", "judgements_eval", "judgements_judge", "prompts_train", "prompts_eval", "rejected"]
     for name, figure in manifest.metrics.items():
         told = name.startswith("left_out") or name.endswith(tuple(f"_{ending}" for ending in REMOVED))
         if figure and (told or name in (*REASONS, "rankings_equal_after_truncation")):
@@ -135,7 +135,7 @@ def refined(
     }
     if bad := sum(row.all_bad for portion in made if portion.kind == "rankings" for row in portion.rows):
         counts["rankings_all_bad"] = bad
-    if not settings.embedded():  # the film reviews come split and complete, and share their openings by design
+    if not settings.embedded():  # the embedded reviews come split and complete, and share their openings by design
         made, changed = portions.halved(made, settings, config.seed)
         counts |= changed
         made, changed = portions.decontaminated(portions.completed(made, EVAL), settings.clean.decontaminate)
@@ -160,6 +160,8 @@ def ordered(made: Sequence[Portion], mixed: bool, seed: int) -> dict[str, list[A
             here = [(p.name, p.rows) for p in made if (p.kind, p.side) == (kind, side)]
             rows = mixing.shuffled(here, seed) if mixed else portions.rows_of(made, kind, side)
             files[f"{kind}.{side}"] = rows
+    if any(portion.side == JUDGE for portion in made):
+        files[f"{JUDGEMENTS}.{JUDGE}"] = portions.rows_of(made, JUDGEMENTS, JUDGE)
     return files
 
 
@@ -169,7 +171,7 @@ def for_gold(files: Files, config: Config) -> tuple[dict[str, list[Any]], dict[s
     Whole prompts move, so the gold model and what is trained on the rest share none: training judgements of these prompts are
     left out, and counted as `judgements_with_gold_prompts`. Demonstrations and prompts stay.
     """
-    # the film reviews share their openings by design, and openings of a word or two have no degree of likeness
+    # the embedded reviews share their openings by design, and openings of a word or two have no degree of likeness
     similarity = None if config.data.embedded() else config.data.split_similarity
     kept, aside = split.set_aside(files["rankings.train"], similarity, config.data.gold_fraction, config.seed)
     made = {**files, "rankings.train": kept, "rankings.gold": aside}
@@ -260,11 +262,14 @@ def _prompts(rows: Sequence[Any]) -> set[str]:
 
 
 def _reviews_on_both_sides(files: Files) -> int:
-    """Whole reviews: their openings are shared by design."""
-    train, held_out = (
-        {f"{row.prompt}{row.completion}" for row in files[f"demonstrations.{side}"]} for side in (TRAIN, EVAL)
-    )
-    return len(train & held_out)
+    """Whole reviews: their openings are shared by design. Those of the judge may stand on no other side."""
+    sides: list[set[str]] = []
+    for side in (TRAIN, EVAL, JUDGE):
+        shown = [row for kind in ("demonstrations", JUDGEMENTS) for row in files.get(f"{kind}.{side}", ())]
+        # those of the judge are whole where others are cut, so that the place in the archive counts as the text does
+        told = {row.source for row in shown if row.source}
+        sides.append({f"{row.prompt}{row.completion}" for row in shown} | told)
+    return sum(map(len, sides)) - len(set().union(*sides))
 
 
 def _prompts_on_both_sides(files: Files, asked: Mapping[str, set[str]]) -> int:

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 from data.reading.sources import ADAPTER
 from pipeline.graph import STAGES
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL
-from pipeline.settings.data import EMBEDDED_REVIEWS
+from pipeline.settings.data import EMBEDDED_SOURCES
 
 FIGURES = {
     "loss_before": "held-out loss before training, nats a token",
@@ -61,7 +61,7 @@ def datasets_of(sources: Sequence[str]) -> list[str]:
         dict.fromkeys(
             name
             for name, source in zip(names, sources, strict=True)
-            if source != EMBEDDED_REVIEWS
+            if source not in EMBEDDED_SOURCES
             and name.count("/") == 1
             and not ADAPTER.fullmatch(source)
             and not any(sign in name for sign in "*?[~")
