@@ -87,6 +87,9 @@ smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@test ! -d runs/smoke || $(PYTHON) -m pipeline.artifacts.cleaning --run smoke --yes >/dev/null
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
 
+cartpole: .venv/ready ## PPO's own advantages and losses on the cart-pole: three seeds, a learning curve and an animation (runs/cartpole)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m recipes.examples.cartpole_pictures
+
 clean: ## remove all runs and the caches of tools, not the environment and not what was downloaded; asks (YES=1: does not)
 	@$(PYTHON) -m pipeline.artifacts.cleaning $(if $(YES),--yes)
 

@@ -30,6 +30,7 @@ from pipeline.graph import STAGES
 
 RUNS, DOWNLOADS = Path("runs"), ".cache"
 OWN_FILES = ("data-check.html", "data-check.json", "gpu-check.json", "bench")  # beside the runs
+OF_EXAMPLES = ("cartpole.html", "curve.svg", "episode.png", "figures.json")  # what make cartpole writes in its folder
 LEFT_BY_TOOLS = (".pytest_cache", ".mypy_cache", ".ruff_cache", "*.egg-info")
 
 
@@ -72,7 +73,7 @@ def _of_a_run(folder: Path) -> list[Path]:
 
 def _is_ours(path: Path) -> bool:
     """Whether something in a run's folder was made by us."""
-    if path.name.startswith(".index-") or path.name in BESIDE:
+    if path.name.startswith(".index-") or path.name in (*BESIDE, *OF_EXAMPLES):
         return not path.is_symlink()
     if path.is_dir() and not any(path.iterdir()) and not path.name.startswith((".kept", *STAGES)):
         return False
