@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.artifacts import cleaning
 from policies.ppo import gae
 from recipes.examples import cartpole
 from recipes.examples.cartpole import Settings, learn, rows, with_bootstrap
@@ -133,27 +134,33 @@ def test_the_wrong_sign_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert play(learn(11, SHORT).policy, 5, 50)[0].mean().item() < 15
 
 
-def test_what_the_command_leaves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two short seeds are not enough to solve it, which is said and is the command's exit code; the pictures are there all the same."""
+def test_what_the_command_leaves(tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two short seeds are not enough to solve it, which is said and is the command's exit code; the pictures are there all the same.
+    `make clean-runs RUN=cartpole` takes them away, and nothing beside them."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/cartpole")
     short = Settings(total=2_000, envs=4, epochs=2)
-    assert not main(tmp_path, (1, 2), short)
+    assert not main(folder, (1, 2), short)
     told = capsys.readouterr().out.splitlines()
     assert [line[:18] for line in told[:2]] == ["cartpole: seed 1: ", "cartpole: seed 2: "]
-    assert "0 of 2 seeds solved it" in told[-1] and told[-1].endswith(f"next: open {tmp_path / 'cartpole.html'}")
-    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert "0 of 2 seeds solved it" in told[-1] and told[-1].endswith(f"next: open {folder / 'cartpole.html'}")
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     assert [one["seed"] for one in figures["seeds"]] == [1, 2] and figures["settings"]["total"] == 2_000
     assert all(one["steps_until_solved"] is None and one["shortest"] < one["mean_return"] for one in figures["seeds"])
-    page = (tmp_path / "cartpole.html").read_text(encoding="utf-8")
+    page = (folder / "cartpole.html").read_text(encoding="utf-8")
     assert 'src="episode.png"' in page and 'src="curve.svg"' in page and "{" not in page.partition("</style>")[2]
-    curve = (tmp_path / "curve.svg").read_bytes()
+    curve = (folder / "curve.svg").read_bytes()
     assert b"seed 2" in curve and b"solved: 475" in curve
-    with Image.open(tmp_path / "episode.png") as episode:
+    with Image.open(folder / "episode.png") as episode:
         assert episode.n_frames > 5
         first = np.asarray(episode.convert("RGB"), dtype=int)
         episode.seek(episode.n_frames - 1)
         assert np.abs(np.asarray(episode.convert("RGB"), dtype=int) - first).sum() > 100_000, "it moves"
     draw_curve({seed: learn(seed, short) for seed in (1, 2)}, tmp_path / "again.svg")
     assert (tmp_path / "again.svg").read_bytes() == curve
+    (folder / "thesis.txt").write_text("years of work")
+    cleaning.clean(cleaning.one("cartpole"), "", yes=True)
+    assert [one.name for one in folder.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.slow
