@@ -98,6 +98,9 @@ clean-runs: ## remove one run, RUN=name; asks (YES=1: does not)
 
 ##@ Stages
 
+pretrain: .venv/ready ## a base model and its tokenizer from nothing but texts (SET="model=pretrain pretrain.source=corpus.txt")
+	@$(CALL) pretrain $(ARGS)
+
 data: .venv/ready ## read, check, clean and split demonstrations, rankings, prompts
 	@$(CALL) data $(ARGS)
 

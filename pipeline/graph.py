@@ -31,9 +31,15 @@ class Stage:
 
 _TABLE = (
     Stage(
+        name="pretrain",
+        help="Make a base model and its tokenizer from nothing but a corpus (model: pretrain).",
+        parents=(),
+        reads=("seed", "attn_implementation", "pretrain"),
+    ),
+    Stage(
         name="data",
         help="Read, check, clean and split demonstrations, rankings and prompts.",
-        parents=(),
+        parents=("pretrain",),
         reads=("model", "revision", "seed", "chat_template_kwargs", "data"),
         walk=True,
         one_process=True,
@@ -41,7 +47,7 @@ _TABLE = (
     Stage(
         name="sft",
         help="Supervised fine-tuning on demonstrations.",
-        parents=("data",),
+        parents=("pretrain", "data"),
         reads=(*_MODEL, "sft", "data.max_length"),
         walk=True,
         policy=True,
@@ -68,7 +74,7 @@ _TABLE = (
     Stage(
         name="compare",
         help="Compare base, sft, ppo and others on held-out prompts; writes report.html.",
-        parents=("data", "sft", "reward", "ppo"),  # and the baselines, see below
+        parents=("pretrain", "data", "sft", "reward", "ppo"),  # and the baselines, see below
         reads=(
             *(*_MODEL, "compare", "data.source", "data.mixture", "data.max_length"),
             *("ppo.reward_funcs", "ppo.reward_weights", *_SAMPLING),
@@ -135,6 +141,7 @@ _TABLE = (
     ),
 )
 
+PRETRAINED = ("pretrain",)  # whose model others start from, where the recipe names it: model: pretrain
 STAGES = {stage.name: stage for stage in _TABLE}
 WALK = tuple(stage.name for stage in _TABLE if stage.walk)
 BASELINES = tuple(stage.name for stage in _TABLE if stage.baseline)
@@ -149,7 +156,8 @@ COMPARED = tuple(NOTES)  # what compare.models can name beside best_of_…, in r
 
 
 def parents_of(name: str) -> tuple[str, ...]:
-    """The stages whose results stage `name` may open, whatever the settings: the comparison opens every baseline too."""
+    """The stages whose results stage `name` may open, whatever the settings: the comparison opens every baseline too. One of PRETRAINED
+    is opened only where the recipe names it (freshness.parents)."""
     return STAGES[name].parents + (BASELINES if name == "compare" else ())
 
 

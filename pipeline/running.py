@@ -26,7 +26,7 @@ from pipeline.artifacts.seeds import with_seed
 from pipeline.artifacts.unchanged import unchanged
 from pipeline.commands import Call
 from pipeline.ending import ENDS, FAULT, INTERRUPTED, MISTAKE
-from pipeline.graph import BASELINES, STAGES, WALK, command_name
+from pipeline.graph import BASELINES, PRETRAINED, STAGES, WALK, command_name
 from pipeline.pages.progress import never_silent
 from pipeline.ranks import ASKED, FURTHER_SEED, environment, launch
 from pipeline.redaction import redacted, watch_terminal
@@ -279,13 +279,14 @@ def make_guarded(*arguments: Any) -> None:
 
 
 def make_all(call: Call) -> None:
-    """Make every stage of the walk that is due, the baselines that are compared, and stage gold where rankings are set aside for it."""
+    """Make every stage of the walk that is due, before it the base model where one is to be made from nothing, the baselines that are compared, and stage gold where rankings are set aside for it."""
     _check_alone(call, many=True)
     config = load(call.recipe, call.overrides)
     stages = [stage for stage in WALK if stage != "reward" or "reward" in parents("ppo", config)]
     also = [stage for stage in parents("compare", config) if stage in BASELINES]
     also += ["gold"] if config.data.gold_fraction and config.compare.gold is None else []
     stages[stages.index("compare") : stages.index("compare")] = also
+    stages = [one for one in PRETRAINED if one == config.model] + stages
     check_outside(config, stages)
     chain(stages, call, config)
 
@@ -296,7 +297,7 @@ def chain(stages: Sequence[str], call: Call, config: Config) -> None:
     todo = [(stage, further) for stage in stages for further in range(call.seeds if STAGES[stage].seeded else 1)]
     told = False
     for number, (stage, further) in enumerate(todo):
-        if stage != "data" and "reward" in stages:
+        if stage not in (*PRETRAINED, "data") and "reward" in stages:
             _check_rankings(call)
         if due_seed(config, call, stage, further):
             if not told:

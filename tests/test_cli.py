@@ -56,6 +56,7 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     commands = done.stdout.partition("Commands:")[2]
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
     assert listed == [
+        "pretrain",
         *WALK,
         "gold",
         "dpo",

@@ -30,7 +30,19 @@ ORDER = (
         "pages",
         "rows",
     ),
-    *("training", "data_check", "comparison", "judges", "report", "inspect", "stages", "sharing", "bench", "plan"),
+    *(
+        "training",
+        "pretraining",
+        "data_check",
+        "comparison",
+        "judges",
+        "report",
+        "inspect",
+        "stages",
+        "sharing",
+        "bench",
+        "plan",
+    ),
     *("people", "web", "ranks", "nodes", "running", "rounds", "arguments", "with_people", "__main__"),
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80  # lines

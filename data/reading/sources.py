@@ -25,6 +25,7 @@ from data.reading.flaws import UTF8_BOM, SourceRow, flaw_of, stop
 from data.reading.json_rows import json_array, json_lines
 from data.reading.limits import USUAL, Limits, Unpacked, Upto, check_regular
 from data.reading.parquet_rows import parquet_rows
+from data.reading.text_rows import TEXT_ENDINGS, text_rows
 from data.schema import DataError, Problem
 
 HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(:(?P<config>[^@#]+))?(@(?P<revision>[^#]+))?(#(?P<split>.+))?")
@@ -62,11 +63,18 @@ Watch = Callable[[IO[bytes], int], None]
 
 
 class Local(NamedTuple):
-    """How local files are read: who watches, in which encoding texts are, and how much is taken."""
+    """How local files are read: who watches, in which encoding texts are, how much is taken, and what of a plain text is a row, where
+    plain texts are read."""
 
     watch: Watch | None
     encoding: str
     limits: Limits
+    sample_by: str | None = None
+
+    def endings(self, chosen: bool) -> tuple[str, ...]:
+        """What is read of several files: `chosen` by a pattern, or all of a folder, in which a .md may be about the data."""
+        texts = () if self.sample_by is None else TEXT_ENDINGS
+        return (*DATA_ENDINGS, *(one for one in texts if chosen or one != ".md"))
 
 
 def read(
@@ -76,6 +84,7 @@ def read(
     watch: Watch | None = None,
     encoding: str = "utf-8",
     limits: Limits = USUAL,
+    sample_by: str | None = None,
 ) -> Iterator[SourceRow]:
     """Yield the rows of `source`, the first `max_rows` if given; append a Problem for each row that cannot be read, which
     is yielded as None.
@@ -83,10 +92,10 @@ def read(
     `source` is a path, a pattern such as data/*.jsonl, a folder (saved by `datasets`, or of data files),
     `org/name[:config][@revision][#split]` on the Hub, or `module:function`, which is called without arguments and
     yields dictionaries. Texts of local files are in `encoding`. A saved data set takes `#split` too, a folder with LLaMA-Factory's dataset_info.json `#name` of
-    an entry in it. `limits` is how much is taken of a row and of a packed file. An existing path comes before the other meanings.
+    an entry in it. `limits` is how much is taken of a row and of a packed file. With `sample_by` files of plain text are read, too (text_rows). An existing path comes before the other meanings.
     Raises DataError where reading cannot go on (no such file, not text, cut off); problems found before are not in it.
     """
-    return islice(_read(source, problems, max_rows is not None, Local(watch, encoding, limits)), max_rows)
+    return islice(_read(source, problems, max_rows is not None, Local(watch, encoding, limits, sample_by)), max_rows)
 
 
 def _read(source: str, problems: list[Problem], streaming: bool, local: Local) -> Iterator[SourceRow]:
@@ -103,9 +112,9 @@ def _read(source: str, problems: list[Problem], streaming: bool, local: Local) -
     elif _is_saved(folder):
         yield from _checked(_saved(folder, source), source, problems)
     elif path.is_dir():
-        yield from _read_files(path.rglob("*"), source, problems, local)
+        yield from _read_files(path.rglob("*"), source, problems, local, local.endings(False))
     elif glob.has_magic(source.partition("#")[0]):
-        yield from _read_files(_matching(path), source, problems, local)
+        yield from _read_files(_matching(path), source, problems, local, local.endings(True))
     elif match := ADAPTER.fullmatch(source):
         yield from _checked(_adapter(source), source, problems)
     elif not _names_a_file(source) and (match := HUB.fullmatch(source)):
@@ -125,11 +134,13 @@ def _is_saved(folder: Path) -> bool:
     return folder.is_dir() and any((folder / name).is_file() for name in SAVED)
 
 
-def _read_files(paths: Iterable[Path], source: str, problems: list[Problem], local: Local) -> Iterator[SourceRow]:
+def _read_files(
+    paths: Iterable[Path], source: str, problems: list[Problem], local: Local, endings: tuple[str, ...]
+) -> Iterator[SourceRow]:
     """Rows of several files in the order of their names. A file that cannot be read to its end stops all of them."""
-    files = sorted(path for path in paths if path.is_file() and path.suffix.lower() in DATA_ENDINGS)
+    files = sorted(path for path in paths if path.is_file() and path.suffix.lower() in endings)
     if not files:
-        fix = f"name files that end in {', '.join(DATA_ENDINGS)}, or a folder written by datasets' save_to_disk"
+        fix = f"name files that end in {', '.join(endings)}, or a folder written by datasets' save_to_disk"
         stop(source, None, "file", "there is no data file in it", fix)
     for path in files:
         yield from _read_file(path, str(path), problems, local)
@@ -174,8 +185,12 @@ def _read_file(path: Path, file: str, problems: list[Problem], local: Local) -> 
                 stream = io.BufferedReader(Unpacked(inner, whole.seen.st_size, file, local.limits), BUFFER)
             if local.encoding.lower() not in UTF8:
                 stream = recoded(stream, local.encoding, file)
-            reader = _container(stream, file)
-            rows = reader(stream, file, problems, local.limits)
+            if local.sample_by is not None and path.name.lower().removesuffix(".gz").endswith(TEXT_ENDINGS):
+                _check_text(stream.read(4096), file, html=True)
+                stream.seek(0)
+                rows = text_rows(stream, file, problems, local.limits, local.sample_by)
+            else:
+                rows = _container(stream, file)(stream, file, problems, local.limits)
             first = next(rows, None)
             if first is None:
                 stop(file, None, "file", "there are no rows in it", "add rows or leave the file out")
@@ -194,19 +209,7 @@ Reader = Callable[[IO[bytes], str, list[Problem], Limits], Iterator[SourceRow]]
 def _container(stream: IO[bytes], file: str) -> Reader:
     """The reader the first bytes ask for; the stream is left at its start. Raises DataError for what is no text."""
     head = stream.read(4096)
-    for magic, (what, fix) in NOT_TEXT.items():
-        if head.startswith(magic):
-            stop(file, None, "file", what, fix)
-    if head[257:262] == b"ustar":
-        stop(file, None, "file", "it is a tar archive", "unpack it and name the file inside")
-    if b"\0" in head:
-        stop(
-            file,
-            None,
-            "file",
-            "it holds NUL bytes: UTF-16 or no text at all",
-            "set data.encoding=utf-16-le, or save it as UTF-8 text",
-        )
+    _check_text(head, file)
     begin = head.removeprefix(UTF8_BOM).lstrip()
     while not begin and (more := stream.read(4096)):
         begin = more.lstrip()
@@ -222,6 +225,23 @@ def _container(stream: IO[bytes], file: str) -> Reader:
         line = head[: len(head) - len(begin)].count(b"\n") + 1
         stop(file, line, "line", "JSON follows on the next line, but this is none", "take the line out")
     return csv_rows
+
+
+def _check_text(head: bytes, file: str, html: bool = False) -> None:
+    """Raise DataError where a file that begins with `head` is no text; a page of `html` is one where documents are read."""
+    for magic, (what, fix) in NOT_TEXT.items():
+        if head.startswith(magic) and not (html and magic == b"<"):
+            stop(file, None, "file", what, fix)
+    if head[257:262] == b"ustar":
+        stop(file, None, "file", "it is a tar archive", "unpack it and name the file inside")
+    if b"\0" in head:
+        stop(
+            file,
+            None,
+            "file",
+            "it holds NUL bytes: UTF-16 or no text at all",
+            "set data.encoding=utf-16-le, or save it as UTF-8 text",
+        )
 
 
 # Saved data sets, the Hub, adapters

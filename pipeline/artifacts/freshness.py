@@ -13,19 +13,27 @@ from pipeline.artifacts.files import digest
 from pipeline.artifacts.hashes import hashed, memory
 from pipeline.artifacts.manifest import CONTRACT, Manifest
 from pipeline.artifacts.run import Inputs, Run
-from pipeline.graph import BASELINES, STAGES, parents_of
+from pipeline.graph import BASELINES, PRETRAINED, STAGES, parents_of
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config, best_of
 from pipeline.settings.deciding import deciding
 
 
 def parents(stage: str, config: Config) -> tuple[str, ...]:
-    """The stages whose results `stage` reads; the reward stage only where its score is maximised, and of what is compared only
-    what compare.models names."""
+    """The stages whose results `stage` reads; the reward stage only where its score is maximised, of what is compared only
+    what compare.models names, and of PRETRAINED what the recipe starts from."""
     unused = {"reward"} if "reward" not in config.ppo.reward_funcs and stage != "reward" else set()
     if stage == "compare":
         named = {"best_of_n" if best_of(name) else name for name in config.compare.models}
         unused |= {"ppo", *BASELINES} - named
+    unused |= set(PRETRAINED) - ({config.model} if reads_base(stage, config) else set())
     return tuple(parent for parent in parents_of(stage) if parent not in unused)
+
+
+def reads_base(stage: str, config: Config) -> bool:
+    """Whether `stage` reads the base model, or its tokenizer."""
+    return stage in ("data", "sft") or (
+        stage == "compare" and bool({"base", "few_shot"}.intersection(config.compare.models))
+    )
 
 
 def section_values(config: Config, stage: str) -> dict[str, Any]:
@@ -44,6 +52,8 @@ def function_files(stage: str, config: Config) -> list[Path]:
     """The modules of the user's own functions (module:function) that a stage calls: a change there makes it stale. Nothing
     is imported, and what a module imports in its turn is not looked at."""
     names: list[str | None] = []
+    if stage == "pretrain":
+        names += config.pretrain.sources()
     if stage == "data":
         names += [*config.data.sources(), *(part.map for part in config.data.parts())]
     if stage == "compare":
@@ -67,7 +77,8 @@ def _module_file(module: str) -> Path | None:
 
 def sources(stage: str, config: Config) -> list[str]:
     """What a stage reads outside the run, as the recipe names it."""
-    return {"data": config.data.sources(), "compare": config.compare.files()}.get(stage, [])
+    found = {"pretrain": config.pretrain.sources(), "data": config.data.sources(), "compare": config.compare.files()}
+    return found.get(stage, [])
 
 
 def local_files(source: str) -> list[Path]:
@@ -96,7 +107,7 @@ def models_read(stage: str, config: Config) -> dict[str, Path]:
     """The folders of models outside the run that a stage reads, by the setting that names them; a Hub id is none, as its revision
     says what it is, and neither is what `sources` names."""
     named: dict[str, str | None] = {}
-    if stage in ("data", "sft") or (stage == "compare" and {"base", "few_shot"}.intersection(config.compare.models)):
+    if reads_base(stage, config) and config.model not in PRETRAINED:
         named["model"] = config.model
     if "reward" in STAGES[stage].reads:
         named["reward.model"] = config.reward.model

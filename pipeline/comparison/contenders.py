@@ -50,8 +50,9 @@ def contenders(config: Config, run: Run, tokenizer: Any) -> list[Contender]:
         if best_of(name) is not None:
             continue
         if name in BASE:
-            revision = None if base_model(config) != config.model else config.revision
-            found.append(Contender(name, base_model(config), revision, tokenizer, True))
+            source = base_model(config, run)
+            revision = None if source != config.model else config.revision
+            found.append(Contender(name, source, revision, tokenizer, True))
         elif name in COMPARED:
             found.append(Contender(name, str(run.folder(name)), None, tokenizer, True))
         else:

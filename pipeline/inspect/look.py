@@ -204,7 +204,7 @@ def slug(prompt: str, completion: str | None, model: str, seed: int, decoding: s
 def _source(config: Config, run: Run, model: str) -> str:
     """Folder or Hub id of the model that is looked into."""
     if model == "base":
-        return base_model(config)
+        return base_model(config, run)
     own = is_plain_name(model) and (run.folder(model) / "config.json").is_file()
     return str(run.folder(model)) if own else model
 

@@ -187,7 +187,7 @@ def _prompts(count: int) -> str:
 
 def _sampled(config: Config, run: Run, asked: Sequence[Prompt], k: int) -> list[Answers]:
     """For each prompt its `k` answers, the models by turns; those in the log are not sampled again."""
-    source = run.folder("sft") if run.manifest("sft") is not None else base_model(config)
+    source = run.folder("sft") if run.manifest("sft") is not None else base_model(config, run)
     tokenizer = load_tokenizer(source, chat_template_kwargs=config.chat_template_kwargs)
     models = contenders(config, run, tokenizer)
     check_prompts(models, asked)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.commands import install
-from pipeline.graph import COMPARED
+from pipeline.graph import COMPARED, PRETRAINED
 from pipeline.settings import baselines
 from pipeline.settings.baselines import best_of, known_models
 from pipeline.settings.data import CHINESE_REVIEWS as CHINESE_REVIEWS
@@ -21,6 +21,7 @@ from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
 from pipeline.settings.llm_judge import LLMJudge as LLMJudge
 from pipeline.settings.ppo import PPO as PPO
+from pipeline.settings.pretrain import Pretrain as Pretrain
 from pipeline.settings.sections import (
     BY,
     OBSERVES,
@@ -176,7 +177,10 @@ class Inspect(Section):
 class Config(Section):
     """One run."""
 
-    model: str = Field(EMBEDDED_MODEL, description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder or a Hub id")
+    model: str = Field(
+        EMBEDDED_MODEL,
+        description=f"base model: {EMBEDDED_MODEL}, {TINY_MODEL}, a folder, a Hub id, or pretrain: what that stage makes",
+    )
     revision: str | None = Field(None, description="revision of a Hub model")
     chat_template_kwargs: dict[str, TemplateValue] = Field(
         {}, description="what the model's chat template is told, such as {enable_thinking: false}; published with it"
@@ -202,6 +206,7 @@ class Config(Section):
     report_to: list[Tracker] = Field(
         [], description="trackers of every training stage, beside metrics.jsonl", json_schema_extra=OBSERVES
     )
+    pretrain: Pretrain = Pretrain()
     data: Data = Data()
     sft: SFT = SFT()
     reward: Reward = Reward()
@@ -238,6 +243,15 @@ class Config(Section):
         return self.report_to if section.report_to is None else section.report_to
 
     @model_validator(mode="after")
+    def _a_corpus(self) -> "Config":
+        if self.model in PRETRAINED and self.pretrain.source is None:
+            raise ValueError(
+                f"model: {self.model} is what stage pretrain makes, and there is no corpus to make it from; set pretrain.source, or "
+                f"model={EMBEDDED_MODEL}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
         if both := sorted(set(self.judges()) & set(self.ppo.reward_funcs)):
             raise ValueError(
@@ -256,6 +270,13 @@ class Config(Section):
             engine: SamplingEngine = getattr(self, stage).engine
             how = self.compare.generation.resolved(self.ppo.temperature, self.ppo.response_length)
             check_decoding(f"{stage}.engine", engine, how)
+            return
+        if stage == "pretrain":
+            if self.pretrain.source is None:
+                raise ConfigError(
+                    "pretrain.source: there is no corpus to make a model from; set it to texts or rows: a file, folder, pattern, Hub id or module:function"
+                )
+            self.pretrain.accumulation(world_size)
             return
         self._check_quantised("reward" if stage == "gold" else stage)
         section: Training = self.reward if stage == "gold" else getattr(self, stage)

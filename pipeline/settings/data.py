@@ -78,8 +78,8 @@ class Part(Source):
         return self.source if self.tag is None else f"{self.tag}: {self.source}"
 
 
-class Clean(Section):
-    """What is done to rows before they are split. Blank rows always go; all of it is counted in the manifest."""
+class Mend(Section):
+    """What is done to texts before they are split. Blank ones always go; all of it is counted in the manifest."""
 
     nfc: bool = Field(True, description="write equal characters in one way (Unicode NFC)")
     control_characters: bool = Field(True, description="one kind of line end, no other control characters but tabs")
@@ -89,6 +89,11 @@ class Clean(Section):
     near_duplicates: float | None = Field(
         None, gt=0, le=1, description="keep the first of rows so similar (Jaccard), such as 0.8; null: keep all"
     )
+
+
+class Clean(Mend):
+    """The same of rows, and which of them the evaluation or the model leaves no room for."""
+
     decontaminate: int | None = Field(
         13, ge=1, description="remove training rows with so many words in a row from a held-out prompt; null: none"
     )

@@ -58,7 +58,9 @@ def run(config: Config, run: Run) -> Manifest:
     from policies.tokenizers import load_tokenizer
 
     folder = working_folder(run, "data", config)
-    tokenizer = load_tokenizer(base_model(config), config.revision, chat_template_kwargs=config.chat_template_kwargs)
+    tokenizer = load_tokenizer(
+        base_model(config, run), config.revision, chat_template_kwargs=config.chat_template_kwargs
+    )
     preflight.of_rows(
         config, run, sum(path.stat().st_size for one in sources("data", config) for path in local_files(one))
     )

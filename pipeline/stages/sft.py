@@ -44,7 +44,7 @@ MUST_STOP, SHOULD_STOP = above(0), at_least(0.5)  # the share of completions tha
 def run(config: Config, run: Run) -> Manifest | None:
     accelerator = make_accelerator()
     section = config.sft
-    path = base_model(config)
+    path = base_model(config, run)
     tokenizer = load_tokenizer(path, config.revision, chat_template_kwargs=config.chat_template_kwargs)
     run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)

@@ -12,8 +12,10 @@ from typing import Any
 
 import data
 from pipeline.artifacts.embedded import embedded_model, tiny_model
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
+from pipeline.graph import PRETRAINED
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 from pipeline.training.launcher import own_settings
 from pipeline.waiting import others_wait
@@ -36,13 +38,20 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
 
 
-def base_model(config: Config) -> str:
-    """What `from_pretrained` takes for the recipe's base model: a folder or a Hub id. Makes the embedded ones when they are missing."""
-    return base_at(config.model, config.revision)
+def base_model(config: Config, run: Run | None = None) -> str:
+    """What `from_pretrained` takes for the recipe's base model: a folder or a Hub id. Makes the embedded ones when they are missing.
+    `run` is whose stage pretrain made it, where the recipe says model: pretrain."""
+    return base_at(config.model, config.revision, run)
 
 
-def base_at(model: str, revision: str | None) -> str:
-    """The same for the setting `model`."""
+def base_at(model: str, revision: str | None, run: Run | None = None) -> str:
+    """The same for the setting `model`. Raises ArtifactError where it is one that a stage of a run makes, and there is no run."""
+    if model in PRETRAINED:
+        if run is None:
+            raise ArtifactError(
+                f"model: {model} is made by that stage of a run, and here is no run; name a folder or a Hub id"
+            )
+        return str(run.folder(model))
     if model == EMBEDDED_MODEL:
         return str(embedded_model())
     if model == TINY_MODEL:

@@ -114,7 +114,7 @@ class Speakers:
             return self.loaded[name]
         source, revision = source_of(self.run, name), revision_of(self.run, name)
         try:
-            source = base_at(source, revision)
+            source = base_at(source, revision, self.run)
             while len(self.loaded) >= KEPT or (self.loaded and not _fits(source)):
                 self.loaded.popitem(last=False)
                 gc.collect()

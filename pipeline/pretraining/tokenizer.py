@@ -1,0 +1,71 @@
+"""How does a corpus become tokens? A byte-level BPE vocabulary learned from the training documents alone."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.artifacts.errors import ArtifactError
+from pipeline.settings.pretrain import Pretrain
+from policies.tokenizers import load_tokenizer
+
+LEAST = 2  # how often two tokens must stand side by side to become one
+BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
+
+
+def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str]) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016, 1508.07909; over bytes as in GPT-2) of exactly `section.vocab_size` tokens: those of `special`, which
+    stand first, the 256 bytes, and merges of `texts`. Any text can be read, and comes back as it was.
+
+    GPT-2's expression parts texts before anything is merged: words with the space before them, runs of other signs. A run of Chinese
+    characters is one part, in which merges find words. Each digit stands alone, so that numbers are read place by place.
+    Raises ArtifactError where the texts do not give so many merges.
+    """
+    rules = Tokenizer(models.BPE())
+    rules.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    rules.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=section.vocab_size,
+        min_frequency=LEAST,
+        special_tokens=list(special.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rules.train_from_iterator(texts, trainer)
+    found = rules.get_vocab_size()
+    if found < section.vocab_size:
+        raise ArtifactError(
+            f"pretrain.vocab_size: {section.source} gives {found} tokens (pairs that stand there at least {LEAST} times), and "
+            f"{section.vocab_size} are wanted; set pretrain.vocab_size={found} or fewer, or give more text"
+        )
+    return rules
+
+
+def saved(rules: Tokenizer, special: Mapping[str, str], section: Pretrain, folder: Path) -> Any:
+    """The tokenizer in `folder` as transformers loads it; `special` are its roles, such as {"bos_token": "<|begin|>"}. BOS, where there is
+    one, stands before every text."""
+    if (begin := special.get("bos_token")) is not None:
+        rules.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, rules.token_to_id(begin))]
+        )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=rules,
+        model_max_length=section.max_length,
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+    made.save_pretrained(str(folder))
+    tokenizer = load_tokenizer(folder)  # as every stage loads it: its chat template is settled
+    tokenizer.save_pretrained(str(folder))
+    return tokenizer
+
+
+def encoder(tokenizer: Any) -> Tokenizer:
+    """What turns documents into tokens: in them the name of a special token is text like any other."""
+    rules = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    rules.encode_special_tokens = True
+    return rules
