@@ -6,6 +6,7 @@ To add one, add a record, a section of settings, and a file of its name in `pipe
 from dataclasses import dataclass
 
 _MODEL = ("model", "revision", "dtype", "quantization", "attn_implementation", "seed", "chat_template_kwargs")
+_EMBEDDED = ("data.eval_fraction", "data.chinese_reviews.judge_fraction")  # by which an embedded corpus is split
 _SAMPLING = ("ppo.response_length", "ppo.temperature")
 _SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
 
@@ -34,7 +35,7 @@ _TABLE = (
         name="pretrain",
         help="Make a base model and its tokenizer from nothing but a corpus (model: pretrain).",
         parents=(),
-        reads=("seed", "attn_implementation", "pretrain"),
+        reads=("seed", "attn_implementation", "pretrain", *_EMBEDDED),
     ),
     Stage(
         name="data",

@@ -41,6 +41,8 @@ def section_values(config: Config, stage: str) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     out: dict[str, Any] = {}
     for name in STAGES[stage].reads:
+        if stage in PRETRAINED and name.startswith("data.") and not getattr(config, stage).embedded():
+            continue  # they split an embedded corpus, and no other
         value: Any = whole
         for part in name.split("."):
             value = value[part]

@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from data import reviews
 from data.reading.sources import read
 from data.refining.clean import MENDING, Steps, mend
 from data.refining.near import near_duplicates
 from data.refining.split import place
 from data.schema import DataError, Problem
-from pipeline.artifacts.embedded import reviews_archive
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.rows.gather import chinese_texts, film_texts
 from pipeline.settings.config import Config
+from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS
 from pipeline.settings.pretrain import Pretrain
 
 USUAL = "text"  # the column of a document, by which data sets of texts are published
 TRAIN, HELD_OUT = "documents.train.jsonl", "documents.eval.jsonl"
+EMBEDDED = {EMBEDDED_REVIEWS: film_texts, CHINESE_REVIEWS: chinese_texts}
+"""What gives the (training, held-out) texts of a corpus that comes with the project: its training texts are what other stages may see."""
 MOST = 100  # problems, after which reading stops
 
 
@@ -72,30 +74,11 @@ def described(corpus: Corpus, section: Pretrain) -> dict[str, Any]:
 # The two sides
 
 
-def embedded_texts(config: Config, name: str) -> tuple[list[str], list[str]]:
-    """(training, held-out) texts of a corpus that comes with the project: the training texts are what stage data lets other stages train on."""
-    assert name == "film_reviews"
-    settings = config.data.reviews
-    built = reviews.build(
-        reviews.load(reviews_archive()),
-        k=settings.k,
-        tie_gap=settings.tie_gap,
-        opening_words=settings.opening_words,
-        prompt_words=settings.prompt_words,
-        max_words=settings.max_words,
-        eval_fraction=config.data.eval_fraction,
-        seed=config.seed,
-    )
-    sides = built.demonstrations_train, built.demonstrations_eval
-    train, held_out = ([f"{row.prompt}{row.completion}" for row in side] for side in sides)
-    return train, held_out
-
-
 def _embedded(config: Config, section: Pretrain, corpus: Corpus) -> dict[str, int]:
     """An embedded corpus comes split; what is on both sides after mending is held out."""
     counts = Counter[str]()
     seen: set[bytes] = set()
-    sides = embedded_texts(config, str(section.source))
+    sides = EMBEDDED[str(section.source)](config)
     for name, path, texts in (("eval", corpus.held_out, sides[1]), ("train", corpus.train, sides[0])):
         with path.open("w", encoding="utf-8") as file:
             for text in _sound(texts, section, counts, seen):

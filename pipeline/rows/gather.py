@@ -9,6 +9,7 @@ from data import chinese_reviews, reviews
 from data.loading import Loaded, to_rows
 from data.reading.limits import Limits
 from data.reading.options import Options
+from data.refining import split
 from data.schema import SHOWN, DataError, Problem, examples
 from pipeline.artifacts.embedded import chinese_archive, reviews_archive
 from pipeline.settings.config import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Config, Data, Part
@@ -81,6 +82,12 @@ def film_reviews(config: Config) -> Gathered:
     ]
     said = {"source": EMBEDDED_REVIEWS, "format": EMBEDDED_REVIEWS, "kind": ", ".join(KINDS)}
     return Gathered(portions, [said | {"polarity": "a higher mean rating is better"}], counts=dict(built.counts))
+
+
+def film_texts(config: Config) -> tuple[list[str], list[str]]:
+    """(training, held-out) reviews to pretrain on, whole, by the split of `film_reviews`."""
+    found = dict.fromkeys(review.text for review in reviews.load(reviews_archive()))
+    return split.split_by(found, str, config.data.eval_fraction, config.seed)
 
 
 def chinese(config: Config) -> Gathered:

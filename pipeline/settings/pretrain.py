@@ -4,14 +4,14 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.data import Mend
+from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Mend
 from pipeline.settings.sections import Supervised
 
 Objective = Literal["causal"]
 Architecture = Literal["llama", "gpt2"]
 OF_OBJECTIVE: dict[str, tuple[str, ...]] = {"causal": ("llama", "gpt2")}
 """The architectures of each objective, the one that is taken unless told otherwise first."""
-EMBEDDED = ("film_reviews",)
+EMBEDDED = (EMBEDDED_REVIEWS, CHINESE_REVIEWS)
 """Corpora that come with the project; their split is that of stage data."""
 BYTES = 256
 """Tokens of the alphabet of a byte-level vocabulary, before anything is merged."""
