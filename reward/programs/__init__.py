@@ -1,0 +1,1 @@
+"""Does a program do what its tests ask, without doing anything else?"""
