@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.units import count_words
 from policies.template import PromptText
 from policies.untyped import AnyFunction, Arguments, Foreign, Json
 
@@ -284,11 +285,12 @@ def combine(
 
 
 def brevity_penalty(prompts: Sequence[PromptText], completions: Sequence[str]) -> list[float]:
-    """Words that each completion lacks to ten, negative: 0 for ten or more, -10 for none.
+    """Words that each completion lacks to ten, negative: 0 for ten or more, -10 for none. A character counts as a word where its script
+    sets no spaces (`data.units`).
 
     With a small weight it keeps a policy from earning its reward by saying little.
     """
-    return [float(min(len(completion.split()), 10) - 10) for completion in completions]
+    return [float(min(count_words(completion), 10) - 10) for completion in completions]
 
 
 def ensemble(functions: Mapping[str, RewardFunction], how: Literal["mean", "min"] = "mean") -> Score:

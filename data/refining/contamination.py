@@ -4,22 +4,20 @@ A model that has seen the question, or long passages of it, is not evaluated but
 n-grams of words, 13 by custom (Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C).
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from data.refining.split import asked, key_of
 from data.schema import AnyRow, Demonstration, Judgement, PromptText, Ranking
+from data.units import bare_words
 
-# A character of a script that writes no spaces counts as a word.
-WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 COMMON = 10
 """A phrase of more different training prompts than this is how prompts are worded here, and no sign of having seen one;
 NeMo Curator's TaskDecontamination draws the line at the same number (`max_matches`)."""
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, without case and punctuation."""
-    return WORD.findall(text.casefold())
+    """The words of a text, without case and punctuation; a character counts as one where its script sets no spaces."""
+    return bare_words(text.casefold())
 
 
 def contaminated(rows: Sequence[AnyRow], prompts: Iterable[PromptText], size: int) -> set[int]:

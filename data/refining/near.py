@@ -5,13 +5,14 @@ section 3.4). Each is then verified by its real similarity, so that no pair rest
 """
 
 import math
-import re
 import unicodedata
 from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data.units import pieces
 
 LONG = 40
 """Words from which a text is compared by its words; a shorter one has too few runs of three for a fine measure."""
@@ -24,9 +25,6 @@ CROWD = 10
 """Of many texts that have a band in common, each is compared with so many of the first: a template used 100,000 times
 would make 5 · 10^9 pairs."""
 
-# Chinese and Japanese set no spaces between words, so there each character counts as a word.
-UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 KNOWN_WORDS = 1_000_000
 BATCH = 2048
 """Texts whose signatures are made in one call: bounds the copies of their shingles."""
@@ -39,10 +37,10 @@ def similarity(first: str, second: str) -> float:
     """Jaccard similarity (0 to 1) of the shingles of two texts, after NFC, case folding and white space as one space.
 
     Shingles are runs of three words where both texts have `LONG` words or more, else runs of five characters; a text
-    with fewer than that is one shingle.
+    with fewer than that is one shingle. Where a script sets no spaces each character is a word (`data.units`).
     """
     texts = [_folded(text) for text in (first, second)]
-    words = [WORD.findall(text) for text in texts]
+    words = [pieces(text) for text in texts]
     by_words = min(map(len, words)) >= LONG
     units: Sequence[Sequence[str]] = words if by_words else texts
     one, other = (_runs(unit, WORDS if by_words else CHARACTERS) for unit in units)
@@ -71,7 +69,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[tuple[
         if earlier != place:
             pairs.append((earlier, place))
             continue
-        words = WORD.findall(folded)
+        words = pieces(folded)
         is_long = len(words) >= LONG
         if is_long:
             by_words.add(place, _shingles(_word_units(words, word_hashes), WORDS), is_long)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data.schema import AnyRow
+from data.units import spaceless_letters
 from pipeline.data_check.figures import completions_of
 
 ENOUGH = 20  # rows or pairs from which a share says something
@@ -28,7 +29,10 @@ def glued_share(rows: Sequence[AnyRow], tokenizer: Any) -> float | None:
 
 
 def _glues(prompt: str, completions: Iterable[str]) -> bool:
-    return not prompt[-1].isspace() and all(text[:1].isalnum() for text in completions)
+    """Not where the answer begins in a script that sets no spaces: there none is missing."""
+    return not prompt[-1].isspace() and all(
+        text[:1].isalnum() and not spaceless_letters(text[:1]) for text in completions
+    )
 
 
 def _length(result: Mapping[str, Any]) -> Iterable[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from data.refining import near, split
 from data.schema import AnyRow, Demonstration, Judgement, Prompt, Ranking, prompt_key
+from data.units import spaceless_letters
 from pipeline.pages.progress import bar
 from pipeline.rows.gather import EVAL, TRAIN, Portion
 from pipeline.rows.portions import halved
@@ -24,7 +25,7 @@ EXAMPLES = 3
 SHOWN_CHARACTERS = 1200
 """Of one text in the output: a single line of a file may hold a whole book."""
 TELLING = 20
-"""Characters from which a text has a language that can be told."""
+"""Characters from which a text has a language that can be told; one of a script that sets no spaces tells as much as three letters."""
 READ_FOR_LANGUAGE = 300
 SURE = 0.5
 
@@ -188,7 +189,7 @@ def languages(rows: Sequence[AnyRow]) -> dict[str, dict[str, int]]:
 
     def language(text: str) -> str:
         text = " ".join(text[: 2 * READ_FOR_LANGUAGE].split())[:READ_FOR_LANGUAGE]
-        if len(text) < TELLING:
+        if len(text) + 2 * spaceless_letters(text) < TELLING:
             return "too short to tell"
         if text not in known:
             code, probability = identifier.classify(text)

@@ -1,8 +1,10 @@
 """What is asked? A held-out prompt by its id, or a text; and whether that text is like what this run's models were trained on."""
 
+import re
 from collections.abc import Sequence
 
 from data.schema import Prompt
+from data.units import count_words, is_spaceless
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.rows.published import prompts
@@ -10,7 +12,8 @@ from policies.template import PromptText, show_prompt
 
 SHOWN = 5  # of the run's prompts
 RARE = 0.05  # share of the run's prompts below which a habit is not theirs
-ENDS = ".!?。！？…"
+# Behind a full-width mark a quotation or bracket may close.
+ENDS = re.compile(r"[.!?…]$|[。！？｡…][”’」』）》】]*$")
 
 
 def find_prompt(run: Run, prompt: str, chat: bool = False) -> tuple[str, PromptText]:
@@ -34,19 +37,24 @@ def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:
     if isinstance(asked, str) != isinstance(held_out[0].prompt, str):
         return ["is a conversation, and this run's prompts are plain texts"]
     text, known = show_prompt(asked).strip(), [show_prompt(one.prompt).strip() for one in held_out]
-    words, lengths = len(text.split()), sorted(len(one.split()) for one in known)
+    words, lengths = count_words(text), sorted(map(count_words, known))
+    unit = "characters" if is_spaceless([text, *known]) else "words"
     said = []
     theirs = f"{lengths[0]} to {lengths[-1]}" if lengths[0] < lengths[-1] else f"all {lengths[0]}"
     if 2 * words < lengths[0]:  # a word more or less is no other kind
-        said.append(f"is far shorter than any of them (words: {words}, theirs {theirs})")
+        said.append(f"is far shorter than any of them ({unit}: {words}, theirs {theirs})")
     if words >= 2 * lengths[-1]:
-        said.append(f"is far longer than any of them (words: {words}, theirs {theirs})")
-    ending = sum(one.endswith(tuple(ENDS)) for one in known) / len(known)
-    if text.endswith(tuple(ENDS)) and ending < RARE:
+        said.append(f"is far longer than any of them ({unit}: {words}, theirs {theirs})")
+    ending = sum(map(_ends, known)) / len(known)
+    if _ends(text) and ending < RARE:
         said.append(f"ends as a sentence does, which {ending:.0%} of theirs do: there may be nothing left to say")
-    if not text.endswith(tuple(ENDS)) and 1 - ending < RARE:
+    if not _ends(text) and 1 - ending < RARE:
         said.append(f"does not end as a sentence does, which {ending:.0%} of theirs do")
     return said
+
+
+def _ends(text: str) -> bool:
+    return ENDS.search(text) is not None
 
 
 def advice(run: Run, asked: PromptText) -> tuple[str, list[str]]:

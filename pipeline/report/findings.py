@@ -71,6 +71,7 @@ class Report:
     verdict: str = ""
     prompts: int = 0
     samples_per_model: int = 0
+    runs_of: str = "tokens"  # or "characters": of what repetition and distinct-2 count runs
     main: str = ""  # the model that the report is about
     optimised: str = ""  # the judge that is the score training maximised
     judges: list[str] = field(default_factory=list)  # all others, the most trusted first

@@ -17,7 +17,7 @@ LABELS = {
 KNOWN = {"vader": "a sentiment lexicon, −1 to 1"}  # judges by name
 _SHARES = (
     ("eos_rate", "EOS rate", "completions the model ended by itself"),
-    ("repetition_4", "4-gram repetition", "runs of four tokens of a completion seen in it before"),
+    ("repetition_4", "4-gram repetition", "runs of four {runs_of} of a completion seen in it before"),
     ("refusals", "refusals", "completions that open with a phrase of refusal"),
 )
 
@@ -73,10 +73,12 @@ def price(report: Report) -> Group:
 def details(report: Report) -> list[Group]:
     """All other figures, to be folded."""
     writing: list[tuple[str, str, Callable[[Figures], Cell | None]]] = [
-        (name, note, _share(key)) for key, name, note in _SHARES
+        (name, note.format(runs_of=report.runs_of), _share(key)) for key, name, note in _SHARES
     ]
     writing.append(("entropy", "nats a token: how undecided the model is about what to say next", _entropy))
-    writing.append(("distinct-2", "different pairs of neighbouring tokens among all pairs", _plain("distinct_2", 2)))
+    writing.append(
+        ("distinct-2", f"different pairs of neighbouring {report.runs_of} among all pairs", _plain("distinct_2", 2))
+    )
     groups = [
         _group(report, "How it writes", writing),
         _group(

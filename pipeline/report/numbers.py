@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from data.units import is_spaceless
 from pipeline import statistics
 from pipeline.comparison.pairing import ByKey, Opinion, judged, main_model, paired, pairs_of, reference_of, scores_by
 from pipeline.pages.common import require_finite
 from pipeline.report import ranking_models, seed_spread
 from pipeline.report.agreement import agreement
 from pipeline.report.findings import Figures, Member, Point, Report
-from pipeline.report.side_effects import length_drift, side_effects
+from pipeline.report.side_effects import length_drift, runs_of, side_effects
 from pipeline.report.signs import signs
 from pipeline.report.slices import SLICINGS, slice_win_rates
 from pipeline.report.verdict import verdict, warnings
@@ -67,6 +68,7 @@ def summarise(
     spreads = {
         model: {one.name: own[one.name] for one in opinions if one.name in own} for model, own in (seeds or {}).items()
     }
+    by_characters = is_spaceless(row["completion"] for row in samples)
     report = Report(
         prompts=len({prompt for prompt, _ in keys}),
         samples_per_model=len(keys),
@@ -74,7 +76,10 @@ def summarise(
         optimised=optimised,
         judges=[one.name for one in opinions if one.name != optimised],
         panel={one.name: Member(one.label, one.outcomes is None, one.summary) for one in opinions},
-        models={model: _model(model, rows, models[model], opinions, optimised, draws, seed) for model in rows},
+        runs_of="characters" if by_characters else "tokens",
+        models={
+            model: _model(model, rows, models[model], opinions, optimised, by_characters, draws, seed) for model in rows
+        },
         pairs={f"{a} vs {b}": _pair(opinions, rows, a, b, draws, seed) for a, b in pairs_of(list(rows))},
         slices=_slices(opinions, rows, main, draws, seed),
         ranking=_ranking(opinions, rows, draws, seed),
@@ -111,6 +116,7 @@ def _model(
     described: Mapping[str, Any],
     opinions: Sequence[Opinion],
     optimised: str,
+    by_characters: bool,
     draws: int,
     seed: int,
 ) -> Figures:
@@ -121,7 +127,7 @@ def _model(
     def interval(values: Sequence[float]) -> dict[str, float]:
         return statistics.mean_interval(values, prompts, draws, seed)
 
-    effects = side_effects(own, draws, seed)
+    effects = side_effects(own, draws, seed, by_characters)
     intervals = {judge: interval(scores_by(rows[model], judge)) for judge in scoring}
     intervals["length"] = effects.pop("length")
     kl = [row["kl"] for row in own]
@@ -137,7 +143,7 @@ def _model(
         judge={judge: intervals[judge]["mean"] for judge in scoring if judge != optimised},
         length=intervals["length"]["mean"],
         eos_rate=effects["eos_rate"]["mean"],
-        distinct_2=statistics.distinct_n([row["tokens"] for row in own], 2),
+        distinct_2=statistics.distinct_n(runs_of(own, by_characters), 2),
         kl=None if missing else intervals["kl"]["mean"],
         **{name: None if value is None else float(value) for name, value in figures.items()},
         intervals=intervals,

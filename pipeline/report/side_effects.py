@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from data.units import pieces
 from pipeline.statistics import mean_interval, ratio_interval
 
 _OPENING = 200  # characters that are searched: a refusal comes first, a later "I can't" is often a quotation
@@ -38,9 +39,9 @@ REFUSALS_CHINESE = (
     ),
     *("作为人工智能", "作为一个人工智能", "作為人工智慧", "作为语言模型", "作为一个语言模型"),
 )
-# English between word borders, so that "as an air filter" is none; Chinese has no such borders.
+# English between word borders, so that "as an air filter" is none; Chinese has no such borders, and a comma of either width.
 _REFUSAL = re.compile(
-    rf"\b(?:{'|'.join(map(re.escape, REFUSALS_ENGLISH))})\b|{'|'.join(map(re.escape, REFUSALS_CHINESE))}"
+    rf"\b(?:{'|'.join(map(re.escape, REFUSALS_ENGLISH))})\b|{'|'.join(REFUSALS_CHINESE).replace('，', '[，,] ?')}"
 )
 
 
@@ -68,10 +69,18 @@ def is_refusal(completion: str) -> bool:
     return _REFUSAL.search(opening) is not None
 
 
-def side_effects(rows: Sequence[Mapping[str, Any]], draws: int = 10_000, seed: int = 0) -> dict[str, dict[str, float]]:
+def runs_of(rows: Sequence[Mapping[str, Any]], by_characters: bool) -> list[Sequence[int | str]]:
+    """Of what repetition and distinct-n count runs, a sequence a row: its tokens; or where words have no spaces its characters, as a
+    token there may be a third of a character or four of them, as the tokenizer has it."""
+    return [pieces(row["completion"]) if by_characters else row["tokens"] for row in rows]
+
+
+def side_effects(
+    rows: Sequence[Mapping[str, Any]], draws: int = 10_000, seed: int = 0, by_characters: bool = False
+) -> dict[str, dict[str, float]]:
     """One model's rows -> measure -> {"mean", "low", "high"}, 95% intervals over prompts.
 
-    "repetition_4" (share of 4-grams, mean over completions), "eos_rate" and "refusals" (shares of completions),
+    "repetition_4" (share of 4-grams of `runs_of`, mean over completions), "eos_rate" and "refusals" (shares of completions),
     "length" (tokens), and "entropy" (nats a token) when the rows have it. Raises ValueError without rows, when only
     some have an entropy, or when a number is not finite.
     """
@@ -82,7 +91,7 @@ def side_effects(rows: Sequence[Mapping[str, Any]], draws: int = 10_000, seed: i
         raise ValueError(f"{len(rows) - with_entropy} of {len(rows)} samples have no entropy: give it for all or none")
     prompts = [row["prompt_id"] for row in rows]
     measured = {
-        "repetition_4": [repeated_ngrams(row["tokens"]) for row in rows],
+        "repetition_4": [repeated_ngrams(own) for own in runs_of(rows, by_characters)],
         "eos_rate": [float(row["eos"]) for row in rows],
         "refusals": [float(is_refusal(row["completion"])) for row in rows],
         "length": [float(row["length"]) for row in rows],

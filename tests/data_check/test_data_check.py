@@ -126,6 +126,10 @@ def test_near_duplicates_and_languages(checked: Callable[..., dict[str, Any]]) -
     assert near["examples"] and near["rows"]["near"] == 1
     assert found["languages"]["prompts"] == {"en": 2, "zh": 1}
     assert found["languages"]["completions"] == {"too short to tell": 3}
+    short = checked(
+        [{"prompt": "这部电影", "completion": "真的非常非常好看"}, {"prompt": "This film", "completion": "is great"}]
+    )
+    assert short["languages"]["completions"] == {"too short to tell": 1, "zh": 1}
 
 
 def test_held_out_prompts_that_training_resembles_are_counted(checked: Callable[..., dict[str, Any]]) -> None:

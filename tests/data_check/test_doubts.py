@@ -65,6 +65,8 @@ def test_answers_glued_to_prompts_of_a_model_for_chat() -> None:
     assert doubts.glued_share(rows, chat) == 1 and doubts.glued_share(spaced, chat) == 0
     assert doubts.glued_share(rows, plain) is None  # plain texts are what it is for
     assert doubts.glued_share(in_chat(rows, Data(chat=True)), chat) is None  # they go through the template
+    chinese = [Demonstration(f"d{i}", f"第{i}个问题是什么？", "就是这个。", f"f:{i}") for i in range(20)]
+    assert doubts.glued_share(chinese, chat) == 0  # no space is missing there
     assert "data.chat=true" in "".join(doubts._glued(1.0)) and list(doubts._glued(0.4)) == []
 
 

@@ -25,6 +25,17 @@ def test_a_prompt_unlike_the_runs_is_told_with_some_of_theirs(run: Run) -> None:
     assert "is far shorter" in asking.advice(run, "Film")[0]
 
 
+def test_a_chinese_prompt_is_measured_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = ["这部电影的", "房间很干净", "服务态度真的", "iPhone 用起来"] * 8
+    monkeypatch.setattr(
+        asking, "prompts", lambda run, side: [Prompt(f"p{i}", one, "f:1") for i, one in enumerate(theirs)]
+    )
+    assert asking.advice(Run("demo"), "这本书非常") == ("", [])
+    told = asking.advice(Run("demo"), "请你给我写一段长一点的酒店评论。”")[0]
+    assert "is far longer than any of them (characters: 15, theirs 4 to 6)" in told
+    assert "ends as a sentence does" in told
+
+
 @pytest.mark.parametrize("prompt", ["A story that", "The film often", "The film"])
 def test_a_prompt_of_their_kind_is_left_alone(run: Run, prompt: str) -> None:
     assert asking.advice(run, prompt) == ("", [])

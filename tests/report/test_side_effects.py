@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.side_effects import is_refusal, length_drift, repeated_ngrams, side_effects
+from pipeline.report.side_effects import is_refusal, length_drift, repeated_ngrams, runs_of, side_effects
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_other_lengths_of_n_gram() -> None:
         "对不起，我不能这样做",
         "很遗憾，我不能提供这类信息。",
         "作为一个人工智能，我没有感情。",
+        "抱歉, 我无法回答",
     ],
 )
 def test_refusals_are_seen(text: str) -> None:
@@ -63,6 +64,14 @@ def test_refusals_are_seen(text: str) -> None:
 )
 def test_other_texts_are_no_refusals(text: str) -> None:
     assert not is_refusal(text)
+
+
+def test_chinese_repeats_itself_by_characters_whatever_the_tokenizer_made_of_them() -> None:
+    """好看好看好看: of three runs of four characters the third has been there. Its tokens, three bytes each, would say another thing."""
+    rows = [row("p", "x" * 18, text="好看好看好看"), row("q", "y", text="iPhone 很好用")]
+    assert runs_of(rows, True) == [list("好看好看好看"), ["iPhone", *"很好用"]]
+    assert side_effects(rows, by_characters=True)["repetition_4"]["mean"] == pytest.approx((1 / 3 + 0) / 2)
+    assert side_effects(rows)["repetition_4"]["mean"] == pytest.approx((14 / 15 + 0) / 2)
 
 
 def row(prompt: str, tokens: str, eos: bool = True, text: str = "fine", **more: Any) -> dict[str, Any]:

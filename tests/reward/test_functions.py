@@ -282,3 +282,4 @@ def test_impossible_sums_and_ensembles_are_refused(make: Callable[[], object], m
 def test_each_word_short_of_ten_costs_one() -> None:
     long = " ".join(["word"] * 25)
     assert brevity_penalty(["p", "p", "p"], ["", " two  words", long]) == [-10.0, -8.0, 0.0]
+    assert brevity_penalty(["p"] * 3, ["iPhone 很好用！", "这部电影真的非常好看。", "ดีมาก"]) == [-6.0, 0.0, -6.0]

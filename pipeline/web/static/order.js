@@ -27,6 +27,9 @@ export function joined(order, id, other) {
   return whole(order.map((tier) => tier.filter((one) => one !== id)).map((tier) => (tier.includes(other) ? [...tier, id] : tier)));
 }
 
+/** How long a text is as it is read: a character of twice the width counts two. */
+export const width = (text) => text.length + (text.match(/[\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60]/g)?.length ?? 0);
+
 /** `id` one step up (-1) or down (+1): out of a tie first, then past the next tier. */
 export function moved(order, id, step) {
   const at = tierOf(order, id);
@@ -41,9 +44,13 @@ export function moved(order, id, step) {
   return [...rest.slice(0, to), [id], ...rest.slice(to)];
 }
 
+// as data/units.py has it: a character, with its marks, where a script sets no spaces between words
+export const SPACELESS = ["Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Myanmar", "Khmer", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom"].map((name) => `\\p{scx=${name}}`).join("");
+const PIECES = new RegExp(`(\\s+|[${SPACELESS}]\\p{M}*)`, "u");
+
 /** For each text the words that not all texts have (those that have any words), as pieces {text, differs}, which joined give the text. */
 export function differing(texts) {
-  const words = texts.map((text) => text.split(/(\s+)/));
+  const words = texts.map((text) => text.split(PIECES).filter(Boolean));
   const bare = (word) => word.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
   const sets = words.map((list) => new Set(list.map(bare).filter(Boolean))).filter((set) => set.size);
   const shared = (word) => sets.every((set) => set.has(word));

@@ -1,11 +1,11 @@
 // The page on which people put answers in an order: by mouse, by buttons, or by keyboard alone.
 
 import { ask, duration, el, newId, person, say, trying, whoIsIt } from "./common.js";
-import { differing, joined, moved, places, placed, tied, tierOf, without } from "./order.js";
+import { differing, joined, moved, places, placed, tied, tierOf, width, without } from "./order.js";
 
 const place = document.getElementById("place");
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-const FOLDED = 900; // characters from which on an answer is folded
+const FOLDED = 900; // characters, wide ones twice, from which on an answer is folded
 
 let item = null; // what is ranked, as the server gave it
 let left = null;
@@ -104,7 +104,7 @@ function content(card) {
   const pieces = differ ? (item.words ??= differing(item.cards.map((one) => one.text)))[item.cards.indexOf(card)] : [{ text: card.text, differs: false }];
   const text = el("p", { class: "text" }, pieces.map((one) => (one.differs ? el("mark", {}, one.text) : one.text)));
   if (!card.text.trim()) text.append(el("em", { class: "even" }, "(an empty answer)"));
-  const long = card.text.length > FOLDED || card.text.split("\n").length > 12;
+  const long = width(card.text) > FOLDED || card.text.split("\n").length > 12;
   const folded = long && !opened.has(card.id);
   const toggle = () => { opened.has(card.id) ? opened.delete(card.id) : opened.add(card.id); draw(); };
   return [el("div", { class: folded ? "body folded" : "body" }, text), long && el("button", { class: "more", type: "button", "aria-expanded": !folded ? "true" : "false", onclick: toggle }, folded ? "Show all" : "Fold")];

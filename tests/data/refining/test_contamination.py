@@ -26,6 +26,20 @@ def user(text, system=None):
 def test_words_have_no_case_no_punctuation_and_single_chinese_characters():
     assert words("Don't STOP, snake_case 3.5!") == ["don", "t", "stop", "snake", "case", "3", "5"]
     assert words("我爱 Straße。カナ") == ["我", "爱", "strasse", "カ", "ナ"]
+    assert words("ที่นี่ 한국어") == ["ที่", "นี่", "한국어"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "found"),
+    [
+        ("请写一段关于酒店早餐的评论", "请写一段关于酒店早餐的评论", True),
+        ("请写一段关于酒店早餐的评论吧", "好的：请写一段关于酒店，早餐的评论。", True),
+        ("请写一段关于酒店早餐的评论吧", "请写一段关于酒店晚餐的评论", False),
+        ("บอกเกี่ยวกับอาหารเช้าหน่อย", "ช่วยบอกเกี่ยวกับอาหารเช้า", True),
+    ],
+)
+def test_thirteen_characters_in_a_row_where_no_spaces_are_set(asked: str, said: str, found: bool) -> None:
+    assert contaminated([demonstration("p", said)], [asked], 13) == ({0} if found else set())
 
 
 @pytest.mark.parametrize(
