@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.graph import PRETRAINED
 
 FULL, MEMORY = (errno.ENOSPC, errno.EDQUOT), -errno.ENOMEM
 UNWRITTEN = 0  # torch says that a file could not be written, and not why
@@ -128,6 +129,11 @@ def lower(stage: str) -> str:
     if stage == "ppo":
         return (
             "lower ppo.micro_batch_tokens or ppo.batch_size, or set ppo.gradient_checkpointing=true or ppo.tuning=lora"
+        )
+    if stage in PRETRAINED:
+        return (
+            f"lower {stage}.per_device_train_batch_size, {stage}.max_length or {stage}.hidden_size, or set "
+            f"{stage}.gradient_checkpointing=true"
         )
     if stage in ("sft", "reward", "gold", "dpo", "kto", "rloo", "rft"):
         return (

@@ -9,6 +9,7 @@ from data.forms.account import Account
 from data.refining import clean
 from data.schema import AnyRow, Problem, Ranking
 from pipeline.artifacts.embedded import CACHE
+from pipeline.graph import PRETRAINED
 from pipeline.rows import fitness
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config
 from pipeline.training.context import base_model
@@ -112,7 +113,10 @@ def tokenizer_of(config: Config, model: str | None) -> tuple[Any, dict[str, str]
     transformers.logging.set_verbosity_error()
     name = model or config.model
     folder = CACHE / EMBEDDED_MODEL.partition("@")[0]
-    if name != EMBEDDED_MODEL:
+    if name in PRETRAINED:  # of no run, as a check is of none
+        path = base_model(config.model_copy(update={"model": TINY_MODEL}))
+        name = f"{TINY_MODEL}, as stage {name} makes a tokenizer of its own"
+    elif name != EMBEDDED_MODEL:
         path = base_model(config.model_copy(update={"model": name}))
     elif (folder / "tokenizer.json").is_file():
         path = str(folder)

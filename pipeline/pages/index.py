@@ -20,6 +20,13 @@ from pipeline.pages.common import page_template
 from pipeline.pages.visible import visible
 
 FIGURES: Mapping[str, Mapping[str, str]] = {
+    "pretrain": {
+        "documents_train": "documents to learn from",
+        "bits_per_byte_before": "held-out bits a byte before",
+        "bits_per_byte_after": "held-out bits a byte after",
+        "bits_per_byte_unigram": "the same by the frequency of tokens alone",
+        "eos_rate": "samples that end by themselves",
+    },
     "data": {
         "demonstrations_train": "demonstrations to learn from",
         "rankings_train": "rankings to learn from",

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pipeline.artifacts.embedded import EMBEDDED_FOLDER
 from pipeline.bench.machine import Shape, Work
 from pipeline.bench.scale import SHAPES, USUAL, model_config
+from pipeline.graph import PRETRAINED
 from pipeline.settings.config import EMBEDDED_MODEL, Config, ConfigError
 
 QUANTISED = (None, "nf4", "int8")
@@ -101,6 +103,12 @@ def _config_of(name: str, config: Config) -> Any:
         return model_config(name)
     if name == EMBEDDED_MODEL and not EMBEDDED_FOLDER.is_dir():
         return model_config(USUAL)  # the same shape, and nothing is fetched
+    if name in PRETRAINED:
+        from pipeline.stages.pretrain import OBJECTIVES
+
+        section = getattr(config, name)
+        special = SimpleNamespace(pad_token_id=0, bos_token_id=1, eos_token_id=2)  # nothing is counted by them
+        return OBJECTIVES[section.objective].config(section, special)
     named = config.model_copy(update={"model": name})
     try:
         return config_at(base_model(named), config.revision if name == config.model else None)

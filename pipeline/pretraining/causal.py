@@ -135,7 +135,7 @@ def _cross_entropy(known: Any, asked: Mapping[int, int], size: int) -> float:
 def said(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed: int) -> list[dict[str, Any]]:
     """Samples at temperature 1 with noise of their own, the same whenever they are asked for: every third from nothing, the others behind the
     beginning of a held-out document."""
-    most = max(1, min(section.max_new_tokens, section.max_length - 1))
+    most = min(section.max_new_tokens, section.max_length // 2)
     prompts = []
     for number in range(section.samples):
         ids = held_out.documents[number % len(held_out.documents)]

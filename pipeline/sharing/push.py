@@ -25,7 +25,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.unchanged import unchanged
 from pipeline.data_check.figures import languages
-from pipeline.graph import STAGES
+from pipeline.graph import PRETRAINED, STAGES
 from pipeline.redaction import redacted, redacted_in
 from pipeline.sharing import adapter
 from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of
@@ -54,7 +54,7 @@ def _stage_of(model: str) -> str:
 
 
 def _is_model(stage: str) -> bool:
-    return stage in STAGES and (STAGES[stage].policy or stage in ("reward", "gold"))
+    return stage in STAGES and (STAGES[stage].policy or stage in ("reward", "gold", *PRETRAINED))
 
 
 def push(
@@ -113,16 +113,19 @@ def contents(
     if page is not None and report:
         files["report.html"] = redacted(_without_paths(page.read_text(encoding="utf-8"))).encode()
         told.append(f"{page} shows held-out prompts and answers and goes too; REPORT=0 (--no-report) leaves it out")
-    elif page is None:
+    elif page is None and stage not in PRETRAINED:
         told.append(f"no report of this model; to have one there, first {run.remedy('compare')}")
     if base.license is None:
-        told.append("the licence of the base model is not known; LICENSE=… (--license) names it in the card")
+        whose = "model" if stage in PRETRAINED else "base model"
+        told.append(f"the licence of the {whose} is not known; LICENSE=… (--license) names it in the card")
     files["README.md"] = _card(run, stage, made, base, to, verdict, "report.html" in files, own is not None).encode()
     return files, told
 
 
 def _base_model(run: Run, stage: str, made: Manifest) -> str:
-    """The model that the weights began as: the run's, or a reward model's own."""
+    """The model that the weights began as: the run's, a reward model's own, or the name of a stage that began with none."""
+    if stage in PRETRAINED:
+        return stage
     own = made.config["settings"].get("reward", {}).get("model") if stage in ("reward", "gold") else None
     return str(own or made.config["settings"]["model"])
 
@@ -183,6 +186,8 @@ def _card(
 ) -> str:
     data = run.manifest("data")
     sources = _sources(data.config["settings"]["data"]) if data is not None else []
+    if stage in PRETRAINED:
+        sources = _sources(made.config["settings"][stage])
     about = [f"{STAGES[stage].help} Made by an RLHF pipeline, seed {made.seed}."]
     if base.hub is not None:
         about[0] += f" The base model is [{base.hub}](https://huggingface.co/{base.hub})."
@@ -200,7 +205,15 @@ def _card(
     # once more: a former version may have published the run
     about, sources = redacted_in(about), redacted_in(sources)
     text = card(
-        stage, what, to, base, made.metrics, datasets=datasets_of(sources), languages=_languages(run), about=about
+        stage,
+        what,
+        to,
+        base,
+        made.metrics,
+        datasets=datasets_of(sources),
+        languages=_languages(run),
+        about=about,
+        objective=made.model.get("objective"),
     )
     ModelCard(text)  # raises where its metadata is not what the Hub takes
     return text

@@ -161,6 +161,13 @@ def _write_card(
         f"{section.vocab_size} tokens. Seed {config.seed}. Settings and hashes: `manifest.json`."
     ]
     text = card(
-        stage, objective.card, str(place), Base(None), metrics, datasets=datasets_of(section.sources()), about=about
+        stage,
+        objective.card,
+        str(place),
+        Base(None),
+        metrics,
+        datasets=datasets_of(section.sources()),
+        about=about,
+        objective=section.objective,
     )
     write_text(made / "README.md", text)

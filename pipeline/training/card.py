@@ -12,6 +12,9 @@ from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL
 from pipeline.settings.data import EMBEDDED_SOURCES
 
 FIGURES = {
+    "bits_per_byte_before": "bits a byte of held-out documents, with random weights",
+    "bits_per_byte_after": "bits a byte of held-out documents",
+    "bits_per_byte_unigram": "the same by the frequency of tokens alone",
     "loss_before": "held-out loss before training, nats a token",
     "loss_after": "held-out loss after training, nats a token",
     "eos_rate": "share of sampled completions that end by themselves",
@@ -72,19 +75,27 @@ def datasets_of(sources: Sequence[str]) -> list[str]:
     )
 
 
+TASKS = {"causal": "text-generation", "mlm_nsp": "fill-mask", "span": "text2text-generation"}
+"""What the Hub calls the task of a model that was made from nothing, by its objective."""
+CLASSES = {
+    "fill-mask": "AutoModelForMaskedLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "text-classification": "AutoModelForSequenceClassification",
+}
+
+
 def policy(stage: str) -> bool:
     """Whether a stage publishes a policy, and not a reward model."""
     return STAGES[stage].policy
 
 
-def usage(stage: str, name: str) -> str:
-    """The lines of Python that load a published model."""
-    if policy(stage):
+def usage(task: str, name: str) -> str:
+    """The lines of Python that load a published model of a task."""
+    if task == "text-generation":
         return f'from transformers import pipeline\n\nsay = pipeline("text-generation", model="{name}")'
-    return (
-        "from transformers import AutoModelForSequenceClassification\n\n"
-        f'model = AutoModelForSequenceClassification.from_pretrained("{name}")  # scoring.json says what it reads, and the scale'
-    )
+    told = "  # scoring.json says what it reads, and the scale" if task == "text-classification" else ""
+    kind = CLASSES[task]
+    return f'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("{name}"){told}'
 
 
 def card(
@@ -97,18 +108,24 @@ def card(
     datasets: Sequence[str] = (),
     languages: Sequence[str] = (),
     about: Sequence[str] = (),
+    objective: str | None = None,
 ) -> str:
-    """A Hugging Face model card: metadata, `what` as its heading, the paragraphs `about`, how to load `name`, figures."""
+    """A Hugging Face model card: metadata, `what` as its heading, the paragraphs `about`, how to load `name`, figures. `objective` is that of
+    a model made from nothing."""
+    task = "text-generation" if policy(stage) else "text-classification"
+    tags = ["rlhf", stage if policy(stage) else "reward-model"]
+    if objective is not None:
+        task, tags = TASKS[objective], [stage]
     data = ModelCardData(
         license=base.license,
         base_model=base.hub,
         datasets=list(datasets) or None,
         language=list(languages) or None,
         library_name="transformers",
-        pipeline_tag="text-generation" if policy(stage) else "text-classification",
-        tags=["rlhf", stage] if policy(stage) else ["rlhf", "reward-model"],
+        pipeline_tag=task,
+        tags=tags,
     )
     shown = [f"| {FIGURES[key]} | {metrics[key]:.4g} |" for key in FIGURES if key in metrics]
     table = ["| figure | value |", "|---|---|", *shown] if shown else []
-    blocks = [f"# {what}", *about, f"```python\n{usage(stage, name)}\n```", "\n".join(table)]
+    blocks = [f"# {what}", *about, f"```python\n{usage(task, name)}\n```", "\n".join(table)]
     return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(block for block in blocks if block) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.artifacts.refusals import lower, sentence
 from pipeline.artifacts.run import Run
+from pipeline.graph import PRETRAINED
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.sections import Stepwise, Supervised, Training
 from pipeline.training import room
@@ -347,6 +348,8 @@ def _remedy(stage: str, largest: str) -> str:
     cache = f"lower {'ppo.per_device_rollout_batch_size' if ppo else f'{section}.batch_size'} or ppo.response_length"
     if asks:
         cache = lower(stage).partition(", compare")[0] + " or ppo.response_length"
+    if section in PRETRAINED and largest in ("training", "weights"):
+        return f"lower {section}.hidden_size, {section}.num_hidden_layers or {section}.vocab_size"
     return {
         "activations": f"lower {rows}{further}, or set {section}.gradient_checkpointing=true",
         "logits": f"lower {rows}",

@@ -9,6 +9,7 @@ from pipeline.artifacts import refusals
 from pipeline.artifacts.refusals import size_words
 from pipeline.artifacts.run import Run
 from pipeline.commands import pruning
+from pipeline.graph import PRETRAINED
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.sections import Stepwise
 from policies.footprint import Footprint
@@ -86,6 +87,8 @@ def _fewer(stage: str, config: Config) -> str:
         return "lower best_of_n.n or best_of_n.prompts"
     if stage in ("data", "compare"):
         return "lower compare.prompts" if stage == "compare" else ""
+    if name in PRETRAINED:
+        return f"lower {name}.hidden_size or {name}.num_hidden_layers"
     found = [f"set {name}.tuning=lora"] if section.tuning == "full" else [f"lower {name}.lora.r"]
     return " or ".join([f"raise {name}.save_steps, so that one state lies there at a time,", *found])
 
