@@ -50,7 +50,7 @@ MISTAKES = {
     # what is not there, told by `all` before anything trains
     f"all {S} model=./nope": "model: ./nope: no such folder; give a folder that holds a model, or a Hub id",
     f"all {S} reward.model=models/of/mine": "reward.model: models/of/mine: no such folder; give a folder that holds a model, or a Hub id",
-    f"all {S} compare.judges=[nope]": "compare.judges: no judge is called 'nope'; use \"vader\", or \"module:function\" for your own",
+    f"all {S} compare.judges=[nope]": "compare.judges: no judge is called 'nope'; use \"vader\", \"chinese_sentiment\", or \"module:function\" for your own",
     f"all {S} compare.judges=[my.judges:kind]": "compare.judges: my.judges:kind: no module my.judges in {here} or installed; give its name without .py, folders parted by dots",
     f"all {S} ppo.reward_funcs=[mine:f]": "ppo.reward_funcs: mine:f: no module mine in {here} or installed; give its name without .py, folders parted by dots",
     f"all {S} compare.votes=[votes.csv]": "compare.votes: votes.csv: no such file; mend the path or leave it out",

@@ -20,7 +20,8 @@ ByKey = dict[str, dict[Key, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Opinion:
-    """What one judge said of all samples. `label` is a `judge.Label`; `summary` is what judging cost.
+    """What one judge said of all samples. `label` is a `judge.Label`; `summary` is what judging cost; a score
+    above `positive` is one that the judge holds for good, None where no score has that meaning.
 
     outcomes: None for a judge whose scores the rows hold; else (a, b) -> (prompt_id, seed) -> 1 a is better, 0 b is, ½ a
     tie, or a number between where several people voted; a comparison that was not judged is absent or nan.
@@ -30,6 +31,7 @@ class Opinion:
     label: str
     outcomes: Mapping[tuple[str, str], Mapping[Key, float]] | None = None
     summary: dict[str, Any] = field(default_factory=dict)
+    positive: float | None = None
 
 
 def main_model(models: Iterable[str]) -> str:

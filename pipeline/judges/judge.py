@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline import statistics
 from pipeline.commands import install
 from pipeline.pages.progress import bar
+from pipeline.settings.data import CHINESE_SENTIMENT, VADER
 from pipeline.waiting import patient, watched
 from policies.precision import Held
 from policies.template import PromptText
@@ -44,7 +45,8 @@ class Judge:
 
     1 yes, 0 no, ½ a tie, nan where there is no judgement; the mean of several people's votes may lie between.
     `scores(prompts, completions)`, one finite number a completion with more being better, is None for a judge that only
-    compares. `summary()` tells for the report what judging has cost so far: numbers and texts, ready for JSON.
+    compares. `summary()` tells for the report what judging has cost so far: numbers and texts, ready for JSON. A completion with a
+    score above `positive` is one that the judge holds for good; None where no score has that meaning.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Judge:
     outcomes: Callable[[Sequence[PromptText], Sequence[str], Sequence[str]], Outcomes]
     scores: Scores | None = None
     summary: Callable[[], dict[str, Any]] = dict
+    positive: float | None = None
 
 
 def by_scores(name: str, label: Label, function: RewardFunction, tie: float = statistics.TIE) -> Judge:
@@ -115,10 +118,12 @@ def independent(name: str) -> Judge:
 
 
 def _function(name: str) -> RewardFunction:
-    if name != "vader" and ":" not in name:
-        raise JudgeError(f'no judge is called {name!r}: use "vader", or "module:function" for your own')
+    if name != VADER and ":" not in name:
+        raise JudgeError(
+            f'no judge is called {name!r}: use "{VADER}", "{CHINESE_SENTIMENT}", or "module:function" for your own'
+        )
     with _as_judge():
-        if name == "vader":
+        if name == VADER:
             return vader
         with watched(f"the import of judge {name}"):
             found = resolve(name)

@@ -18,9 +18,9 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Opinion, Samples, paired, pairs_of
 from pipeline.graph import FROM_RANKINGS
-from pipeline.judges import llm, votes
+from pipeline.judges import llm, sentiment, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
-from pipeline.settings.config import Config
+from pipeline.settings.config import CHINESE_SENTIMENT, Config
 from pipeline.training.seen import check_seen
 from policies.backbone import BackboneError
 from policies.precision import Held
@@ -37,7 +37,7 @@ def called(config: Config, run: Run) -> list[Judge]:
                 f"compare.gold: {folder} is what training maximised, so it cannot be gold; "
                 "give a reward model of another run, learned from other rankings"
             )
-    found = [independent(name) for name in config.judges()]
+    found = [sentiment.judge(run) if name == CHINESE_SENTIMENT else independent(name) for name in config.judges()]
     if (section := config.compare.llm) is not None:
         endpoint = llm.Endpoint(**section.model_dump())
         found.append(llm.judge(endpoint, run.root / run.name / "llm_judge.jsonl"))
@@ -145,7 +145,7 @@ def opinions(samples: Samples, panel: Sequence[Judge], models: Iterable[str]) ->
             if judge.scores is not None:
                 for row, value in zip(samples, judge.scores(asked, said), strict=True):
                     row["scores"][judge.name] = value
-                found.append(Opinion(judge.name, judge.label, None, judge.summary()))
+                found.append(Opinion(judge.name, judge.label, None, judge.summary(), judge.positive))
                 continue
             outcomes = {}
             for a, b in pairs_of(list(rows)):

@@ -136,11 +136,18 @@ def _commands(report: Report) -> list[str]:
 
 def _models(report: Report) -> list[str]:
     scoring = [judge for judge, own in report.panel.items() if own.scores]
-    names = ["model", *(_plain(judge) for judge in scoring), "KL to sft", "tokens", "EOS", "distinct-2", "perplexity"]
+    shares = [judge for judge in scoring if judge in report.models[report.main].positive]
+    names = ["model", *(_plain(judge) for judge in scoring), *(f"positive by {_plain(judge)}" for judge in shares)]
+    names += ["KL to sft", "tokens", "EOS", "distinct-2", "perplexity"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for model, own in report.models.items():
         kl = _number(own.kl, 1) if own.kl_bound is None else f"≤ {_number(own.kl_bound, 1)}"
         cells = [_number(own.intervals[judge]["mean"], 2) for judge in scoring]
+        cells += [
+            f"{found['mean']:.1%} ({_ends((found['low'], found['high']))})"
+            for judge in shares
+            if (found := own.positive[judge])
+        ]
         cells += [kl, _number(own.length, 1), f"{own.eos_rate:.0%}", _number(own.distinct_2, 2)]
         lines.append(f"| {' | '.join([_plain(model), *cells, _number(own.perplexity, 1)])} |")
     return lines
@@ -167,9 +174,11 @@ def _pairs(report: Report) -> list[str]:
 
 
 def _gold(report: Report) -> list[str]:
-    """What the gold reward models learned from, where that is known, as lines."""
-    told = {judge: own.summary.get("trained on") for judge, own in report.panel.items()}
-    lines = [f"{_plain(judge)}: trained on {_plain(rows)}." for judge, rows in told.items() if rows]
+    """What judges that are models learned from and how often they are right, where that is known, as lines."""
+    lines = []
+    for judge, own in report.panel.items():
+        told = [f"{name} {_plain(own.summary[name])}" for name in ("trained on", "right on") if own.summary.get(name)]
+        lines += [f"{_plain(judge)}: {'; '.join(told)}."] if told else []
     return [*lines, ""] if lines else []
 
 

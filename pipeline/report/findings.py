@@ -20,6 +20,9 @@ class Figures:
 
     reward: float = 0.0  # the score that training maximised
     judge: dict[str, float] = field(default_factory=dict)  # mean score by every other judge that scores
+    positive: dict[str, dict[str, float]] = field(
+        default_factory=dict
+    )  # share of completions that a judge holds for good, of judges that say from which score on: {"mean", "low", "high"}
     length: float = 0.0  # tokens a completion
     eos_rate: float = 0.0
     distinct_2: float = 0.0

@@ -14,7 +14,10 @@ LABELS = {
     "human": "people",
     "LLM": "a language model",
 }
-KNOWN = {"vader": "a sentiment lexicon, −1 to 1"}  # judges by name
+KNOWN = {
+    "vader": "a sentiment lexicon, −1 to 1",
+    "chinese_sentiment": "a classifier of review sentiment, the probability of a positive review",
+}  # judges by name
 _SHARES = (
     ("eos_rate", "EOS rate", "completions the model ended by itself"),
     ("repetition_4", "4-gram repetition", "runs of four {runs_of} of a completion seen in it before"),
@@ -53,7 +56,13 @@ def said_of(report: Report, judge: str) -> str:
 def quality(report: Report) -> Group:
     """What the judges say of each model, the optimised reward last."""
     scoring = [judge for judge in (*report.judges, report.optimised) if report.panel[judge].scores]
-    return _group(report, "", [(judge, said_of(report, judge), _of_interval(judge)) for judge in scoring])
+    rows = [(judge, said_of(report, judge), _of_interval(judge)) for judge in scoring]
+    shares = [judge for judge in scoring if judge in report.models[report.main].positive]
+    rows += [
+        (f"positive by {judge}", "share of completions that it holds for positive", _positive(judge))
+        for judge in shares
+    ]
+    return _group(report, "", rows)
 
 
 def price(report: Report) -> Group:
@@ -155,12 +164,16 @@ def _plain(key: str, digits: int) -> Callable[[Figures], Cell | None]:
     return cell
 
 
-def _share(key: str) -> Callable[[Figures], Cell | None]:
-    def cell(own: Figures) -> Cell | None:
-        found = own.side_effects[key]
-        return f"{found['mean']:.1%}", f"{found['low']:.1%} to {found['high']:.1%}"
+def _positive(judge: str) -> Callable[[Figures], Cell | None]:
+    return lambda own: _as_share(own.positive[judge])
 
-    return cell
+
+def _share(key: str) -> Callable[[Figures], Cell | None]:
+    return lambda own: _as_share(own.side_effects[key])
+
+
+def _as_share(found: Mapping[str, float]) -> Cell:
+    return f"{found['mean']:.1%}", f"{found['low']:.1%} to {found['high']:.1%}"
 
 
 def _mean(value: float, interval: Mapping[str, Any] | None, digits: int) -> Cell:

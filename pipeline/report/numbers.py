@@ -130,6 +130,11 @@ def _model(
     effects = side_effects(own, draws, seed, by_characters)
     intervals = {judge: interval(scores_by(rows[model], judge)) for judge in scoring}
     intervals["length"] = effects.pop("length")
+    positive = {
+        one.name: interval([float(score > one.positive) for score in scores_by(rows[model], one.name)])
+        for one in opinions
+        if one.outcomes is None and one.positive is not None
+    }
     kl = [row["kl"] for row in own]
     missing = kl.count(None)
     if 0 < missing < len(kl):
@@ -141,6 +146,7 @@ def _model(
     return Figures(
         reward=intervals[optimised]["mean"],
         judge={judge: intervals[judge]["mean"] for judge in scoring if judge != optimised},
+        positive=positive,
         length=intervals["length"]["mean"],
         eos_rate=effects["eos_rate"]["mean"],
         distinct_2=statistics.distinct_n(runs_of(own, by_characters), 2),

@@ -13,8 +13,10 @@ from pipeline.graph import COMPARED, PRETRAINED
 from pipeline.settings import baselines
 from pipeline.settings.baselines import best_of, known_models
 from pipeline.settings.data import CHINESE_REVIEWS as CHINESE_REVIEWS
+from pipeline.settings.data import CHINESE_SENTIMENT as CHINESE_SENTIMENT
 from pipeline.settings.data import EMBEDDED_REVIEWS as EMBEDDED_REVIEWS
 from pipeline.settings.data import EMBEDDED_SOURCES as EMBEDDED_SOURCES
+from pipeline.settings.data import VADER as VADER
 from pipeline.settings.data import Clean as Clean
 from pipeline.settings.data import Data
 from pipeline.settings.data import Part as Part
@@ -107,7 +109,8 @@ class Compare(Section):
         description=f"{', '.join(COMPARED)}, best_of_16 and the like, RUN/STAGE, a folder or a Hub id",
     )
     judges: list[str] | None = Field(
-        None, description="vader or module:function, beside the reward model; default: vader for film reviews"
+        None,
+        description="vader, chinese_sentiment or module:function, beside the reward model; default: the first for film reviews, the second for Chinese ones",
     )
     prompts: int = Field(256, ge=2, description="held-out prompts")
     samples_per_prompt: int = Field(1, ge=1)
@@ -326,4 +329,4 @@ class Config(Section):
         """Names of the judges beside the reward model."""
         if self.compare.judges is not None:
             return self.compare.judges
-        return ["vader"] if self.data.embedded() else []
+        return [CHINESE_SENTIMENT if self.data.chinese() else VADER] if self.data.embedded() else []

@@ -10,6 +10,8 @@ from pipeline.settings.sections import OBSERVES, Section
 EMBEDDED_REVIEWS, CHINESE_REVIEWS = "film_reviews", "chinese_reviews"
 EMBEDDED_SOURCES = (EMBEDDED_REVIEWS, CHINESE_REVIEWS)
 """The data sets that come with the project, split and complete."""
+VADER, CHINESE_SENTIMENT = "vader", "chinese_sentiment"
+"""The judges by name; each is the default one of its reviews."""
 
 
 class Reviews(Section):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.commands import install
-from pipeline.settings.config import Config, ConfigError
+from pipeline.settings.config import CHINESE_REVIEWS, CHINESE_SENTIMENT, VADER, Config, ConfigError
 
 REWARDED = ("ppo", "rloo", "rft", "best_of_n")  # the stages that call the reward functions
 
@@ -21,7 +21,7 @@ def check_outside(config: Config, stages: Sequence[str]) -> None:
     if set(stages) & set(REWARDED):
         told += [_function("ppo.reward_funcs", name) for name in config.ppo.reward_funcs if ":" in name]
     if "compare" in stages:
-        told += [_judge(name) for name in config.judges()]
+        told += [_judge(name, config) for name in config.judges()]
         files = [("compare.votes", path) for path in config.compare.votes]
         files += [("compare.plain_text", path) for path in (config.compare.plain_text,) if path is not None]
         told += [
@@ -50,13 +50,16 @@ def _is_a_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or (name.count("/") == 1 and Path(first).is_dir())
 
 
-def _judge(name: str) -> str | None:
-    if name == "vader":
+def _judge(name: str, config: Config) -> str | None:
+    if name == CHINESE_SENTIMENT:
+        none = f"compare.judges: {name} learns from reviews that data.source={CHINESE_REVIEWS} sets apart; leave it out of this run"
+        return None if config.data.chinese() else none
+    if name == VADER:
         missing = find_spec("vaderSentiment") is None
         remedy = f"leave it out, or {install('vaderSentiment==3.3.2')}"
         return f"compare.judges: vader needs the package vaderSentiment; {remedy}" if missing else None
     if ":" not in name:
-        return f'compare.judges: no judge is called {name!r}; use "vader", or "module:function" for your own'
+        return f'compare.judges: no judge is called {name!r}; use "{VADER}", "{CHINESE_SENTIMENT}", or "module:function" for your own'
     return _function("compare.judges", name)
 
 
