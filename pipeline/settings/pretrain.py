@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Mend
 from pipeline.settings.sections import Supervised
@@ -57,13 +57,6 @@ class Pretrain(Supervised):
     tuning: ClassVar[Literal["full"]] = "full"  # type: ignore[misc]
     lora: ClassVar[None] = None  # type: ignore[misc, assignment]
     sharding: ClassVar[Literal["none"]] = "none"  # type: ignore[misc]
-
-    @field_validator("source")
-    @classmethod
-    def _named(cls, source: str | None) -> str | None:
-        if source is not None and not source.strip():
-            raise ValueError("it is empty; name a file, folder, pattern, Hub id or module:function")
-        return source
 
     @model_validator(mode="after")
     def _goes_together(self) -> "Pretrain":
