@@ -18,8 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from policies.blueprint import without_numbers
 from policies.quick.linear import Linear, in_one_step, quick
+from policies.seq2seq import of_rows, unread_rows
 from policies.sharding import sharded
-from policies.trials import BackboneError, close, decoder, reason, tell, trial_rows
+from policies.trials import BackboneError, close, decoder, reason, scored_at, tell, trial_rows
 from policies.untyped import AnyFunction, Foreign
 
 LINEAR = nn.Linear | Conv1D
@@ -70,14 +71,23 @@ def lora_config(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> L
         layers = None
     return in_one_step(
         LoraConfig(
-            task_type=task_type,
+            task_type="SEQ_2_SEQ_LM" if of_rows(model) else task_type,
             r=lora.r,
             lora_alpha=lora.lora_alpha,
             lora_dropout=0.0,
             target_modules=targets,
             layers_to_transform=layers,
+            modules_to_save=_unknown_heads(model) if task_type == "SEQ_CLS" else None,
         )
     )
+
+
+def _unknown_heads(model: PreTrainedModel) -> list[str] | None:
+    """Names of a classifier's head where peft knows none of them, as on an encoder–decoder: it would be neither trained nor saved. None where
+    it finds one by its name."""
+    body = decoder(model)
+    heads = [name for name, module in model.named_children() if module is not body and [*module.parameters()]]
+    return None if any(known in name for name in heads for known in ("classifier", "score")) else heads
 
 
 def _by_twin(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> LoraConfig:
@@ -104,7 +114,8 @@ def _by_twin(model: PreTrainedModel, lora: LoraSettings, task_type: str) -> Lora
 
 def adaptable(model: PreTrainedModel) -> set[str]:
     """Names of the linear layers that `all-linear` adapts: inside the decoder, run by a text, and such as peft can adapt."""
-    inside = {name for name, _ in _linear(model) if _inside(model, name)}
+    body = {id(module) for module in decoder(model).modules()}
+    inside = {name for name, module in _linear(model) if id(module) in body}
     runs = _that_run(model, inside)
     if runs and _why_not(model, sorted(runs), runs) is None:
         return runs
@@ -129,11 +140,6 @@ def adaptable(model: PreTrainedModel) -> set[str]:
 
 def _linear(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, LINEAR)]
-
-
-def _inside(model: PreTrainedModel, name: str) -> bool:
-    body = decoder(model)
-    return any(module is body for module in _chain(model, name))
 
 
 def _chain(model: nn.Module, name: str) -> list[nn.Module]:
@@ -183,7 +189,8 @@ def _that_run(model: PreTrainedModel, names: Iterable[str]) -> set[str]:
     try:
         if unread:
             with without_numbers(model) as mode, mode, _Read() as read:
-                model(input_ids=torch.zeros(1, 9, dtype=torch.long), use_cache=False)
+                # a head that looks for its token finds none
+                (decoder(model) if model.config.is_encoder_decoder else model)(**unread_rows(model, 9), use_cache=False)
         else:
             ids, mask = trial_rows(model)
             with _Read() as read:
@@ -231,7 +238,10 @@ def _why_not(model: nn.Module, targets: str | list[str], wanted: set[str]) -> st
     learned = [p for p in adapted.parameters() if p.requires_grad]
     try:
         with torch.enable_grad():
-            states = decoder(clone)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            if scored_at(clone) is None:
+                states = decoder(clone)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            else:
+                states = clone(input_ids=ids, attention_mask=mask, use_cache=False).logits
             torch.autograd.grad(states.square().mean(), learned, allow_unused=True)
     except Exception as error:  # a backward pass of somebody's own
         return f"no gradient reaches it while dropout is off, {reason(error)}"

@@ -16,6 +16,7 @@ import torch
 from policies.decoding import Resolved, decode, figures
 from policies.drawing import Completion, noise
 from policies.errors import BackboneError
+from policies.seq2seq import check_engine
 from policies.untyped import Arguments, Model, Noise
 from policies.vllm_apart import started_apart
 from policies.vllm_server import Processes, connect
@@ -72,6 +73,7 @@ def answering(machine: Machine, model: Model, source: str | Path, revision: str 
     if machine.engine == "transformers":
         yield partial(decode, model)
         return
+    check_engine(machine.setting, machine.engine, model)
     with _serving(machine, model, source, revision) as generate:
         gap = _gap(model, generate)
         if gap > machine.settings.max_sampler_kl:

@@ -13,15 +13,16 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from policies.blueprint import check_described, config_at
+from policies.blueprint import check_described, config_at, speaks_by
 from policies.errors import BackboneError as BackboneError
 from policies.errors import not_there
 from policies.precision import Held, finished, held, loading
 from policies.quick.linear import quick
 from policies.quick.packing import enable_packing
+from policies.seq2seq import reads_rows
 from policies.sharding import reading_shares
 from policies.strangers import said
 from policies.tokenizers import ends, eos_ids, tokens
@@ -56,7 +57,11 @@ def _fetched(
         raise not_there(path, "model", error) from error
     except Exception as error:  # what a model of somebody's own raises cannot be foreseen
         shapes = _other_shapes(loader, path, revision, more) if isinstance(error, RuntimeError) else ""
-        remedy = "use another model" if loader is AutoModelForCausalLM else "name another model in reward.model"
+        remedy = (
+            "name another model in reward.model"
+            if loader is AutoModelForSequenceClassification
+            else "use another model"
+        )
         raise BackboneError(
             f"{path}: cannot be loaded by {loader.__name__} ({shapes or said(error)}); {remedy}"
         ) from error
@@ -98,12 +103,15 @@ def _loaded(loader: Foreign, path: str | Path, how: torch.dtype | Held, revision
 def load_causal(
     path: str | Path, tokenizer: Tokenizer, how: torch.dtype | Held, revision: str | None = None
 ) -> PreTrainedModel:
-    """A causal language model in eval mode, whose generation config names all that ends a completion.
+    """A language model in eval mode, whose generation config names all that ends a completion: causal, or an encoder–decoder, which reads rows
+    (`policies.seq2seq`).
 
     Raises BackboneError on ill-fitting weights, on a model that a few tokens show to be of no use here, and where `tokenizer` has more
     tokens than the model: a row made for them could be sampled.
     """
-    model = _loaded(AutoModelForCausalLM, path, how, revision)
+    model = _loaded(speaks_by(config_at(path, revision)), path, how, revision)
+    if model.config.is_encoder_decoder:
+        reads_rows(model, path)
     embedding: Model = model.get_input_embeddings()
     wanted = tokens(tokenizer)
     if wanted > embedding.weight.shape[0]:
@@ -157,7 +165,9 @@ def new_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11). Raises
     BackboneError where its kind has no such head, or the score does not see the whole text."""
-    model, _ = _fetched(AutoModelForSequenceClassification, path, how, revision, num_labels=1)
+    with torch.random.fork_rng():  # a head may have layers below its last one
+        torch.manual_seed(seed)
+        model, _ = _fetched(AutoModelForSequenceClassification, path, how, revision, num_labels=1)
     _pad_for(model, tokenizer, path)
     _float32_head(model)
     init_head(output_head(model), seed)

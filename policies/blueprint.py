@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from policies.errors import BackboneError, not_there
 from policies.limited import Beyond, limited
+from policies.seq2seq import reads_rows
 from policies.strangers import SIZES, check_folder, said, signature
 from policies.untyped import AnyFunction, Arguments, Foreign, Model, ModelConfig
 
@@ -35,6 +36,11 @@ def config_at(path: str | Path, revision: str | None = None) -> ModelConfig:
         ) from error
 
 
+def speaks_by(config: ModelConfig) -> Foreign:
+    """Which of transformers' classes makes a model of `config` that speaks."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
 LAID_OUT, LAID_OUT_MEMORY = 120.0, 4 * 2**30
 SPARE = 2**28
 """Numbers that a model may have beyond those of its weights, such as a head that is new."""
@@ -42,9 +48,10 @@ PACKED = 8  # numbers of a byte: more than any quantised weights hold
 TABLES = 2**32  # numbers of what a model computes for itself, such as masks and positions
 
 
-def check_described(path: str | Path, config: ModelConfig, kind: Foreign = AutoModelForCausalLM) -> None:
+def check_described(path: str | Path, config: ModelConfig, kind: Foreign = None) -> None:
     """Raise BackboneError where the model that a folder's config describes is far larger than the weights beside it, before anything is
     allocated: it is laid out without numbers, in a fork with limits."""
+    kind = kind or speaks_by(config)
     sizes = [one.stat().st_size for one in Path(path).glob("*") if one.suffix in (".safetensors", ".bin")]
     if sizes and (str(path), signature(path), kind) not in _DESCRIBED:
         try:
@@ -86,18 +93,22 @@ def _named(config: ModelConfig) -> str:
 
 def blueprint(
     config: ModelConfig,
-    kind: Foreign = AutoModelForCausalLM,
+    kind: Foreign = None,
     *,
     integers: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Model:
     """The model of `config` in eval mode, its weights on the meta device: shapes without numbers, in no memory. `integers`, such as tables of
-    positions, are real. Raises what the model's class raises."""
+    positions, are real; `kind` is the one that speaks unless another is named. Raises what the model's class raises."""
+    kind = kind or speaks_by(config)
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         if integers:
             stack.enter_context(_RealIntegers())
-        return kind.from_config(config, dtype=dtype or torch.float32, trust_remote_code=False).eval()
+        model = kind.from_config(config, dtype=dtype or torch.float32, trust_remote_code=False).eval()
+    if kind is AutoModelForSeq2SeqLM:
+        reads_rows(model, config.model_type)
+    return model
 
 
 @contextmanager
@@ -151,7 +162,7 @@ def _factor(value: Foreign) -> float:
 
 def _learned(config: ModelConfig) -> int | None:
     """Positions that tables of learned ones hold, from the row of the first token on, as the model itself looks them up for four tokens."""
-    for kind in (AutoModel, AutoModelForCausalLM):
+    for kind in (AutoModel, speaks_by(config)):
         looked = _LookedUp()
         try:
             model = blueprint(config, kind)

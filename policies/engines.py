@@ -31,6 +31,7 @@ from policies.backbone import BackboneError
 from policies.drawing import Completion, completed, seed_of
 from policies.roles import Roles
 from policies.rollout import sample
+from policies.seq2seq import check_engine
 from policies.untyped import Arguments, Model, Noise
 from policies.vllm_inside import Inside, start_inside
 from policies.vllm_server import Following, Processes, following
@@ -88,6 +89,7 @@ def make_engine(
     """
     if name == "transformers":
         return transformers_engine(roles)
+    check_engine("ppo.engine", name, roles.causal)
     if name == "vllm":
         return _following(start_inside(roles, folder, settings, longest))
     if name == "vllm_server":

@@ -13,12 +13,13 @@ from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForSequenceClassification
 
 from policies.adapters import LoraSettings, lora_config
 from policies.blueprint import blueprint, without_numbers
 from policies.precision import Held
 from policies.quick.linear import quick
+from policies.seq2seq import unread_rows
 from policies.trials import decoder
 from policies.untyped import Foreign, Model, ModelConfig
 
@@ -59,9 +60,7 @@ class Footprint:
         return self.states + sum(each * min(length, window or length) for each, window in self.cache)
 
 
-def footprint(
-    config: ModelConfig, how: Held, lora: LoraSettings | None, kind: Foreign = AutoModelForCausalLM
-) -> Footprint:
+def footprint(config: ModelConfig, how: Held, lora: LoraSettings | None, kind: Foreign = None) -> Footprint:
     """Count the model of `config`, held as `how` says: with a new adapter, or trained whole where `lora` is None. Where a kernel has no float32
     form without numbers (torch's grouped products, of experts) it is run in bfloat16, and numbers count twice. Where all layers are the same,
     one and two of them are run, and the others count as the second.
@@ -149,7 +148,7 @@ def _run(model: Model, how: Held, lora: LoraSettings | None, kind: Foreign) -> F
     trained, adapted, depth = numbers, 0.0, model.config.get_text_config().num_hidden_layers
     if lora is not None:
         depth = min(depth, int(lora.layers.split()[1])) if lora.layers is not None else depth
-        adapter = lora_config(model, lora, "CAUSAL_LM" if kind is AutoModelForCausalLM else "SEQ_CLS")
+        adapter = lora_config(model, lora, "SEQ_CLS" if kind is AutoModelForSequenceClassification else "CAUSAL_LM")
         with torch.device("meta"):
             model = get_peft_model(model, adapter)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -173,7 +172,7 @@ def _run(model: Model, how: Held, lora: LoraSettings | None, kind: Foreign) -> F
     )
 
 
-def weights_of(config: ModelConfig, how: Held, kind: Foreign) -> float:
+def weights_of(config: ModelConfig, how: Held, kind: Foreign = None) -> float:
     """Bytes of the weights alone. Raises as `footprint` does."""
     model = blueprint(config, kind, integers=False, dtype=how.dtype)
     return _held(model, decoder(model), how)
@@ -204,7 +203,7 @@ def _kept(model: Model, mode: FakeTensorMode) -> tuple[float, float, float]:
 
     sums = [0.0, 0.0, 0.0]
     with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = decoder(model)(input_ids=torch.zeros(1, TRIED, dtype=torch.long), use_cache=False)
+        out = decoder(model)(**unread_rows(model, TRIED), use_cache=False)
         for storage, count in stored.values():
             power = 0 if count % TRIED else 1 if count % TRIED**2 else 2
             sums[power] += storage.nbytes() / TRIED**power
@@ -217,7 +216,7 @@ def _cache(model: Model, mode: FakeTensorMode) -> tuple[float, tuple[tuple[float
     """Bytes that the model keeps of a row to say its next token: states of one size, and a layer's keys and values a token, with the
     window that bounds them."""
     with mode:
-        out = decoder(model)(input_ids=torch.zeros(1, TRIED, dtype=torch.long), use_cache=True)
+        out = decoder(model)(**unread_rows(model, TRIED), use_cache=True)
     states, layers = 0.0, list[tuple[float, int | None]]()
     for cache in (out.get("past_key_values"), out.get("cache_params")):
         for layer in getattr(cache, "layers", [cache]):

@@ -67,7 +67,7 @@ def without_panic(tokenizer: Tokenizer, doing: str) -> Iterator[None]:
 
 def tokenized(tokenizer: Tokenizer, *texts: str, **how: Foreign) -> Foreign:
     """What the tokenizer makes of a text, or of two. Raises BackboneError where it panics, as where one of its expressions explodes."""
-    with without_panic(tokenizer, f"read a text that begins {texts[0][:60]!r}"):
+    with without_panic(tokenizer, f"read a text that begins {(texts or [how['text_target']])[0][:60]!r}"):
         return tokenizer(*texts, **how)
 
 

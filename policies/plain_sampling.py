@@ -22,7 +22,7 @@ def by_generate(model: Model, wanted: Wanted) -> list[Completion]:
     drawn = Drawn(wanted)
     for rows in of_one_length(wanted.prompts):
         ids = torch.tensor([list(wanted.prompts[i]) for i in rows]).to(wanted.uniforms.device)
-        ours = _Ours(drawn, torch.tensor(rows).to(ids.device), ids.shape[1])
+        ours = _Ours(drawn, torch.tensor(rows).to(ids.device))
         settings = GenerationConfig(
             max_new_tokens=wanted.limit, do_sample=False, eos_token_id=list(wanted.ends), pad_token_id=wanted.pad_id
         )
@@ -64,11 +64,12 @@ def of_one_length(prompts: Sequence[Sequence[int]], most: int | None = None) -> 
 class _Ours(LogitsProcessor):
     """Lets `generate` take the token that we draw: it is left alone, and the greedy choice among one."""
 
-    def __init__(self, drawn: Drawn, rows: Tensor, start: int):
-        self.drawn, self.rows, self.start = drawn, rows, start
+    def __init__(self, drawn: Drawn, rows: Tensor):
+        self.drawn, self.rows, self.step = drawn, rows, 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        chosen = self.drawn.draw(scores, self.rows, input_ids.shape[1] - self.start)
+        chosen = self.drawn.draw(scores, self.rows, self.step)
+        self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
 

@@ -140,4 +140,6 @@ def _heads(loader: Foreign, path: str | Path, revision: str | None) -> list[str]
     config = config_at(path, revision)
     with torch.device("meta"):
         model = loader.from_config(config, trust_remote_code=False)
-    return [name for name, module in model.named_children() if module is not model.base_model]
+    whole = model.base_model is model  # T5 has no body beside its head, but an encoder and a decoder
+    body = [model.get_encoder(), model.get_decoder()] if whole else [model.base_model]
+    return [name for name, module in model.named_children() if not any(module is one for one in body)]

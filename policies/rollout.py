@@ -10,6 +10,7 @@ from policies.drawing import Choice, Completion, Record, Wanted, choose, noise
 from policies.plain_sampling import Way, by_forwards, by_generate
 from policies.quick.cached import cached
 from policies.quick.windows import short_windows
+from policies.seq2seq import prompt_of
 from policies.told import tell
 from policies.trials import rounded_in
 from policies.untyped import Model, Noise
@@ -82,6 +83,7 @@ def _right(model: Model, way: Way) -> bool:
     drawn = torch.randint(size, (30,), generator=torch.Generator().manual_seed(0)).tolist()
     # the last two are of a length that is there already: some models keep a state that is right for one row alone
     prompts = [drawn[:18], drawn[:17] + drawn[20:25], drawn[:17] + drawn[25:28], drawn[:17] + drawn[27:], drawn[:18]]
+    prompts = [prompt_of(model, prompt) for prompt in prompts]
     uniforms = torch.tensor(np.stack([noise(0, 0, str(i), 0, 8) for i in range(len(prompts))])).to(device)
     ends = list(range(0, size, 7))
     with short_windows(model):

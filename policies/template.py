@@ -14,6 +14,7 @@ from functools import lru_cache
 from policies.chats import PLAIN_CHAT as PLAIN_CHAT
 from policies.chats import Refused, render
 from policies.framing import Place, around, decode, encode, place_of, plain, tokenized
+from policies.seq2seq import START
 from policies.untyped import Tokenizer
 
 PromptText = str | list[dict[str, str]]
@@ -27,11 +28,20 @@ def plain_chat(tokenizer: Tokenizer) -> str:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
-    """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts.
+    """Token ids of a prompt, with whatever the tokenizer puts before a text (BOS), up to where the completion starts. That of an encoder–decoder
+    also has what the tokenizer puts behind a text (EOS), and START (`policies.seq2seq`).
 
     Never none, as a completion needs something to follow: a text without tokens is BOS, or EOS where there is no BOS.
     Raises ValueError for messages when the tokenizer has no chat template, or one that refuses them.
     """
+    ids = _prompt(tokenizer, prompt)
+    if splits(tokenizer):
+        end = ending(tokenizer)
+        return [*ids, *(() if end and ids[-len(end) :] == end else end), START]
+    return ids
+
+
+def _prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
     if isinstance(prompt, str):
         ids = opening(tokenizer) + plain(tokenizer, prompt)
         return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
@@ -46,14 +56,37 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptText) -> list[int]:
     return plain(tokenizer, text)
 
 
+def splits(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer is that of an encoder–decoder, which reads prompt and completion apart; `load_tokenizer` says so."""
+    return bool(getattr(tokenizer, "encoder_decoder", False))
+
+
 @lru_cache(maxsize=8)
 def opening(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before every text: BOS for some, nothing for others."""
-    with_special, without = tokenized(tokenizer, "a")["input_ids"], plain(tokenizer, "a")
-    for start in range(len(with_special) - len(without) + 1):
-        if with_special[start : start + len(without)] == without:
-            return list(with_special[:start])
-    return []
+    return _around_text(tokenizer, tokenized(tokenizer, "a")["input_ids"])[0]
+
+
+@lru_cache(maxsize=8)
+def ending(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts behind every text: EOS for some, nothing for others."""
+    return _around_text(tokenizer, tokenized(tokenizer, "a")["input_ids"])[1]
+
+
+@lru_cache(maxsize=8)
+def answering(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer of an encoder–decoder puts before what its decoder says, its label as transformers has it: BART's BOS, a language's
+    code, nothing for T5."""
+    return _around_text(tokenizer, tokenized(tokenizer, text_target="a")["input_ids"])[0]
+
+
+def _around_text(tokenizer: Tokenizer, whole: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What of `whole`, the tokens of the text "a", stands before and behind it."""
+    without = plain(tokenizer, "a")
+    for start in range(len(whole) - len(without) + 1):
+        if list(whole[start : start + len(without)]) == without:
+            return list(whole[:start]), list(whole[start + len(without) :])
+    return [], []
 
 
 def closing(tokenizer: Tokenizer, prompt: PromptText) -> int:
@@ -63,6 +96,8 @@ def closing(tokenizer: Tokenizer, prompt: PromptText) -> int:
 
 
 def _place(tokenizer: Tokenizer, prompt: PromptText) -> Place:
+    if splits(tokenizer):
+        return "start"  # of what the decoder says
     return place_of(tokenizer, prompt) if isinstance(prompt, str) else around(tokenizer).place
 
 
@@ -78,7 +113,7 @@ def encode_completion(
         frame = around(tokenizer)
         completion = frame.lead + completion + frame.tail
     ids = [*encode(tokenizer, _place(tokenizer, prompt), completion), closing(tokenizer, prompt)]
-    return ids[:max_tokens]
+    return [*(answering(tokenizer) if splits(tokenizer) else ()), *ids][:max_tokens]
 
 
 def decode_completion(tokenizer: Tokenizer, prompt: PromptText, ids: Sequence[int], ends: Collection[int]) -> str:
@@ -97,6 +132,23 @@ def decode_completion(tokenizer: Tokenizer, prompt: PromptText, ids: Sequence[in
 
 Turn = tuple[list[int], list[int]]
 """Token ids of what stands before an answer of the assistant, and of the answer with its EOS."""
+
+
+def read_at_once(ids: Sequence[int]) -> int:
+    """Tokens of a row, prompt and completion, that a model reads at once: all of them, or of an encoder–decoder the longer of its halves."""
+    if START not in ids:
+        return len(ids)
+    at = list(ids).index(START)
+    return max(at, len(ids) - at)
+
+
+def passage(tokenizer: Tokenizer, ids: Sequence[int]) -> Turn:
+    """A plain text of two tokens or more as what is read and what is said: its first token and the others; of an encoder–decoder its first
+    half and its second, as one that reads a single token has nothing to go by."""
+    if splits(tokenizer):
+        half = len(ids) // 2
+        return [*ids[:half], *ending(tokenizer), START], [*answering(tokenizer), *ids[half:]]
+    return list(ids[:1]), list(ids[1:])
 
 
 def encode_turns(
@@ -160,5 +212,6 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     else:
         rules = tokenizer.get_vocab()
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad", "unk")}
-    whole = json.dumps([rules, tokenizer.chat_template, special], sort_keys=True, ensure_ascii=False)
+    known = [rules, tokenizer.chat_template, special, *(["encoder-decoder"] if splits(tokenizer) else [])]
+    whole = json.dumps(known, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(whole.encode()).hexdigest()

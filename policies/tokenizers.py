@@ -53,7 +53,10 @@ def load_tokenizer(
         raise NotThere(
             f"{path}: no tokenizer to be had there ({said(error)}); give a folder or Hub id that holds one"
         ) from error
-    _fit(tokenizer, path, config if here else _config_beside(path, revision))
+    config = config if here else _config_beside(path, revision)
+    _fit(tokenizer, path, config)
+    two = config is not None and config.is_encoder_decoder
+    tokenizer.encoder_decoder, tokenizer.scores_at_eos = two and not scores, two and scores
     if tokenizer.eos_token_id is None and not scores:
         raise BackboneError(
             f"{path}: its tokenizer has no EOS token, so a completion could never end; set eos_token in its tokenizer_config.json"

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from policies.errors import BackboneError as BackboneError
+from policies.seq2seq import START, Rows, Stacks, given_states, of_rows, spoken
 from policies.told import tell as tell
 from policies.untyped import Foreign, Model
 
@@ -36,8 +37,11 @@ def body_name(model: Model) -> str | None:
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The decoder without its language-model or classification head; what has neither is one itself."""
+    """The decoder without its language-model or classification head; what has neither is one itself. Of an encoder–decoder both stacks, which
+    read rows."""
     inner = bare(model)
+    if isinstance(inner, Rows):
+        return Stacks(inner)
     name = body_name(inner)
     body: nn.Module = inner if name is None else getattr(inner, name)
     return body
@@ -53,7 +57,18 @@ def trial_rows(model: Model, width: int = 9, draw: int = 0) -> tuple[Tensor, Ten
     vocabulary = model.get_input_embeddings().weight.shape[0]
     mask = (torch.arange(width) < torch.tensor([width, width - 2, width - 5])[:, None]).long()
     ids = torch.randint(vocabulary, (3, width), generator=torch.Generator().manual_seed(draw))
+    if of_rows(model):
+        ids[[0, 1, 2], [3, 2, 1]] = START
+    elif (eos := scored_at(model)) is not None:
+        ids = ids.where(ids != eos, (ids + 3) % vocabulary)
+        ids[range(3), mask.sum(1) - 1] = eos
     return ids.to(model.device), mask.to(model.device)
+
+
+def scored_at(model: Model) -> int | None:
+    """The token whose state a classifier on an encoder–decoder scores a text by, which is to stand at its end and nowhere else; None for others."""
+    config = bare(model).config
+    return config.eos_token_id if config.is_encoder_decoder and not of_rows(model) else None
 
 
 def close(found: Tensor, wanted: Tensor, dtype: torch.dtype | None = None) -> bool:
@@ -139,7 +154,7 @@ def _tried_output(model: Model) -> OutputLayer:
     try:
         ran = decoder(model)(input_ids=ids, attention_mask=mask, use_cache=False)
         states = ran.last_hidden_state
-        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        wanted, said = model(input_ids=ids, attention_mask=mask, use_cache=False).logits, spoken(ids, mask)
     except BackboneError:
         raise
     except Exception as error:  # what a model of somebody's own raises cannot be foreseen
@@ -150,16 +165,14 @@ def _tried_output(model: Model) -> OutputLayer:
     head, own = model.get_output_embeddings(), OutputLayer(None, states.shape[-1], type(ran))
     try:
         plain = head(states).float()
-        scale = _scale(plain[mask.bool()], wanted[mask.bool()])
-        if alike(plain * scale, wanted.float(), mask, wanted.dtype) and not _bends(
-            model, states[mask.bool()], scale, own
-        ):
+        scale = _scale(plain[said], wanted[said])
+        if alike(plain * scale, wanted.float(), said, wanted.dtype) and not _bends(model, states[said], scale, own):
             return OutputLayer(scale, states.shape[-1], type(ran))
     except Exception:  # no output embedding, or one of another width
         pass
     try:
         flat = own_logits(model, states.flatten(0, 1), own)
-        same = alike(flat.view(*mask.shape, -1), wanted.float(), mask, wanted.dtype)
+        same = alike(flat.view(*mask.shape, -1), wanted.float(), said, wanted.dtype)
     except Exception:
         same = False
     if not same:
@@ -191,6 +204,9 @@ def _bends(model: Model, states: Tensor, scale: float, layer: OutputLayer) -> bo
 def own_logits(model: Model, states: Tensor, layer: OutputLayer) -> Tensor:
     """Logits (N, V) float32 of final states (N, H), by the model's own forward, whose decoder hands back the states."""
     model = bare(model)
+    if of_rows(model):
+        given = _Given(model.get_decoder(), layer.kind(last_hidden_state=states[None]))
+        return given_states(model, states, given)
     shell = copy.copy(model)  # the same modules, but for the decoder
     shell._modules = dict(model._modules)
     shell._modules[body_name(model)] = _Given(decoder(model), layer.kind(last_hidden_state=states[None]))
@@ -291,6 +307,7 @@ def check_scores(model: Model) -> None:
     """Raise BackboneError unless a classifier gives each row one score that sees its last token and not the padding behind it."""
     pad, name = model.config.get_text_config().pad_token_id, type(model).__name__
     pad, vocabulary = -1 if pad is None else pad, model.get_input_embeddings().weight.shape[0]
+    eos = scored_at(model)
 
     def scores(ids: Tensor, mask: Tensor) -> Tensor:
         found: Tensor = model(input_ids=ids.where(mask.bool(), max(pad, 0)), attention_mask=mask).logits
@@ -303,8 +320,10 @@ def check_scores(model: Model) -> None:
         for draw in range(DRAWS):
             ids, mask = trial_rows(model, draw=draw)
             ids = ids.where(ids != pad, (ids + 2) % vocabulary)  # it would hide the end of a text
-            plain, ends, other = scores(ids, mask), mask.sum(1) - 1, ids.clone()
-            other[range(len(ids)), ends] = (ids[range(len(ids)), ends] + 1) % vocabulary
+            ends, rows = mask.sum(1) - 1, range(len(ids))
+            plain, other, last = scores(ids, mask), ids.clone(), ends if eos is None else ends - 1
+            changed = (ids[rows, last] + 1) % vocabulary
+            other[rows, last] = changed.where(changed != (-1 if eos is None else eos), (changed + 1) % vocabulary)
             blind.append(scores(other, mask) == plain)
             cut = [(ids[i : i + 1, : end + 1], mask[i : i + 1, : end + 1]) for i, end in enumerate(ends.tolist())]
             short = [row for row, end in enumerate(ends.tolist()) if end + 1 < ids.shape[1]]

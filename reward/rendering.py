@@ -72,7 +72,16 @@ def render(tokenizer: Tokenizer, manner: Manner, prompt: PromptText, completion:
         ) from error
     except ValueError as error:
         raise ScoringError(f"{error}, or use another reward model") from error
+    if getattr(tokenizer, "scores_at_eos", False):
+        return _one_end(ids, tokenizer.eos_token_id, max_length)
     return Row(ids[:max_length], cut=len(ids) > max_length)
+
+
+def _one_end(ids: list[int], eos: int, max_length: int) -> Row:
+    """The same for transformers' classifiers on an encoder–decoder, whose score is read at the EOS: it stands at the end, of a text that was
+    cut too, and nowhere else."""
+    before = [one for one in ids if one != eos]
+    return Row([*before[: max_length - 1], eos], cut=len(before) >= max_length)
 
 
 def _pair(tokenizer: Tokenizer, prompt: PromptText, completion: str, max_length: int) -> Row:

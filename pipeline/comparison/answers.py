@@ -28,7 +28,15 @@ from policies.asking import Answers, Machine, answering
 from policies.backbone import decoder, load_causal
 from policies.drawing import Completion, noise
 from policies.logprobs import completion_logprobs, pack
-from policies.template import PromptText, Turn, decode_completion, encode_completion, encode_prompt, show_prompt
+from policies.template import (
+    PromptText,
+    Turn,
+    decode_completion,
+    encode_completion,
+    encode_prompt,
+    read_at_once,
+    show_prompt,
+)
 from policies.tokenizers import eos_ids
 
 SEPARATORS = ("\n", "\n---\n")  # between the examples of a few-shot prompt: the first that no example contains
@@ -78,10 +86,12 @@ def check_lengths(models: Sequence[Contender], asked: Questions, config: Config)
         )
         own = [_with_shots(one.tokenizer, d, shots, config) for d in asked.demonstrations] if one.ours else []
         plain = [
-            ("a passage of compare.plain_text", len(p) + len(c)) for p, c in asked.plain_passages if own and not shots
+            ("a passage of compare.plain_text", read_at_once([*p, *c]))
+            for p, c in asked.plain_passages
+            if own and not shots
         ]
         texts = [
-            (f"demonstration {d.id}", len(p) + len(c))
+            (f"demonstration {d.id}", read_at_once([*p, *c]))
             for d, (p, c) in zip(asked.demonstrations if own else (), own, strict=True)
         ]
         check_fits(f"compare: {one.name}", one.source, [*texts, *plain], "data.max_length", revision=one.revision)

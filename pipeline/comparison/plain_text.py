@@ -9,12 +9,13 @@ from typing import Any
 
 from data.reading.flaws import stop
 from policies.framing import plain
+from policies.template import Turn, passage
 
 PASSAGES, TOKENS = 8, 128
 
 
-def passages(path: str | None, tokenizer: Any, longest: int) -> list[tuple[list[int], list[int]]]:
-    """Up to 8 passages of up to 128 tokens (or `longest`), spread evenly over the text: (first token, the others).
+def passages(path: str | None, tokenizer: Any, longest: int) -> list[Turn]:
+    """Up to 8 passages of up to 128 tokens (or `longest`), spread evenly over the text, as what is read and what is said (`passage`).
 
     Each begins at a paragraph. Raises DataError for a file that is missing, is not UTF-8 or has no such passage.
     """
@@ -23,10 +24,10 @@ def passages(path: str | None, tokenizer: Any, longest: int) -> list[tuple[list[
     places = sorted({number * len(paragraphs) // PASSAGES for number in range(PASSAGES)}) if paragraphs else []
     found = []
     for place in places:
-        passage = "\n\n".join(paragraphs[place : place + TOKENS])
-        tokens = plain(tokenizer, passage[: 20 * TOKENS])[: min(TOKENS, longest)]
+        text = "\n\n".join(paragraphs[place : place + TOKENS])
+        tokens = plain(tokenizer, text[: 20 * TOKENS])[: min(TOKENS, longest)]
         if len(tokens) > 1:
-            found.append((list(tokens[:1]), list(tokens[1:])))
+            found.append(passage(tokenizer, tokens))
     if not found:
         stop(str(path), None, "text", "there is nothing to read in it", "give a file with a few paragraphs")
     return found

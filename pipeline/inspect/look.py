@@ -49,10 +49,11 @@ from policies.drawing import Completion
 from policies.engines import Engine
 from policies.episodes import Asked, Episode, Score, roll_out, scored
 from policies.roles import Roles
-from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.template import PromptText, encode_completion, encode_prompt, fingerprint, show_prompt, splits
 from policies.tokenizers import load_tokenizer
 from policies.told import tell
 from policies.trainer import EVAL_STEP
+from policies.trials import output_layer
 from reward.model import reading_of
 
 LONGEST = 512  # tokens of a completion on a page
@@ -92,6 +93,11 @@ def _page(
     """The name of the page, and the page."""
     tell("inspect: checking the files of the stages it opens")
     tokenizer, config, kl_coef = _opened(config, run, model)
+    if splits(tokenizer):
+        raise ArtifactError(
+            f"inspect: the models of run {run.name} are encoder–decoders, and the page looks into causal language models alone; look at "
+            f"what this one says: {run.remedy('compare')}"
+        )
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt, chat)
@@ -159,7 +165,7 @@ def _of_sft(
 ) -> dict[str, Any]:
     """What the sft model says to the same prompt with the same noise, and its score."""
     policy = load_causal(run.folder("sft"), tokenizer, as_published(config, device))
-    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+    head = nn.Linear(output_layer(policy).width, 1)
     played = Roles(policy, head, "shared", reference=policy).to(device).eval()
     said = speak(played, tokenizer, score, name, asked, None, config.ppo, seed, how)
     return {"text": visible(said.text), "score": said.raw_score}
@@ -220,7 +226,7 @@ def _roles(
             f"{source}: has another vocabulary than the sft model of run {run.name}; look into one made from it"
         )
     policy, reference = (load_causal(path, tokenizer, how) for path in (source, run.folder("sft")))
-    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
+    head = nn.Linear(output_layer(policy).width, 1)
     played = Roles(policy, head, "shared", reference=reference).to(device)
     return played.eval(), roles.scores(config, run, device)
 

@@ -28,7 +28,7 @@ from pipeline.data_check.figures import languages
 from pipeline.graph import PRETRAINED, STAGES
 from pipeline.redaction import redacted, redacted_in
 from pipeline.sharing import adapter
-from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of
+from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of, is_encoder_decoder
 
 OTHERS_NEED = re.compile(
     r"config\.json|generation_config\.json|(model|tokenizer|special_tokens|added_tokens|vocab|merges|spiece|sentencepiece)[\w.-]*"
@@ -151,7 +151,8 @@ def _adapter(run: Run, stage: str, base: Base) -> dict[str, bytes] | None:
     own = adapter.read(folder)
     on_sft = stage != "sft" and run.manifest(stage).config["settings"].get("reward", {}).get("model") is None  # type: ignore[union-attr]
     if on_sft:
-        if not sft.is_dir():
+        # a classifier on an encoder–decoder has other names for the layers of the sft model
+        if not sft.is_dir() or (not STAGES[stage].policy and is_encoder_decoder(run.folder(stage))):
             return None
         run.require("sft", force=True)
         own = adapter.joined(adapter.read(sft), own)
@@ -214,6 +215,7 @@ def _card(
         languages=_languages(run),
         about=about,
         objective=made.model.get("objective"),
+        encoder_decoder=is_encoder_decoder(run.folder(stage)),
     )
     ModelCard(text)  # raises where its metadata is not what the Hub takes
     return text

@@ -15,6 +15,7 @@ from pipeline.artifacts.run import Run
 from pipeline.commands import install
 from pipeline.graph import STAGES
 from pipeline.sharing.push import models
+from pipeline.training.card import is_encoder_decoder
 
 HOST = "127.0.0.1"
 NEEDED = ("fastapi", "uvicorn")  # of transformers' extra "serving"
@@ -31,6 +32,11 @@ def serve(run: Run, model: str, port: int) -> None:
             f"MODEL={model}: the run {run.name} has no such model that speaks; there are {', '.join(speaking) or 'none yet'}"
         )
     run.require(model, force=True)
+    if is_encoder_decoder(run.folder(model)):
+        raise ArtifactError(
+            f"MODEL={model}: {run.folder(model)} is an encoder–decoder, and transformers' server speaks by causal language models alone; "
+            "talk to it in a browser, on the chat page of the command web"
+        )
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -2,7 +2,7 @@
 
     python -m pipeline ppo recipes/film_reviews.yaml
 
-Publishes merged weights that `AutoModelForCausalLM.from_pretrained` loads, the policy's adapter, and the critic. Interrupted, the same
+Publishes merged weights that `AutoModelForCausalLM` (or `AutoModelForSeq2SeqLM`) loads by `from_pretrained`, the policy's adapter, and the critic. Interrupted, the same
 command goes on from the last state; on CPU it ends with the same bits as a run that was never interrupted.
 """
 
@@ -43,7 +43,7 @@ from policies.loop import Result
 from policies.quick.moving import read_back
 from policies.roles import POLICY, VALUE, Roles
 from policies.sharding import gathered
-from policies.template import Turn, encode_completion, encode_prompt, fingerprint, show_prompt
+from policies.template import Turn, encode_completion, encode_prompt, fingerprint, read_at_once, show_prompt
 from policies.tokenizers import load_tokenizer
 from policies.trainer import train
 from reward.functions import Counted, WeightedScore, figures_of
@@ -324,7 +324,7 @@ def _check_lengths(tokenizer: Any, config: Config, run: Run) -> tuple[int, int]:
     # a score on the policy's own base reads a completion that was cut with its EOS, as do layers whose states are kept for it
     end = int(section.tuning == "lora" and (section.lora.layers is not None or reward_on_base(config, run)))
     check_fits("ppo", run.folder("sft"), [*rows, *held_out], "ppo.response_length", section.response_length, end=end)
-    mixed = [(f"demonstration {name}", len(p) + len(c)) for name, p, c in _mixed(tokenizer, config, run)]
+    mixed = [(f"demonstration {name}", read_at_once([*p, *c])) for name, p, c in _mixed(tokenizer, config, run)]
     check_fits("ppo", run.folder("sft"), mixed, "data.max_length")
     return max(length for _, length in rows), max(length for _, length in [*rows, *held_out])
 

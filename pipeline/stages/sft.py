@@ -3,7 +3,7 @@
     python -m pipeline sft recipes/film_reviews.yaml
 
 trl.SFTTrainer with the loss on what the assistant says, EOS included; a LoRA adapter by default. Publishes merged weights that
-`AutoModelForCausalLM.from_pretrained` loads, and the adapter beside them. With sft.max_steps=0 the base model, fine-tuned elsewhere, is
+`AutoModelForCausalLM.from_pretrained` loads, or `AutoModelForSeq2SeqLM` those of an encoder–decoder, and the adapter beside them. With sft.max_steps=0 the base model, fine-tuned elsewhere, is
 taken as it is.
 """
 
@@ -34,7 +34,7 @@ from policies.backbone import load_causal
 from policies.drawing import noise
 from policies.precision import pick_dtype
 from policies.rollout import sample
-from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined
+from policies.template import Lesson, Turn, encode_prompt, encode_turns, fingerprint, joined, read_at_once
 from policies.tokenizers import eos_ids, load_tokenizer
 
 EOS_ROWS = 64  # held-out demonstrations whose prompts are answered, to see whether that ends
@@ -135,7 +135,8 @@ def _lessons(tokenizer: Any, model: str, config: Config, run: Run) -> tuple[list
     limit = config.data.max_length
     taught, asked = demonstrations(run, "train"), demonstrations(run, "eval")
     whole = [joined(turns) for turns in _turns(tokenizer, taught, config)]
-    longest = [(row.id, min(limit, max(len(one.ids) for one in rows))) for row, rows in zip(taught, whole, strict=True)]
+    lengths = [min(limit, max(read_at_once(one.ids) for one in rows)) for rows in whole]
+    longest = [(row.id, length) for row, length in zip(taught, lengths, strict=True)]
     check_fits("sft", model, longest, "data.max_length", revision=config.revision)
     said = [(row.id, len(encode_prompt(tokenizer, row.prompt))) for row in asked[:EOS_ROWS]]
     check_fits("sft", model, said, "sft.max_new_tokens", config.sft.max_new_tokens, revision=config.revision)

@@ -1,5 +1,6 @@
 """What does a model card say? Metadata that the Hub shows, the figures that mean something to a reader, and how the model is loaded."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ def policy(stage: str) -> bool:
     return STAGES[stage].policy
 
 
+def is_encoder_decoder(folder: Path) -> bool:
+    """Whether the model in a published folder is an encoder–decoder, by its config.json."""
+    return bool(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("is_encoder_decoder"))
+
+
 def usage(task: str, name: str) -> str:
     """The lines of Python that load a published model of a task."""
     if task == "text-generation":
@@ -109,10 +115,12 @@ def card(
     languages: Sequence[str] = (),
     about: Sequence[str] = (),
     objective: str | None = None,
+    encoder_decoder: bool = False,
 ) -> str:
     """A Hugging Face model card: metadata, `what` as its heading, the paragraphs `about`, how to load `name`, figures. `objective` is that of
-    a model made from nothing."""
-    task = "text-generation" if policy(stage) else "text-classification"
+    a model made from nothing; `encoder_decoder` is what a policy may be."""
+    speaks = TASKS["span" if encoder_decoder else "causal"]
+    task = speaks if policy(stage) else "text-classification"
     tags = ["rlhf", stage if policy(stage) else "reward-model"]
     if objective is not None:
         task, tags = TASKS[objective], [stage]

@@ -11,6 +11,7 @@ from peft import get_peft_model
 from trl import SFTConfig, SFTTrainer
 
 from pipeline.settings.config import Supervised
+from pipeline.training.own_head import OwnHead
 from pipeline.training.sharded import SharedOut
 from pipeline.training.sharing import shared
 from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
@@ -26,7 +27,7 @@ class LessonArguments(OneDevice, SFTConfig):
     """trl.SFTConfig for one device a process."""
 
 
-class LessonTrainer(Weighed, SharedOut, SFTTrainer, weigh=of_lessons):
+class LessonTrainer(Weighed, SharedOut, OwnHead, SFTTrainer, weigh=of_lessons):
     """trl.SFTTrainer, whose figures are means over tokens, and whose model may be shared out among processes."""
 
 

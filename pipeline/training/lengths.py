@@ -6,7 +6,7 @@ from typing import Any
 
 from data.schema import Prompt
 from pipeline.settings.config import Config, ConfigError
-from policies.blueprint import readable
+from policies.blueprint import config_at, readable
 from policies.errors import NotThere
 from policies.template import encode_prompt
 
@@ -39,16 +39,21 @@ def check_fits(
     revision: str | None = None,
     instead: str | None = None,
 ) -> None:
-    """Raise ConfigError where the longest of `rows`, with `more` new tokens that `setting` allows, is longer than what `model` reads. Where
+    """Raise ConfigError where the longest of `rows`, with `more` new tokens that `setting` allows, is longer than what `model` reads. An
+    encoder–decoder reads a prompt and what it says apart, each of which is to fit: rows that are both are `template.read_at_once`. Where
     nothing is added, `setting` is what cuts rows, unless a remedy is named `instead`. `end` is 1 where a completion that was cut is read with its EOS."""
     name, length = max(rows, key=lambda row: row[1], default=("", 0))
     try:
         limit = readable(model, revision)
     except NotThere:  # who loads it says what is wrong there
         return
-    if limit is None or length + more + end <= limit:
+    if limit is None:
         return
-    room = limit - length - end if more else limit
+    apart = config_at(model, revision).is_encoder_decoder
+    beside = 0 if apart and more and length - 1 <= limit else length  # its encoder is not given START
+    if beside + more + end <= limit:
+        return
+    room = limit - beside - end if more else limit
     adds = f" and {setting} adds {more}{' and an EOS' if end else ''}" if more else ""
     remedy = instead or (f"lower {setting} to {room}" if room > 0 else "take such rows out")
     remedy += ", or use a model that reads more"

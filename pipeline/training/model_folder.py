@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.artifacts.files import write_json, write_text
 from pipeline.settings.config import Config
-from pipeline.training.card import base_of, card, datasets_of, policy
+from pipeline.training.card import base_of, card, datasets_of, is_encoder_decoder, policy
 from pipeline.training.merging import Stored, distributions, divergence, merge, with_adapter
 from policies.backbone import load_causal
 from policies.sharding import sharded
@@ -128,5 +128,6 @@ def write_card(folder: Path, config: Config, stage: str, what: str, metrics: dic
     base = config.reward.model or config.model if not policy(stage) else config.model
     about = [f"Base model: {base}. Seed {config.seed}. Settings, parents and hashes: `manifest.json`."]
     sources = datasets_of(config.data.sources())
-    text = card(stage, what, str(place), base_of(base), metrics, datasets=sources, about=about)
+    known: dict[str, Any] = {"datasets": sources, "about": about, "encoder_decoder": is_encoder_decoder(folder)}
+    text = card(stage, what, str(place), base_of(base), metrics, **known)
     write_text(folder / "README.md", text)

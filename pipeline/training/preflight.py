@@ -266,11 +266,9 @@ def of_rows(config: Config, run: Run, read: float) -> None:
 
 def _bytes(source: str, how: Held) -> float:
     """Of the weights at `source` as they are published: their files', where they lie here."""
-    from transformers import AutoModelForCausalLM
-
     files = [*Path(source).glob("model*.safetensors"), *Path(source).glob("pytorch_model*.bin")]
     size = float(sum(path.stat().st_size for path in files))
-    return size or weights_of(config_at(source), how, AutoModelForCausalLM)
+    return size or weights_of(config_at(source), how)
 
 
 def policy(
@@ -278,11 +276,10 @@ def policy(
 ) -> Footprint:
     """The model at `source` as `section` trains it: with an adapter on what the recipe's dtype holds, or whole in float32."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     how = _frozen(config) if section.tuning == "lora" else Held(torch.float32)
     lora = section.lora if section.tuning == "lora" else None
-    return footprint(config_at(source, revision), how, lora, kind or AutoModelForCausalLM)
+    return footprint(config_at(source, revision), how, lora, kind)
 
 
 def scorers(config: Config, run: Run, alone: bool = False) -> float:

@@ -19,10 +19,13 @@ from pipeline.training.holding import as_published, to_train
 from pipeline.waiting import patient, watched
 from policies.adapters import lora_config
 from policies.backbone import BackboneError, decoder, load_causal, load_classifier, output_head
+from policies.blueprint import config_at
 from policies.precision import Held, Shares
 from policies.quick.linear import in_one_step
 from policies.roles import POLICY, REWARD, VALUE, Roles, lora_roles
+from policies.seq2seq import of_rows
 from policies.tokenizers import load_tokenizer
+from policies.trials import output_layer
 from reward.functions import WeightedScore, combine, resolve
 from reward.model import Scorer, load_scorer, read_contract
 
@@ -30,8 +33,10 @@ SCORE_BATCH = 32
 
 
 def rides_on_base(folder: Path, base: str) -> bool:
-    """Whether a reward artifact is an adapter on the very sft model that PPO starts from."""
-    return (folder / "adapter" / "adapter_config.json").is_file() and base == "sft"
+    """Whether a reward artifact is an adapter on the very sft model that PPO starts from. On an encoder–decoder it is none: transformers'
+    classifier has the whole text in both halves, and other names for its layers."""
+    adapter = (folder / "adapter" / "adapter_config.json").is_file() and base == "sft"
+    return adapter and not config_at(folder).is_encoder_decoder
 
 
 def reward_on_base(config: Config, run: Run) -> bool:
@@ -216,8 +221,8 @@ def _full(config: Config, run: Run, base: Any, device: torch.device, tokenizer: 
     """Full fine-tuning: reference and critic are models of their own; the critic starts from the reward model where it is of the same kind."""
     policy = base.to(device)
     critic = None
-    head = nn.Linear(policy.config.get_text_config().hidden_size, 1)
-    same_kind = reward is not None and reward.model["base"] == "sft"
+    head = nn.Linear(output_layer(policy).width, 1)
+    same_kind = reward is not None and reward.model["base"] == "sft" and not of_rows(policy)
     with torch.no_grad():
         if config.ppo.value == "adapter" and same_kind:
             model = load_classifier(

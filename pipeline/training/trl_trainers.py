@@ -17,6 +17,7 @@ import torch
 import trl
 from torch import Tensor
 
+from pipeline.training.own_head import OwnHead
 from pipeline.training.sharded import SharedOut
 from pipeline.training.trainers import OneDevice
 from pipeline.training.weighed import Weighed, of_completions, of_judgements, of_pairs
@@ -45,7 +46,7 @@ class PairArguments(OneDevice, trl.DPOConfig):
     """trl.DPOConfig for one device a process."""
 
 
-class PairTrainer(Weighed, Replaces, SharedOut, trl.DPOTrainer, weigh=of_pairs):
+class PairTrainer(Weighed, Replaces, SharedOut, OwnHead, trl.DPOTrainer, weigh=of_pairs):
     """trl.DPOTrainer on rows of token ids, {"prompt_ids", "chosen_ids", "rejected_ids"}, taken as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,7 +57,7 @@ class JudgementArguments(OneDevice, trl.KTOConfig):
     """trl.KTOConfig for one device a process."""
 
 
-class JudgementTrainer(Weighed, Replaces, SharedOut, trl.KTOTrainer, weigh=of_judgements):
+class JudgementTrainer(Weighed, Replaces, SharedOut, OwnHead, trl.KTOTrainer, weigh=of_judgements):
     """trl.KTOTrainer on rows of token ids, {"prompt_ids", "completion_ids", "KL_completion_ids", "label"}, taken as they are."""
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -97,7 +98,7 @@ class PromptArguments(OneDevice, trl.RLOOConfig):
     """trl.RLOOConfig for one device a process."""
 
 
-class PromptTrainer(Weighed, Replaces, SharedOut, trl.RLOOTrainer, weigh=of_completions):
+class PromptTrainer(Weighed, Replaces, SharedOut, OwnHead, trl.RLOOTrainer, weigh=of_completions):
     """trl.RLOOTrainer on rows {"prompt": JSON of a text or messages}, each rendered and sampled as everywhere else.
 
     JSON, because a column of a data set holds one type and trl takes all prompts for what the first one is. The noise of a completion

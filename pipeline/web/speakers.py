@@ -26,6 +26,7 @@ from pipeline.web.contenders import revision_of, source_of
 from policies.backbone import load_causal
 from policies.errors import BackboneError
 from policies.precision import Held, pick_dtype
+from policies.seq2seq import of_rows
 from policies.template import decode_completion, encode_prompt
 from policies.tokenizers import eos_ids, load_tokenizer
 
@@ -139,7 +140,8 @@ def _fits(source: str) -> bool:
 
 def _check_length(name: str, speaker: Speaker, prompt: int, new: int) -> None:
     most = getattr(speaker.model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and prompt + new > most:
+    longest = max(prompt, new) if of_rows(speaker.model) else prompt + new
+    if most is not None and longest > most:
         raise Refused(
             400,
             f"{name}: it reads {most:,} tokens, and {prompt:,} and max_new_tokens {new:,} are more; clear the chat.",

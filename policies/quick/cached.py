@@ -11,7 +11,9 @@ from policies.backbone import decoder
 from policies.drawing import Completion, Drawn, Record, Wanted
 from policies.logprobs import logits
 from policies.quick.masks import padding_known
+from policies.quick.encoded import read_encoded
 from policies.quick.reading import Read, read
+from policies.seq2seq import of_rows
 from policies.untyped import Model
 
 LOOK_EVERY = (
@@ -21,10 +23,13 @@ LOOK_EVERY = (
 
 @torch.no_grad()
 def cached(model: Model, wanted: Wanted) -> list[Completion]:
-    """A completion of each prompt, the decoder called with a cache: the quick way, for models that keep keys and values alone."""
+    """A completion of each prompt, the decoder called with a cache: the quick way, for models that keep keys and values alone, or a decoder's beside an encoder's states."""
     with _watched(model, wanted.record) as seen:
         device = wanted.uniforms.device
-        begun = read(model, wanted.prompts, wanted.pad_id, device, seen)
+        if of_rows(model):
+            begun = read_encoded(model, wanted.prompts, wanted.pad_id, device)
+        else:
+            begun = read(model, wanted.prompts, wanted.pad_id, device, seen)
         return _decoded(model, wanted, begun, seen)
 
 
@@ -50,7 +55,7 @@ class _Rows:
         """`more`: decoded steps to come, at most. `padded`: whether prompts differ in length."""
         self.padded = padded
         device = begun.attention.device
-        self.cache: DynamicCache = begun.cache
+        self.cache = begun.cache
         self.alive = torch.arange(len(begun.attention), device=device)  # which rows of the batch
         self.ended = torch.zeros(len(self.alive), dtype=torch.bool, device=device)
         self.width = begun.attention.shape[1]

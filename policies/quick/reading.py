@@ -14,6 +14,7 @@ from policies.quick.batching import together
 from policies.quick.cache import RoomyLayer
 from policies.quick.masks import padding_known
 from policies.quick.moving import moved
+from policies.seq2seq import Begun
 from policies.untyped import Foreign, Model
 
 SHARED_PREFIX = 16  # tokens that all prompts must have in common before they are computed once for all
@@ -32,7 +33,7 @@ def left_padded(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.dev
 class Read:
     """Prompts that the model has read, B of them, in the order given."""
 
-    cache: DynamicCache
+    cache: DynamicCache | Begun
     final: Tensor  # (B, H) states that the first tokens are chosen from
     attention: Tensor  # (B, W) mask of what is in the cache
     # of each row what entered the layers above the trunk, in parts (n, H); empty without a trunk
