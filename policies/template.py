@@ -139,7 +139,7 @@ def read_at_once(ids: Sequence[int]) -> int:
     if START not in ids:
         return len(ids)
     at = list(ids).index(START)
-    return max(at, len(ids) - at)
+    return max(at, len(ids) - at - 1)
 
 
 def passage(tokenizer: Tokenizer, ids: Sequence[int]) -> Turn:

@@ -5,13 +5,12 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from policies.backbone import decoder
 from policies.drawing import Completion, Drawn, Record, Wanted
 from policies.logprobs import logits
-from policies.quick.masks import padding_known
 from policies.quick.encoded import read_encoded
+from policies.quick.masks import padding_known
 from policies.quick.reading import Read, read
 from policies.seq2seq import of_rows
 from policies.untyped import Model
