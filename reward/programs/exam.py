@@ -139,13 +139,15 @@ class Exam:
         if message[0] == "raise":
             self.raise_it(message)
         names: dict[str, Foreign] = {}
-        for name, kind, told in message[1]:
+        for name, kind, told in message[1]:  # it may be forged: __builtins__ would decide what assert's own words mean
+            if name.startswith("__") or (hasattr(builtins, name) and name != entry_point):
+                continue
             if kind == "module" and name in sys.stdlib_module_names:
                 names[name] = __import__(name)
             elif kind == "exception":
                 self.errors[name] = type(name, (self.error_class(told[1:]),), {})
                 names[name] = self.errors[name]
-            elif kind == "object" and (not hasattr(builtins, name) or name == entry_point):
+            elif kind == "object":
                 names[name] = self.ask(["name", name])
         self.asked = 0
         return names

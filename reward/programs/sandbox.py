@@ -23,7 +23,8 @@ from reward.programs.jail import REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
 START = "import sys; sys.path.append(sys.argv[2]); from reward.programs.jail import main; sys.path.pop(); main(int(sys.argv[1]), sys.argv[3], sys.argv[4] == 'user')"
-AT_ONCE = 2 * len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+AT_ONCE = min(2 * len(os.sched_getaffinity(0)), 32) if sys.platform == "linux" else 1
+"""Programs that run side by side. The starter holds a file for each, and jail.sealed_off counts on fewer than 200 open ones."""
 REMEDY = (
     "run it as root, or let users make namespaces (sysctl kernel.unprivileged_userns_clone=1, and on Ubuntu "
     "kernel.apparmor_restrict_unprivileged_userns=0), in a container with --security-opt seccomp=unconfined and --cap-add SYS_ADMIN; "

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,37 @@ def test_what_does_anything_else_fails_and_leaves_nothing(server: tuple[int, soc
     limits = Limits(seconds=1, wall=1) if what == "sleeps" else QUICK
     assert not one(server, HOSTILE[what], TEST, limits=limits).passed
     assert one(server, NEXT, TEST) == Verdict(True), "the next program is judged as if nothing had been"
+
+
+FORGED = """
+import json, os, struct, sys
+def abs(x): return 0.0
+def f(x): return 7.0
+class Names:
+    def __getitem__(self, name): return abs
+said = json.dumps(["names", [["f", "object", None], ["__builtins__", "object", None]]]).encode()
+os.write(4, struct.pack(">I", len(said)) + said)
+me = sys._getframe().f_back.f_locals["self"]
+vars(sys.modules["answer"])["__builtins__"] = Names()
+while True:
+    me.answer(me.channel.receive(), sys.modules["answer"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "test"),
+    [
+        (FORGED, "assert abs(f(2.0) - 1.4142) < 1e-3"),
+        ("class isinstance(Exception): pass\ndef f(x): return 'no number'", "assert isinstance(f(1), int)"),
+        ("class all(Exception): pass\ndef f(x): return 0", "assert all(f(x) == x + 1 for x in range(3))"),
+        ("import math as all\ndef f(x): return 0", "assert all(f(x) == x + 1 for x in range(3))"),
+    ],
+    ids=["forged names", "an exception as a function", "an exception as all", "a module as all"],
+)
+def test_pythons_own_words_keep_their_meaning_in_the_tests(server: tuple[int, Any], code: str, test: str) -> None:
+    """By no kind of name, and the tests' author is not blamed for it."""
+    found = one(server, code, test)
+    assert not found.passed and not found.mistake
 
 
 def test_no_connection_gets_out(server: tuple[int, socket.socket]) -> None:
