@@ -190,7 +190,13 @@ def _read_file(path: Path, file: str, problems: list[Problem], local: Local) -> 
                 stream.seek(0)
                 rows = text_rows(stream, file, problems, local.limits, local.sample_by)
             else:
-                rows = _container(stream, file)(stream, file, problems, local.limits)
+                reader = _container(stream, file)
+                if reader is csv_rows and local.sample_by is not None and not _is_a_table(path):
+                    stop(
+                        *(file, None, "file", "its name ends in neither .csv nor .txt, so it may be a table or a text"),
+                        "call it .csv if its first line names columns, else .txt",
+                    )
+                rows = reader(stream, file, problems, local.limits)
             first = next(rows, None)
             if first is None:
                 stop(file, None, "file", "there are no rows in it", "add rows or leave the file out")
@@ -201,6 +207,10 @@ def _read_file(path: Path, file: str, problems: list[Problem], local: Local) -> 
         stop(file, None, "file", "the gzip stream is broken or cut off", "copy or compress the file again")
     except OSError as error:
         stop(file, None, "file", f"it cannot be read ({error.strerror or error})", "check its permissions")
+
+
+def _is_a_table(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
 
 
 Reader = Callable[[IO[bytes], str, list[Problem], Limits], Iterator[SourceRow]]

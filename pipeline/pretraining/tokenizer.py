@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.settings.pretrain import Pretrain
 from policies.tokenizers import load_tokenizer
 
+LONGEST = 100  # signs of one part: to find the merges of a part costs the square of its length
+RUNS = Regex(rf"\p{{L}}{{{LONGEST}}}|[^\s\p{{L}}\p{{N}}]{{{LONGEST}}}|\s{{{LONGEST}}}")
 LEAST = 2  # how often two tokens must stand side by side to become one
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 
@@ -20,12 +22,16 @@ def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str])
     stand first, the 256 bytes, and merges of `texts`. Any text can be read, and comes back as it was.
 
     GPT-2's expression parts texts before anything is merged: words with the space before them, runs of other signs. A run of Chinese
-    characters is one part, in which merges find words. Each digit stands alone, so that numbers are read place by place.
+    characters is one part, in which merges find words; after `LONGEST` signs of one kind a new part begins. Each digit stands alone, so that numbers are read place by place.
     Raises ArtifactError where the texts do not give so many merges.
     """
     rules = Tokenizer(models.BPE())
     rules.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(RUNS, "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     rules.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
