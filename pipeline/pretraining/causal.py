@@ -120,13 +120,13 @@ def baselines(tokens: Tokens, section: Pretrain, held_out: HeldOut) -> dict[str,
     """`BITS`_unigram: the same of who knows only how often each token stands in training, each counted once more (add-one). That is less than by
     the frequency of bytes, as merges know the words. A document's begin is given, as it is to the model."""
     begin = held_out.documents[0][0]
-    known = np.bincount(np.asarray(tokens.ids), minlength=section.vocab_size).astype(float)
+    known = tokens.counts(section.vocab_size)
     known[begin] = 0
     asked = Counter(token for ids in held_out.documents for token in ids[1:])
-    return {f"{BITS}_unigram": _cross_entropy(known, asked, section.vocab_size) / held_out.bytes}
+    return {f"{BITS}_unigram": cross_entropy_by_counts(known, asked, section.vocab_size) / held_out.bytes}
 
 
-def _cross_entropy(known: Any, asked: Mapping[int, int], size: int) -> float:
+def cross_entropy_by_counts(known: Any, asked: Mapping[int, int], size: int) -> float:
     """Bits of all that is `asked` by the counts `known` of `size` symbols, each counted once more."""
     total = float(known.sum()) + size
     return -math.fsum(count * math.log2((known[symbol] + 1) / total) for symbol, count in asked.items())

@@ -20,6 +20,7 @@ from data.refining.near import near_duplicates
 from data.refining.split import place
 from data.schema import DataError, Problem
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.files import sha256
 from pipeline.rows.gather import chinese_texts, film_texts
 from pipeline.settings.config import Config
 from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS
@@ -65,7 +66,7 @@ def gathered(config: Config, section: Pretrain, folder: Path) -> Corpus:
 def described(corpus: Corpus, section: Pretrain) -> dict[str, Any]:
     """What the manifest says of the corpus: its source, counts, and each side's documents by hash."""
     sides = {
-        side: {"documents": corpus.counts[f"documents_{side}"], "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        side: {"documents": corpus.counts[f"documents_{side}"], "sha256": sha256(path)}
         for side, path in (("train", corpus.train), ("eval", corpus.held_out))
     }
     return {"source": section.source, "counts": corpus.counts, **sides}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+SLICE = 2**24  # tokens that are counted in one call
 BATCH = 1000  # documents that are encoded in one call
 
 
@@ -21,6 +22,13 @@ class Tokens:
 
     def document(self, number: int) -> NDArray[np.uint32]:
         return self.ids[self.starts[number] : self.starts[number + 1]]
+
+    def counts(self, size: int) -> NDArray[np.int64]:
+        """How often each of `size` tokens stands there, (size,); read in slices, as all of them may be more than memory holds."""
+        found = np.zeros(size, dtype=np.int64)
+        for start in range(0, len(self.ids), SLICE):
+            found += np.bincount(self.ids[start : start + SLICE], minlength=size)
+        return found
 
     def __len__(self) -> int:
         """Documents."""
