@@ -125,6 +125,14 @@ def wilson(wins: float, ties: float, losses: float) -> dict[str, float]:
     return {"win_rate": rate, "low": max(0.0, low), "high": min(1.0, high)}  # ends of 0 and 1 may be off by rounding
 
 
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that one of k samples is right, where c of n are: 1 − C(n − c, k) / C(n, k), the unbiased estimator of Chen et al. 2021
+    (arXiv 2107.03374, equation 1). Raises ValueError where k is not between 1 and n, or c not between 0 and n."""
+    if not (1 <= k <= n and 0 <= c <= n):
+        raise ValueError(f"pass@{k} of {c} right samples among {n}: give 1 to {n} tries and 0 to {n} right ones")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
 def distinct_n(texts: Sequence[Sequence[int | str]], n: int) -> float:
     """Distinct n-grams / all n-grams over `texts`, each a list of tokens; 0 when no text has n tokens.
 

@@ -23,16 +23,24 @@ from pipeline.settings.data import CHINESE_SENTIMENT, VADER
 from pipeline.waiting import patient, watched
 from policies.precision import Held
 from policies.template import PromptText
-from reward.functions import RewardError, RewardFunction, call_checked, resolve
+from reward.functions import NO_COLUMNS, Columns, RewardError, RewardFunction, call_checked, resolve
 from reward.model import load_scorer
+from reward.verifiers import verifies
 
-Label = Literal["optimised", "independent", "gold", "human", "LLM"]
+Label = Literal["optimised", "independent", "gold", "human", "LLM", "verifier"]
 """What a reader must know of a judge: "optimised" is the score that training maximised, and no evidence by itself;
-"gold" is a reward model that training never saw, learned from other rankings."""
+"gold" is a reward model that training never saw, learned from other rankings; "verifier" checks an answer against the row's own, so that on
+held-out prompts it is no proxy even where training maximised it on others."""
 Scores = Callable[[Sequence[PromptText], Sequence[str]], list[float]]
 Outcomes = NDArray[np.float64]
 
+ColumnsOf = Callable[[Sequence[PromptText]], Columns]
+
 SCORE_BATCH = 32
+
+
+def no_columns(prompts: Sequence[PromptText]) -> Columns:
+    return NO_COLUMNS
 
 
 class JudgeError(Exception):
@@ -57,8 +65,10 @@ class Judge:
     positive: float | None = None
 
 
-def by_scores(name: str, label: Label, function: RewardFunction, tie: float = statistics.TIE) -> Judge:
-    """A judge that prefers the completion with the higher score by `function(prompts, completions)`.
+def by_scores(
+    name: str, label: Label, function: RewardFunction, tie: float = statistics.TIE, columns_of: ColumnsOf = no_columns
+) -> Judge:
+    """A judge that prefers the completion with the higher score by `function(prompts, completions)`, which gets those columns of the prompts' rows that it takes.
 
     A completion of a prompt is scored once and remembered: comparing it with several others costs nothing, and equal
     completions tie even where a model's scores hang on the batch. Raises JudgeError, when used, for scores that are not
@@ -72,7 +82,8 @@ def by_scores(name: str, label: Label, function: RewardFunction, tie: float = st
         if new:
             places = list(new.values())
             with _as_judge():
-                found = call_checked(function, name, [prompts[i] for i in places], [completions[i] for i in places])
+                asked, said = [prompts[i] for i in places], [completions[i] for i in places]
+                found = call_checked(function, name, asked, said, columns_of(asked))
             known.update(zip(new, found.tolist(), strict=True))
         return [known[key] for key in keys]
 
@@ -109,12 +120,13 @@ def gold(
     return replace(by_scores(name, "gold", score), summary=lambda: dict(scorer.counts))
 
 
-def independent(name: str) -> Judge:
-    """The judge called `name`, "vader" or "module:function", which training must not have maximised.
+def independent(name: str, columns_of: ColumnsOf = no_columns) -> Judge:
+    """The judge called `name`, "vader" or "module:function", which training must not have maximised unless it is a verifier.
 
     Raises JudgeError when there is no such judge, and, when used, as `by_scores` does.
     """
-    return by_scores(name, "independent", _function(name))
+    function = _function(name)
+    return by_scores(name, "verifier" if verifies(function) else "independent", function, columns_of=columns_of)
 
 
 def _function(name: str) -> RewardFunction:

@@ -19,7 +19,8 @@ from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Opinion, Samples, paired, pairs_of
 from pipeline.graph import FROM_RANKINGS
 from pipeline.judges import llm, sentiment, votes
-from pipeline.judges.judge import Judge, JudgeError, gold, independent, optimised
+from pipeline.judges.judge import Judge, JudgeError, gold, independent, no_columns, optimised
+from pipeline.rows.published import columns_of
 from pipeline.settings.config import CHINESE_SENTIMENT, Config
 from pipeline.training.seen import check_seen
 from policies.backbone import BackboneError
@@ -37,7 +38,17 @@ def called(config: Config, run: Run) -> list[Judge]:
                 f"compare.gold: {folder} is what training maximised, so it cannot be gold; "
                 "give a reward model of another run, learned from other rankings"
             )
-    found = [sentiment.judge(run) if name == CHINESE_SENTIMENT else independent(name) for name in config.judges()]
+    columns = columns_of(run) if run.manifest("data") is not None else no_columns
+    named = {
+        name: sentiment.judge(run) if name == CHINESE_SENTIMENT else independent(name, columns)
+        for name in config.judges()
+    }
+    # what training maximised judges too where it checks the answers themselves
+    functions = [
+        name for name in config.ppo.reward_funcs if ":" in name and not Path(name).exists() and name not in named
+    ]
+    maximised = [independent(name, columns) for name in functions]
+    found = [*named.values(), *(judge for judge in maximised if judge.label == "verifier")]
     if (section := config.compare.llm) is not None:
         endpoint = llm.Endpoint(**section.model_dump())
         found.append(llm.judge(endpoint, run.root / run.name / "llm_judge.jsonl"))

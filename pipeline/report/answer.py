@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.comparison.pairing import ByKey, Opinion, judged
 from pipeline.report.findings import Report
+from pipeline.report.passes import ALL, FIRST
 from pipeline.report.sentences import counted, reading
 from pipeline.report.verdict import judges_of, origins_of
 
@@ -73,11 +74,11 @@ def answer(report: Report) -> Answer:
     }
     for other, said in claims.items():
         if said == {"worse"}:
-            return Answer(NO, f"Preferred to {_plain(other)} in only {_share(report, other)} answers.", other)
+            return Answer(NO, f"{_won(report, other, 'only ')}.", other)
     for other, said in claims.items():
         if said != {"better"}:
             return Answer(OPEN, _open(report, other, said), other)
-    return Answer(YES, f"Preferred to {_plain(origins[0])} in {_share(report, origins[0])} answers.", origins[0])
+    return Answer(YES, f"{_won(report, origins[0])}.", origins[0])
 
 
 def bars(report: Report) -> list[Bar]:
@@ -155,16 +156,22 @@ def _open(report: Report, other: str, said: set[str]) -> str:
         return f"Only {counted(report.prompts, 'prompt')}: too few to tell it from {_plain(other)}."
     if len(said) > 1:
         return f"Not every judge finds it {'better' if 'better' in said else 'worse'} than {_plain(other)}."
-    preferred = f"Preferred to {_plain(other)} in {_share(report, other)} answers"
+    preferred = _won(report, other)
     raw = {reading(_pair(report, other)[judge]) for judge in judges_of(report) if judge in _pair(report, other)}
     if raw != said:
         return f"{preferred}, but another training seed could turn that round."
     return f"{preferred}, which chance alone could give."
 
 
-def _share(report: Report, other: str) -> str:
+def _won(report: Report, other: str, only: str = "") -> str:
+    """How often the most trusted judge prefers the main model's answers, or finds them right."""
     pair = _pair(report, other)
-    return share_in_words(pair[next(judge for judge in judges_of(report) if judge in pair)]["win_rate"])
+    judge = next(judge for judge in judges_of(report) if judge in pair)
+    if judge in report.passes:
+        models = report.passes[judge]["tasks"][ALL]["models"]
+        own, theirs = (models[name][FIRST]["mean"] for name in (report.main, other))
+        return f"Right in {only}{own:.1%} of its answers, {_plain(other)} in {theirs:.1%}"
+    return f"Preferred to {_plain(other)} in {only}{share_in_words(pair[judge]['win_rate'])} answers"
 
 
 def _plain(other: str) -> str:

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
 from pipeline.pages.common import require_finite, to_json
 from pipeline.redaction import redacted, redacted_in
-from pipeline.report import page, seed_spread
+from pipeline.report import page, passes, seed_spread
 from pipeline.report.answer import answer
 from pipeline.report.curves import Evaluations
 from pipeline.report.findings import Report
@@ -77,7 +77,17 @@ def _bytes(text: str) -> bytes:
 def table(report: Report) -> str:
     """Every win rate as CSV, one row a pair and judge; a cell that a spreadsheet would take for a formula begins with '."""
     columns = ("pair", "judge", "label", "prompts", "wins", "ties", "losses", "unjudged", "win_rate", "low", "high")
-    more = ("wilson_low", "wilson_high", "length_controlled", "lc_low", "lc_high", "mean_difference", "reading")
+    more = (
+        "wilson_low",
+        "wilson_high",
+        "length_controlled",
+        "lc_low",
+        "lc_high",
+        "mean_difference",
+        "reading",
+        "pass_1",
+        "other_pass_1",
+    )
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow([*columns, *more])
@@ -95,9 +105,18 @@ def table(report: Report) -> str:
                     *("" if controlled is None else controlled[name] for name in ("win_rate", "low", "high")),
                     "" if difference is None else difference["mean"],
                     reading(own),
+                    *_solved(report, pair, judge),
                 ]
             )
     return out.getvalue()
+
+
+def _solved(report: Report, pair: str, judge: str) -> list[float | str]:
+    """The shares that two models solve at the first try; blank for a judge that does not say right or wrong."""
+    if judge not in report.passes:
+        return ["", ""]
+    models = report.passes[judge]["tasks"][passes.ALL]["models"]
+    return [models[name][passes.FIRST]["mean"] for name in pair.split(" vs ")]
 
 
 def _tame(cell: str) -> str:
@@ -116,6 +135,7 @@ def markdown(report: Report) -> str:
     ]
     lines += [f"- **Warning:** {_plain(text)}" for text in report.warnings]
     lines += [*([""] if report.warnings else []), *_models(report), "", *_pairs(report), ""]
+    lines += passes.markdown(report, _plain)
     lines += [*_gold(report), *([*told_seeds, ""] if (told_seeds := seed_spread.markdown(report, _plain)) else [])]
     seeds, made = report.provenance.get("seed"), report.provenance.get("made")
     told = [f"{counted(report.prompts, 'held-out prompt')}, {report.samples_per_model} samples a model"]

@@ -83,6 +83,7 @@ class Report:
     pairs: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=dict
     )  # "a vs b" -> judge -> outcome, see numbers.py
+    passes: dict[str, Any] = field(default_factory=dict)  # judge -> pass@k of models and pairs, see passes.py
     slices: dict[str, Any] = field(
         default_factory=dict
     )  # {"pair", "judges" {judge: {cut: {slice: outcome}}}}, or nothing

@@ -8,6 +8,7 @@ from pipeline.report.findings import Figures, Report
 
 Cell = tuple[str, str]  # a figure and, small under it, its 95% interval
 LABELS = {
+    "verifier": "a check of the answer against the row's own, right or wrong",
     "optimised": "the reward that was optimised",
     "independent": "an independent judge",
     "gold": "a gold reward model that training never saw",

@@ -16,7 +16,7 @@ from data.units import is_spaceless
 from pipeline import statistics
 from pipeline.comparison.pairing import ByKey, Opinion, judged, main_model, paired, pairs_of, reference_of, scores_by
 from pipeline.pages.common import require_finite
-from pipeline.report import ranking_models, seed_spread
+from pipeline.report import passes, ranking_models, seed_spread
 from pipeline.report.agreement import agreement
 from pipeline.report.findings import Figures, Member, Point, Report
 from pipeline.report.side_effects import length_drift, runs_of, side_effects
@@ -25,7 +25,7 @@ from pipeline.report.slices import SLICINGS, slice_win_rates
 from pipeline.report.verdict import verdict, warnings
 
 # Readers trust these in this order, so the verdict names them so.
-TRUST = ("human", "gold", "LLM", "independent", "optimised")
+TRUST = ("verifier", "human", "gold", "LLM", "independent", "optimised")
 _SCORED_FOR_TAU = 2000  # completions: tau-b is quadratic in their number
 
 
@@ -81,6 +81,7 @@ def summarise(
             model: _model(model, rows, models[model], opinions, optimised, by_characters, draws, seed) for model in rows
         },
         pairs={f"{a} vs {b}": _pair(opinions, rows, a, b, draws, seed) for a, b in pairs_of(list(rows))},
+        passes=passes.block(opinions, rows, draws, seed),
         slices=_slices(opinions, rows, main, draws, seed),
         ranking=_ranking(opinions, rows, draws, seed),
         agreement=_agreement(opinions, rows, draws, seed) if len(opinions) > 1 else None,
@@ -93,7 +94,7 @@ def summarise(
     report = replace(report, frontier=_frontier(report), signs=signs(report))
     report = replace(
         report,
-        verdict=" ".join([verdict(report), *seed_spread.sentences(report)]),
+        verdict=" ".join([verdict(report), *passes.sentences(report), *seed_spread.sentences(report)]),
         warnings=[*problems, *warnings(report)],
     )
     require_finite(report.to_json(), "report")

@@ -19,6 +19,7 @@ from pipeline.report import answer as ten_seconds
 from pipeline.report import model_rows
 from pipeline.report.curves import Evaluations
 from pipeline.report.findings import Report
+from pipeline.report.passes import points
 from pipeline.report.plots import figures
 from pipeline.report.sentences import ends, reading
 from pipeline.report.slices import by_language
@@ -57,6 +58,7 @@ def html(
         said_of=partial(model_rows.said_of, report),
         reading=reading,
         ends=ends,
+        points=points,
         notes=NOTES,
         figures=figures(report),
         script=script,

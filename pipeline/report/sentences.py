@@ -4,7 +4,7 @@ An outcome is what `statistics.win_rate`, `ranking_models.length_controlled_win_
 {"win_rate", "low", "high", "prompts", and "overlap" if length-controlled}; low and high may be None (too few to say).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.statistics import wilson
@@ -54,15 +54,19 @@ def reading(outcome: Mapping[str, Any]) -> str:
     return "worse" if high < 0.5 else "no difference shown"
 
 
-def clauses(outcomes: Mapping[str, Mapping[str, Any]]) -> str:
+def clauses(
+    outcomes: Mapping[str, Mapping[str, Any]], numbers: Callable[[str, Mapping[str, Any], bool], str] | None = None
+) -> str:
     """Opponent -> outcome as a predicate: "is better than base (win rate …) and shows no difference from sft (…)".
 
-    Opponents with one reading share its verb, and the numbers are spelt out at the first of them.
+    Opponents with one reading share its verb, and the numbers are spelt out at the first of them, or
+    told by `numbers` (opponent, outcome, whether it is a further one).
     """
     said: dict[str, list[str]] = {}
     for opponent, outcome in outcomes.items():
-        numbers = _numbers(outcome, short=bool(said))
-        said.setdefault(reading(outcome), []).append(f"{opponent} ({numbers})")
+        short = bool(said)
+        told = _numbers(outcome, short) if numbers is None else numbers(opponent, outcome, short)
+        said.setdefault(reading(outcome), []).append(f"{opponent} ({told})")
     return joined([f"{_VERBS[key]} {joined(opponents)}" for key, opponents in said.items()])
 
 

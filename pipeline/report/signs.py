@@ -202,7 +202,9 @@ def _changes(report: Report) -> Iterator[Sign]:
 def _doubts(report: Report) -> Iterator[Sign]:
     """The optimised reward prefers the main model to sft: do the others?"""
     outcomes = report.pairs.get(f"{report.main} vs sft", {})
-    others = [judge for judge in report.judges if judge in outcomes]
+    # a check that training maximised itself has nothing to confirm
+    trained = str(report.provenance.get("score that was optimised", "")).split(", ")
+    others = [judge for judge in report.judges if judge in outcomes and judge not in trained]
     if not others or report.optimised not in outcomes:
         return
     raised = reading(outcomes[report.optimised]) == "better"

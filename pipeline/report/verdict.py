@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.report import sentences
+from pipeline.report import passes, sentences
 from pipeline.report.findings import Report
 from pipeline.report.sentences import clauses, counted, joined
 from pipeline.report.signs import UNALIGNED, signs
@@ -31,7 +31,8 @@ def verdict(report: Report) -> str:
             return ""
         fewest = min(outcome["prompts"] for outcome in outcomes.values())
         some = f" (on {fewest} prompts or more)" if fewest < report.prompts else ""
-        return clauses(outcomes) + some
+        told = passes.predicate(report, judge, outcomes) if judge in report.passes else clauses(outcomes)
+        return told + some
 
     def by_all(subject: str, others: list[str], named: list[str]) -> str:
         heard = [(judge, claim) for judge in named if (claim := said(judge, others))]
@@ -45,6 +46,10 @@ def verdict(report: Report) -> str:
         beside = f" Beside the other methods, it {said(optimised, rivals)}." if rivals else ""
         claim = f"by it, {who} {said(optimised, origins)}, {ending}"
         return f"Only the reward that training optimised judged, so the claim is weak: {claim}{beside}"
+    if all(maximised(report, judge) for judge in judges):
+        checked = f" Training maximised {joined(judges)} itself, on other prompts; on these it is no proxy: it says whether the answer is right."
+        beside = f" Beside the other methods: it {said(judges[0], rivals)}." if rivals else ""
+        return f"{by_all(who, origins, judges)}, {ending}{checked}{beside}"
     rates = [f"{pairs[name][optimised]['win_rate']:.1%} against {name}" for name in origins if optimised in pairs[name]]
     closing = (
         f" The reward that training optimised, which is no independent judge, gives it a win rate of {joined(rates)}."
@@ -67,6 +72,12 @@ def origins_of(report: Report) -> list[str]:
 def judges_of(report: Report) -> list[str]:
     """The independent judges that judged the main model against any other, the most trusted first."""
     return [judge for judge in report.judges if any(judge in pair for pair in _pairs(report).values())]
+
+
+def maximised(report: Report, judge: str) -> bool:
+    """Whether training maximised what this judge checks, alone or beside other functions."""
+    own, optimised = report.panel.get(judge), str(report.provenance.get("score that was optimised", ""))
+    return own is not None and own.label == "verifier" and judge in optimised.split(", ")
 
 
 def _pairs(report: Report) -> dict[str, dict[str, dict[str, Any]]]:

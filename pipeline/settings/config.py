@@ -52,6 +52,8 @@ NEEDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct@pypi"
 TINY_MODEL = "tiny-random"
+VERIFIERS = "reward.verifiers:"
+"""How the names of functions begin that check an answer against the row's own, so that they may be maximised and judge."""
 
 
 class SFT(Supervised):
@@ -256,7 +258,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
-        if both := sorted(set(self.judges()) & set(self.ppo.reward_funcs)):
+        both = sorted(set(self.judges()) & set(self.ppo.reward_funcs))
+        if both := [name for name in both if not name.startswith(VERIFIERS)]:
             raise ValueError(
                 f"compare.judges: {', '.join(both)} is what ppo.reward_funcs maximises, so it cannot judge; name another judge"
             )

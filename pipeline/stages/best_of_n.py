@@ -22,6 +22,7 @@ from pipeline.settings.config import Config, ConfigError
 from pipeline.statistics import mean_interval
 from pipeline.training import preflight, sizes
 from pipeline.training.baselines import open_parents
+from pipeline.training.checked import check_rows
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
@@ -51,6 +52,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     folder = working_folder(run, "best_of_n", config)
     accelerator.wait_for_everyone()
     check_seen("best_of_n", config, asked, models_that_score(config, run))
+    check_rows(config, asked, "best_of_n")
     how = config.compare.generation.resolved(config.ppo.temperature, config.ppo.response_length)
     longest = max(length for _, length in prompt_rows(tokenizer, asked)) + how.max_new_tokens
     wanted, sources = len(asked) * section.n, [run.folder("sft")]

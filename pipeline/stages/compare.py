@@ -38,6 +38,7 @@ from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
 from pipeline.training import preflight, sizes
+from pipeline.training.checked import check_rows
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.roles import scores
@@ -67,6 +68,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     asked = answers.questions(held_out, tokenizer, config, run)
     answers.check_lengths(models, asked, config)
     check_seen("compare", config, held_out, models_that_score(config, run))
+    check_rows(config, held_out, "compare")
     panel.check_gold(config, run, held_out)
     longest = answers.longest(models, asked, config)
     sources = [one.source for one in models] + [str(run.folder("sft"))]
@@ -311,4 +313,8 @@ def _metrics(report: Report) -> dict[str, float]:
         metrics |= {f"{name}/{key}": float(value) for key, value in own.items() if isinstance(value, int | float)}
     for pair, by_judge in report.pairs.items():
         metrics |= {f"{pair}/{judge}/win_rate": outcome["win_rate"] for judge, outcome in by_judge.items()}
+    for judge, own in report.passes.items():
+        for task, found in own["tasks"].items():
+            for name, tries in found["models"].items():
+                metrics |= {f"{name}/{judge}/{task}/{k}": float(one["mean"]) for k, one in tries.items()}
     return metrics

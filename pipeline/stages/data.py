@@ -25,6 +25,7 @@ from pipeline.rows.fitness import CONTRARY, CONTROL, REFUSED, TOO_LONG, SetAside
 from pipeline.rows.gather import EVAL, JUDGE, JUDGEMENTS, KINDS, TRAIN, Gathered, Portion
 from pipeline.settings.config import Clean, Config
 from pipeline.training import preflight
+from pipeline.training.checked import check_rows
 from pipeline.training.context import base_model, closing
 
 Files = Mapping[str, list[Any]]
@@ -67,6 +68,7 @@ def run(config: Config, run: Run) -> Manifest:
     gathered = gather.embedded(config) if config.data.embedded() else _own(config, run)
     made, counts, rejects = refined(gathered, tokenizer, config)
     files = ordered(made, bool(config.data.mixture), config.seed)
+    check_rows(config, [*files["prompts.train"], *files["prompts.eval"]], "data")
     figures = figures_of(files, made, counts, config)
     if config.data.gold_fraction:
         files, removed = for_gold(files, config)

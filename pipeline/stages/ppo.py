@@ -29,6 +29,7 @@ from pipeline.rows.published import demonstrations, prompts
 from pipeline.settings.config import PPO, Config
 from pipeline.statistics import mean_interval
 from pipeline.training import merging, preflight, sizes
+from pipeline.training.checked import check_rows
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.drift import MORE, check_kl, check_length
 from pipeline.training.holding import as_published, shares, to_train
@@ -68,6 +69,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     held_out: list[PromptRow] = [{"id": p.id, "prompt": p.prompt} for p in prompts(run, "eval")]
     widest, longest = _check_lengths(tokenizer, config, run)
     asked = [*prompts(run, "train"), *prompts(run, "eval")[: section.eval_prompts]]
+    check_rows(config, asked, "ppo")
     check_seen("ppo", config, asked, models_that_score(config, run))
     section, chosen = sizes.of_ppo(config, run, widest)
     line = preflight.line(config.model_copy(update={"ppo": section}), run, widest)

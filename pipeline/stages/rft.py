@@ -27,6 +27,7 @@ from pipeline.training.baselines import (
     publish_policy,
     whole_policy,
 )
+from pipeline.training.checked import check_rows
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.fine_tuning import fine_tune
 from pipeline.training.lengths import check_fits, new_tokens, prompt_rows
@@ -56,6 +57,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     rows = preflight.Rows.of(lengths, section, sampled=SAMPLED, length=max(lengths))
     preflight.of_trainer("rft", config, run, run.folder("sft"), rows, scored=True)
     check_seen("rft", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
+    check_rows(config, [*prompts(run, "train"), *asked], "rft")
     score = scores(config, run, accelerator.device)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, section.shared_by("rft"))
     with whole(model):  # processes sample different numbers of tokens

@@ -27,6 +27,7 @@ from pipeline.training.baselines import (
     publish_policy,
     whole_policy,
 )
+from pipeline.training.checked import check_rows
 from pipeline.training.context import closing, make_accelerator
 from pipeline.training.lengths import check_fits, prompt_rows
 from pipeline.training.roles import scores
@@ -57,6 +58,7 @@ def run(config: Config, run: Run) -> Manifest | None:
     held = preflight.Rows.of(lengths, section, sampled=section.batch_size, length=max(lengths))
     preflight.of_trainer("rloo", config, run, run.folder("sft"), held, scored=True, reference=True)
     check_seen("rloo", config, [*prompts(run, "train"), *asked], models_that_score(config, run))
+    check_rows(config, [*prompts(run, "train"), *asked], "rloo")
     score = scores(config, run, accelerator.device)
     report = Report(folder, "rloo", trackers, score)
     model = load_sft(config, run, tokenizer, section.tuning, accelerator.device, section.shared_by("rloo"))
