@@ -68,7 +68,6 @@ def run(config: Config, run: Run) -> Manifest | None:
     asked = answers.questions(held_out, tokenizer, config, run)
     answers.check_lengths(models, asked, config)
     check_seen("compare", config, held_out, models_that_score(config, run))
-    check_rows(config, held_out, "compare")
     panel.check_gold(config, run, held_out)
     longest = answers.longest(models, asked, config)
     sources = [one.source for one in models] + [str(run.folder("sft"))]
@@ -169,6 +168,7 @@ def _held_out(config: Config, run: Run, models: Sequence[Contender]) -> tuple[li
     wanted = prompts(run, "eval")[: config.compare.prompts]
     held_out = common_prompts(config, run, wanted)
     check_prompts(models, held_out)
+    check_rows(config, held_out, "compare")
     if len(held_out) == len(wanted):
         return held_out, {}
     told = f"all models on {len(held_out)} of {len(wanted)} held-out prompts, those of stage best_of_n; for more raise best_of_n.prompts"
