@@ -101,6 +101,9 @@ clean-runs: ## remove one run, RUN=name; asks (YES=1: does not)
 pretrain: .venv/ready ## a base model and its tokenizer from nothing but texts (SET="model=pretrain pretrain.source=corpus.txt")
 	@$(CALL) pretrain $(ARGS)
 
+encoder: .venv/ready ## a BERT and its tokenizer likewise, by masked words and next sentences (SET="encoder.source=corpus.txt")
+	@$(CALL) encoder $(ARGS)
+
 data: .venv/ready ## read, check, clean and split demonstrations, rankings, prompts
 	@$(CALL) data $(ARGS)
 
@@ -115,6 +118,9 @@ ppo: .venv/ready ## align the sft model with PPO against the reward model (SEEDS
 
 compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 run/ppo path-or-hub-id", NAME=greedy beside others); writes report.html
 	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]') $(NAMED)
+
+reward-encoder: .venv/ready ## a reward model on the encoder, held against stage reward's on its page
+	@$(CALL) reward-encoder $(ARGS)
 
 gold: .venv/ready ## a second reward model as a judge, from rankings set aside (SET="data.gold_fraction=0.5")
 	@$(CALL) gold $(ARGS)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _MODEL = ("model", "revision", "dtype", "quantization", "attn_implementation", "seed", "chat_template_kwargs")
 _EMBEDDED = ("data.eval_fraction", "data.chinese_reviews.judge_fraction")  # by which an embedded corpus is split
+PRETRAINED = ("pretrain", "encoder")  # whose model others start from, where the recipe names it: model: pretrain
 _SAMPLING = ("ppo.response_length", "ppo.temperature")
 _SCORE = ("ppo.reward_funcs", "ppo.reward_weights", "ppo.missing_eos_score", "ppo.missing_eos_penalty")
 
@@ -38,6 +39,12 @@ _TABLE = (
         reads=("seed", "attn_implementation", "pretrain", *_EMBEDDED),
     ),
     Stage(
+        name="encoder",
+        help="Make an encoder and its tokenizer likewise, by masked words and next sentences (reward.model: encoder).",
+        parents=(),
+        reads=("seed", "attn_implementation", "encoder", *_EMBEDDED),
+    ),
+    Stage(
         name="data",
         help="Read, check, clean and split demonstrations, rankings and prompts.",
         parents=("pretrain",),
@@ -57,7 +64,7 @@ _TABLE = (
     Stage(
         name="reward",
         help="Train a reward model from rankings.",
-        parents=("data", "sft"),
+        parents=(*PRETRAINED, "data", "sft"),
         reads=(*_MODEL, "reward", "data.max_length", "ppo.temperature"),
         walk=True,
         from_rankings=True,
@@ -85,8 +92,15 @@ _TABLE = (
     Stage(
         name="gold",
         help="A second reward model, from rankings set aside (data.gold_fraction), as a judge.",
-        parents=("data", "sft"),
+        parents=(*PRETRAINED, "data", "sft"),
         reads=(*_MODEL, "reward", "data.max_length", "ppo.temperature"),
+    ),
+    Stage(
+        name="reward_encoder",
+        help="A reward model on the encoder, from the rankings of stage reward, held against it on its page.",
+        parents=(*PRETRAINED, "data", "sft", "reward"),
+        reads=(*_MODEL, "reward_encoder", "data.max_length", "ppo.temperature"),
+        from_rankings=True,
     ),
     Stage(
         name="dpo",
@@ -142,7 +156,7 @@ _TABLE = (
     ),
 )
 
-PRETRAINED = ("pretrain",)  # whose model others start from, where the recipe names it: model: pretrain
+REWARD_MODELS = {"reward": "reward", "gold": "reward", "reward_encoder": "reward_encoder"}  # stages by their sections
 STAGES = {stage.name: stage for stage in _TABLE}
 WALK = tuple(stage.name for stage in _TABLE if stage.walk)
 BASELINES = tuple(stage.name for stage in _TABLE if stage.baseline)

@@ -17,7 +17,7 @@ from pipeline import ending, nodes, waiting
 from pipeline.artifacts import lineage
 from pipeline.artifacts.changes import Step, announcement
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.freshness import finished, models_read, parents, read_by, read_now
+from pipeline.artifacts.freshness import finished, models_read, own_base, parents, read_by, read_now
 from pipeline.artifacts.kept import check_room, settled, taken_back
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refusals import sentence
@@ -286,7 +286,11 @@ def make_all(call: Call) -> None:
     also = [stage for stage in parents("compare", config) if stage in BASELINES]
     also += ["gold"] if config.data.gold_fraction and config.compare.gold is None else []
     stages[stages.index("compare") : stages.index("compare")] = also
-    stages = [one for one in PRETRAINED if one == config.model] + stages
+    also = [] if config.reward_encoder.model != "encoder" or config.reward.model == "encoder" else ["reward_encoder"]
+    if "reward" in stages and config.encoder_wanted():
+        stages[stages.index("ppo") : stages.index("ppo")] = also
+    from_nothing = {config.model} | {own_base(stage, config) for stage in stages}
+    stages = [one for one in PRETRAINED if one in from_nothing] + stages
     check_outside(config, stages)
     chain(stages, call, config)
 

@@ -57,8 +57,10 @@ def test_help_lists_the_stages_in_order(tmp_path: Path) -> None:
     listed = [line.split()[0] for line in commands.splitlines() if line.startswith("  ") and line[2] != " "]
     assert listed == [
         "pretrain",
+        "encoder",
         *WALK,
         "gold",
+        "reward-encoder",
         "dpo",
         "kto",
         "rloo",

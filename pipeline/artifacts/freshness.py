@@ -13,7 +13,7 @@ from pipeline.artifacts.files import digest
 from pipeline.artifacts.hashes import hashed, memory
 from pipeline.artifacts.manifest import CONTRACT, Manifest
 from pipeline.artifacts.run import Inputs, Run
-from pipeline.graph import BASELINES, PRETRAINED, STAGES, parents_of
+from pipeline.graph import BASELINES, PRETRAINED, REWARD_MODELS, STAGES, parents_of
 from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config, best_of
 from pipeline.settings.deciding import deciding
 
@@ -25,8 +25,15 @@ def parents(stage: str, config: Config) -> tuple[str, ...]:
     if stage == "compare":
         named = {"best_of_n" if best_of(name) else name for name in config.compare.models}
         unused |= {"ppo", *BASELINES} - named
-    unused |= set(PRETRAINED) - ({config.model} if reads_base(stage, config) else set())
+    unused |= set(PRETRAINED) - ({config.model} if reads_base(stage, config) else set()) - {own_base(stage, config)}
     return tuple(parent for parent in parents_of(stage) if parent not in unused)
+
+
+def own_base(stage: str, config: Config) -> str | None:
+    """The base of a stage that makes a reward model, as its section names it; None where it is the sft model, and of other stages."""
+    section = REWARD_MODELS.get(stage)
+    base: str | None = None if section is None else getattr(config, section).model
+    return base
 
 
 def reads_base(stage: str, config: Config) -> bool:
@@ -54,8 +61,8 @@ def function_files(stage: str, config: Config) -> list[Path]:
     """The modules of the user's own functions (module:function) that a stage calls: a change there makes it stale. Nothing
     is imported, and what a module imports in its turn is not looked at."""
     names: list[str | None] = []
-    if stage == "pretrain":
-        names += config.pretrain.sources()
+    if stage in PRETRAINED:
+        names += getattr(config, stage).sources()
     if stage == "data":
         names += [*config.data.sources(), *(part.map for part in config.data.parts())]
     if stage == "compare":
@@ -79,7 +86,8 @@ def _module_file(module: str) -> Path | None:
 
 def sources(stage: str, config: Config) -> list[str]:
     """What a stage reads outside the run, as the recipe names it."""
-    found = {"pretrain": config.pretrain.sources(), "data": config.data.sources(), "compare": config.compare.files()}
+    made: dict[str, list[str]] = {one: getattr(config, one).sources() for one in PRETRAINED}
+    found = made | {"data": config.data.sources(), "compare": config.compare.files()}
     return found.get(stage, [])
 
 
@@ -111,8 +119,8 @@ def models_read(stage: str, config: Config) -> dict[str, Path]:
     named: dict[str, str | None] = {}
     if reads_base(stage, config) and config.model not in PRETRAINED:
         named["model"] = config.model
-    if "reward" in STAGES[stage].reads:
-        named["reward.model"] = config.reward.model
+    if (base := own_base(stage, config)) not in PRETRAINED:
+        named[f"{REWARD_MODELS.get(stage)}.model"] = base
     if {"ppo", "ppo.reward_funcs"}.intersection(STAGES[stage].reads):
         named |= {f"ppo.reward_funcs {name}": name for name in config.ppo.reward_funcs if name != "reward"}
     own = {EMBEDDED_MODEL: EMBEDDED_FOLDER, TINY_MODEL: TINY_FOLDER}

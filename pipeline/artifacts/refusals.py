@@ -135,7 +135,7 @@ def lower(stage: str) -> str:
             f"lower {stage}.per_device_train_batch_size, {stage}.max_length or {stage}.hidden_size, or set "
             f"{stage}.gradient_checkpointing=true"
         )
-    if stage in ("sft", "reward", "gold", "dpo", "kto", "rloo", "rft"):
+    if stage in ("sft", "reward", "gold", "reward_encoder", "dpo", "kto", "rloo", "rft"):
         return (
             f"lower {section}.per_device_train_batch_size or data.max_length, or set {section}.gradient_checkpointing=true or "
             f"{section}.tuning=lora"

@@ -27,6 +27,12 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
         "bits_per_byte_unigram": "the same by the frequency of tokens alone",
         "eos_rate": "samples that end by themselves",
     },
+    "encoder": {
+        "documents_train": "documents to learn from",
+        "masked_accuracy_after": "hidden words found in held-out documents",
+        "masked_accuracy_unigram": "the same by the most frequent token alone",
+        "next_sentence_accuracy_after": "next sentences told from others",
+    },
     "data": {
         "demonstrations_train": "demonstrations to learn from",
         "rankings_train": "rankings to learn from",
@@ -43,6 +49,11 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
     "reward": {
         "pairwise_accuracy": "held-out pairs ordered as people did",
         "length_accuracy": "the same by length alone",
+    },
+    "reward_encoder": {
+        "pairwise_accuracy": "held-out pairs ordered as people did",
+        "beside_accuracy": "the same by the model of stage reward",
+        "beside_agreement": "pairs that both order alike",
     },
     "ppo": {
         "objective/scores": "reward of the last training batch",

@@ -68,21 +68,21 @@ def new_config(section: Pretrain, tokenizer: Any) -> Any:
     )
 
 
-def rows(tokens: Tokens, tokenizer: Any, section: Pretrain, seed: int) -> tuple[int, Rows]:
+def rows(tokens: Tokens, tokenizer: Any, section: Pretrain, seed: int) -> tuple[list[int], Rows]:
     """Whole sequences of max_length tokens; those at the end of the corpus that make none are left out."""
     length, begin = section.max_length, tokenizer.bos_token_id
     count = len(tokens.ids) // length
     if not count:
         raise ArtifactError(
-            f"pretrain.max_length: all documents of {section.source} together have {len(tokens.ids)} tokens, fewer than one sequence of {length}; "
-            f"give more text, or set pretrain.max_length={max(16, len(tokens.ids) // 4)}"
+            f"{section.stage}.max_length: all documents of {section.source} together have {len(tokens.ids)} tokens, fewer than one sequence of {length}; "
+            f"give more text, or set {section.stage}.max_length={max(16, len(tokens.ids) // 4)}"
         )
 
     def row(number: int, draw: int) -> dict[str, Any]:
         ids = np.asarray(tokens.ids[number * length : (number + 1) * length], dtype=np.int64)
         return {"input_ids": ids, "position_ids": positions(ids, begin), "labels": np.where(ids == begin, -100, ids)}
 
-    return count, row
+    return [length] * count, row
 
 
 def positions(ids: Any, begin: int) -> Any:
@@ -116,7 +116,7 @@ def measured(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut) -
     return {BITS: math.fsum(nats for nats, _ in sums) / math.log(2) / held_out.bytes}
 
 
-def baselines(tokens: Tokens, section: Pretrain, held_out: HeldOut) -> dict[str, float]:
+def baselines(tokens: Tokens, tokenizer: Any, section: Pretrain, held_out: HeldOut) -> dict[str, float]:
     """`BITS`_unigram: the same of who knows only how often each token stands in training, each counted once more (add-one). That is less than by
     the frequency of bytes, as merges know the words. A document's begin is given, as it is to the model."""
     begin = held_out.documents[0][0]

@@ -143,9 +143,11 @@ def _check(counts: dict[str, int], section: Pretrain) -> None:
     if not counts.get("documents_train") or not counts.get("documents_eval"):
         found = counts.get("documents_train", 0) + counts.get("documents_eval", 0)
         what = "one document" if found == 1 else "no document that is not blank"
-        remedy = f"pretrain.sample_by is {section.sample_by}: set it to line where a file has a document on each line"
+        remedy = (
+            f"{section.stage}.sample_by is {section.sample_by}: set it to line where a file has a document on each line"
+        )
         raise ArtifactError(
-            f"pretrain.source: {section.source} has {what}, and one is held out, so nothing is learned from; give more documents; {remedy}"
+            f"{section.stage}.source: {section.source} has {what}, and one is held out, so nothing is learned from; give more documents; {remedy}"
         )
 
 
@@ -165,7 +167,7 @@ def _read(section: Pretrain) -> Iterator[str]:
             if found.row is None:
                 continue
             if column is None:
-                column = _column(found.row, section.source)
+                column = _column(found.row, section)
             text = found.row.get(column)
             if isinstance(text, str):
                 yield text
@@ -177,16 +179,16 @@ def _read(section: Pretrain) -> Iterator[str]:
             fix = (
                 "take the row out"
                 if column in found.row
-                else f"set pretrain.column to one of those that it has: {there}"
+                else f"set {section.stage}.column to one of those that it has: {there}"
             )
             problems.append(Problem(found.file, found.line, column, problem, fix))
     except DataError as error:
-        raise _of_pretrain([*problems, *error.problems]) from error
+        raise _of_section([*problems, *error.problems], section) from error
     if problems:
-        raise _of_pretrain(problems)
+        raise _of_section(problems, section)
 
 
-def _column(row: dict[str, Any], source: str) -> str:
+def _column(row: dict[str, Any], section: Pretrain) -> str:
     """The column of texts: "text", or the only one whose value is a text. Raises DataError that names those that there are."""
     if isinstance(row.get(USUAL), str):
         return USUAL
@@ -195,13 +197,16 @@ def _column(row: dict[str, Any], source: str) -> str:
         return texts[0]
     known = f"columns of texts: {', '.join(texts)}" if texts else f"columns, none of which is a text: {', '.join(row)}"
     problem = f'no column is called "{USUAL}", and there are several' if texts else f'no column is called "{USUAL}"'
-    raise DataError([Problem(source, None, "pretrain.column", problem, f"set pretrain.column to one of the {known}")])
+    setting = f"{section.stage}.column"
+    raise DataError([Problem(str(section.source), None, setting, problem, f"set {setting} to one of the {known}")])
 
 
 def _called(value: object) -> str:
     return "null" if value is None else f"no text but {type(value).__name__}"
 
 
-def _of_pretrain(problems: list[Problem]) -> DataError:
+def _of_section(problems: list[Problem], section: Pretrain) -> DataError:
     """The same, where a remedy names a setting of this section."""
-    return DataError([replace(one, fix=one.fix.replace("data.encoding", "pretrain.encoding")) for one in problems])
+    return DataError(
+        [replace(one, fix=one.fix.replace("data.encoding", f"{section.stage}.encoding")) for one in problems]
+    )

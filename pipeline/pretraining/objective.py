@@ -1,6 +1,6 @@
 """What does an objective have to say? One record each: which special tokens, which model, what a row is, how it is measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,14 @@ class Objective:
     """The class that makes and loads it, such as AutoModelForCausalLM."""
     load: Callable[..., Any]
     """(path, tokenizer, how) -> the model in eval mode, looked at as the stages that go on from it look at it."""
-    rows: Callable[[Tokens, Any, Pretrain, int], tuple[int, Rows]]
-    """(training documents, tokenizer, section, seed) -> how many rows there are, and what gives one. Raises ArtifactError where there are none."""
+    rows: Callable[[Tokens, Any, Pretrain, int], tuple[Sequence[int], Rows]]
+    """(training documents, tokenizer, section, seed) -> the tokens of each row, and what gives one. Raises ArtifactError where there are none."""
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
     """Rows to the arguments of the model's forward, `labels` among them."""
     measured: Callable[[Any, Any, Pretrain, HeldOut], dict[str, float]]
     """(model, tokenizer, section, held-out documents) -> figures by name, logged as "eval/NAME". Every process is to ask; each measures its share."""
-    baselines: Callable[[Tokens, Pretrain, HeldOut], dict[str, float]]
-    """(training documents, section, held-out documents) -> the same figures of what has learned next to nothing."""
+    baselines: Callable[[Tokens, Any, Pretrain, HeldOut], dict[str, float]]
+    """(training documents, tokenizer, section, held-out documents) -> the same figures of what has learned next to nothing."""
     said: Callable[[Any, Any, Pretrain, HeldOut, int], list[dict[str, Any]]]
     """(model, tokenizer, section, held-out documents, seed) -> samples: {"prompt", "completion", …}. Every process is to ask."""
     at_end: Callable[[Any, Any, Pretrain, HeldOut, int], dict[str, float]]
@@ -55,6 +55,10 @@ class Objective:
     """The figures that the closing line tells."""
     card: str
     """What the model card calls the model."""
+    encoded: Callable[[Iterable[str], Any], Iterator[list[int]]] | None = None
+    """(training texts, tokenizer) -> the tokens of each, where they are more than tokens between those `around`."""
+    trainer: Any = None
+    """A training.RowTrainer of its own, where the loss is not what the model's forward gives."""
 
 
 def saved_fresh(objective: Objective, section: Pretrain, tokenizer: Any, folder: Path, seed: int) -> None:

@@ -1,5 +1,6 @@
 """How does a corpus become tokens? A byte-level BPE vocabulary learned from the training documents alone."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,29 +46,44 @@ def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str])
     found = rules.get_vocab_size()
     if found < section.vocab_size:
         raise ArtifactError(
-            f"pretrain.vocab_size: {section.source} gives {found} tokens (pairs that stand there at least {LEAST} times), and "
-            f"{section.vocab_size} are wanted; set pretrain.vocab_size={found} or fewer, or give more text"
+            f"{section.stage}.vocab_size: {section.source} gives {found} tokens (pairs that stand there at least {LEAST} times), and "
+            f"{section.vocab_size} are wanted; set {section.stage}.vocab_size={found} or fewer, or give more text"
         )
     return rules
 
 
 def saved(rules: Tokenizer, special: Mapping[str, str], section: Pretrain, folder: Path) -> Any:
     """The tokenizer in `folder` as transformers loads it; `special` are its roles, such as {"bos_token": "<|begin|>"}. BOS, where there is
-    one, stands before every text."""
+    one, stands before every text; [CLS] and [SEP] stand around a text, or two, as BERT's do."""
     if (begin := special.get("bos_token")) is not None:
         rules.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, rules.token_to_id(begin))]
         )
+    pairs = "cls_token" in special
+    if pairs:
+        (first, last), ids = (special["cls_token"], special["sep_token"]), rules.token_to_id
+        rules.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(one, ids(one)) for one in (first, last)],
+        )
     made = PreTrainedTokenizerFast(
         tokenizer_object=rules,
+        model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
         model_max_length=section.max_length,
         clean_up_tokenization_spaces=False,
         **special,
     )
     made.save_pretrained(str(folder))
-    tokenizer = load_tokenizer(folder)  # as every stage loads it: its chat template is settled
+    tokenizer = opened(folder)  # as every stage loads it: its chat template is settled
     tokenizer.save_pretrained(str(folder))
     return tokenizer
+
+
+def opened(folder: Path) -> Any:
+    """The tokenizer in `folder`; one without EOS, which no completion could end with, is an encoder's."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return load_tokenizer(folder, scores=config.get("eos_token") is None)
 
 
 def encoder(tokenizer: Any) -> Tokenizer:

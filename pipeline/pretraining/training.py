@@ -1,7 +1,8 @@
 """How does a model that is made from nothing learn? transformers' Trainer on the rows of its objective, measured and heard as it goes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,11 @@ class RowTrainer(Trainer):
     """transformers.Trainer, whose log also has what was measured at a step, and the tokens that were read so far."""
 
     heard: "Heard"
-    tokens_a_step: int
+    tokens_read: list[int]  # with how many steps, from 0 on
 
     def log(self, logs: dict[str, float], *more: Any, **others: Any) -> None:
         if "loss" in logs:
-            logs |= {"num_tokens": float(self.state.global_step * self.tokens_a_step), **self.heard.taken()}
+            logs |= {"num_tokens": float(self.tokens_read[self.state.global_step]), **self.heard.taken()}
         super().log(logs, *more, **others)
 
 
@@ -98,29 +99,32 @@ def read(path: Path) -> list[dict[str, Any]]:
 def learn(
     section: Pretrain,
     model: Any,
-    rows: tuple[int, Rows],
+    rows: tuple[Sequence[int], Rows],
     collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
     heard: Heard,
     folder: Path,
     accelerator: Any,
     seed: int,
     report: Report,
+    kind: type[RowTrainer] = RowTrainer,
 ) -> tuple[Any, dict[str, float]]:
     """Learn the rows from the last state in `folder` on: (the trained model in eval mode, what was read and how fast)."""
     check_recomputes(model, section)
-    order = batched_order([section.max_length] * rows[0], section, seed)
+    lengths = rows[0]
+    order = batched_order(lengths, section, seed)
     arguments = RowArguments(**trainer_arguments(section, folder, accelerator.num_processes, seed))
-    trainer = RowTrainer(model=model, args=arguments, train_dataset=Draws(order, rows[1]), data_collator=collate)
-    trainer.heard, trainer.tokens_a_step = heard, section.batch_size * section.max_length
+    trainer = kind(model=model, args=arguments, train_dataset=Draws(order, rows[1]), data_collator=collate)
+    read = [0, *accumulate(lengths[i] for i in order)][:: section.batch_size]
+    trainer.heard, trainer.tokens_read = heard, read
     trainer.add_callback(heard)
     seconds, skipped = train(trainer, report, folder, section)
     steps = len(order) // section.batch_size
-    done = (steps - skipped) * trainer.tokens_a_step
+    done = read[steps] - read[skipped]
     figures = {
         "steps": float(steps),
-        "train_rows": float(rows[0]),
-        "epochs": len(order) / rows[0],
-        "train_tokens": float(len(order) * section.max_length),
+        "train_rows": float(len(lengths)),
+        "epochs": len(order) / len(lengths),
+        "train_tokens": float(read[steps]),
         "tokens_per_second": done / seconds if seconds else 0.0,
     }
     return trainer.accelerator.unwrap_model(trainer.model).eval(), figures

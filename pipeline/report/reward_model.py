@@ -4,7 +4,6 @@ The stage calls `write` with the rankings and with `detail`, which holds a score
 numbers of the page come back, for evaluation.json. A pair is two completions of a ranking that people put in order.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,33 @@ from pipeline.artifacts.files import read_rows, write_text
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
-from pipeline.rows.published import source_of
+from pipeline.report import reward_beside
+from pipeline.report.pair_cuts import by_quantile as by_quantile
+from pipeline.report.pair_cuts import cuts
 from policies.template import show_prompt
 from reward import metrics
 from reward.statistics import LEVEL
 
 MISTAKES = 20
-SOURCES = 12  # slices by tag or source; the rest are one
 SHOWN_CHARACTERS = 800
-GAPS, LENGTHS = 5, 3  # slices of about equally many pairs
 
 
 def write(
-    folder: Path, held_out: Sequence[Ranking], detail: dict[str, Any], provenance: dict[str, Any]
+    folder: Path,
+    held_out: Sequence[Ranking],
+    detail: dict[str, Any],
+    provenance: dict[str, Any],
+    beside: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write report.html into `folder`, where metrics.jsonl of the training lies, and return the numbers that `detail` lacks.
+    """Write report.html into `folder`, where metrics.jsonl of the training lies, and return the numbers that `detail` lacks. `beside` is what
+    `reward_beside.compared` says of this model and another one.
 
     detail: "held_out" [{"scores" (K,) raw floats, "lengths" (K,) tokens} a ranking], "calibration" as `calibration_error` gives it.
     The same input gives the same bytes. Raises ValueError where a number is not finite.
     """
     numbers = summarise(held_out, detail["held_out"], read_rows(folder / "metrics.jsonl"))
+    if beside is not None:
+        numbers["beside"] = beside
     require_finite(numbers, "evaluation")
     write_text(folder / "report.html", page(numbers, detail["calibration"], provenance))
     return numbers
@@ -83,47 +89,6 @@ def summarise(
             {key: row[key] for key in ("step", "loss", "accuracy") if key in row} for row in training if "loss" in row
         ],
     }
-
-
-Slices = dict[str, NDArray[np.bool_]]
-
-
-def cuts(held_out: Sequence[Ranking], scored: Sequence[dict[str, Any]], pairs: metrics.Pairs) -> dict[str, Slices]:
-    """cut -> slice -> the pairs in it, (P,) bool. Every pair is in one slice of a cut."""
-    completions = [c for ranking in held_out for c in ranking.completions]
-    rank = np.array([r for ranking in held_out for r in ranking.ranks()])
-    length = np.array([n for row in scored for n in row["lengths"]])
-    found: dict[str, Slices] = {}
-    if all(c.rating is not None for c in completions):
-        rating = np.array([c.rating for c in completions], dtype=float)
-        apart = rating[pairs.better] - rating[pairs.worse]
-        found["rating gap"] = by_quantile(np.round(apart, 6), GAPS, "{:.2f}")
-    else:
-        found["places apart"] = by_quantile(rank[pairs.worse] - rank[pairs.better], GAPS, "{:.0f}")
-    both = length[[pairs.better, pairs.worse]]
-    found["mean length of the two, tokens"] = by_quantile(both.mean(0), LENGTHS, "{:.1f}")
-    found["which is longer"] = {
-        "the better one": both[0] > both[1],
-        "neither": both[0] == both[1],
-        "the worse one": both[0] < both[1],
-    }
-    names = [ranking.tag or source_of(ranking.source) for ranking in held_out]
-    common = [name for name, _ in Counter(names).most_common(SOURCES)]
-    named = np.array([common.index(name) if name in common else SOURCES for name in names])[pairs.group]
-    found["tag or source"] = {name: named == place for place, name in enumerate([*common, "all others"])}
-    return {cut: {name: which for name, which in slices.items() if which.any()} for cut, slices in found.items()}
-
-
-def by_quantile(values: NDArray[Any], parts: int, form: str) -> Slices:
-    """Up to `parts` slices of about equally many values, named by their ends; equal values are never parted."""
-    edges = np.unique(np.quantile(values, np.arange(1, parts) / parts))
-    place = np.searchsorted(edges, values)  # a value on an edge is below it
-    slices: Slices = {}
-    for part in np.unique(place):
-        ends = [form.format(end) for end in (values[place == part].min(), values[place == part].max())]
-        name = " to ".join(dict.fromkeys(ends))
-        slices[name] = slices.get(name, np.zeros(len(values), dtype=bool)) | (place == part)
-    return slices
 
 
 def _histogram(values: NDArray[Any], series: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -189,6 +154,8 @@ def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[
     """The page as HTML. Texts come from strangers and are text, whatever they hold."""
     return page_template("reward.html.j2").render(
         verdict=verdict(numbers["overall"]),
+        beside=numbers.get("beside"),
+        beside_verdict=reward_beside.verdict(numbers["beside"]) if "beside" in numbers else "",
         numbers=numbers,
         figures=figures(numbers, calibration),
         provenance=provenance,

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.commands import install
-from pipeline.graph import COMPARED, PRETRAINED
+from pipeline.graph import COMPARED, PRETRAINED, REWARD_MODELS
 from pipeline.settings import baselines
 from pipeline.settings.baselines import best_of, known_models
 from pipeline.settings.data import CHINESE_REVIEWS as CHINESE_REVIEWS
@@ -23,6 +23,7 @@ from pipeline.settings.data import Part as Part
 from pipeline.settings.data import Reviews as Reviews
 from pipeline.settings.llm_judge import LLMJudge as LLMJudge
 from pipeline.settings.ppo import PPO as PPO
+from pipeline.settings.pretrain import Encoder as Encoder
 from pipeline.settings.pretrain import Pretrain as Pretrain
 from pipeline.settings.sections import (
     BY,
@@ -76,7 +77,10 @@ class SFT(Supervised):
 class Reward(Supervised):
     """Stage reward: a scalar model of what people prefer, from rankings."""
 
-    model: str | None = Field(None, description="another base: a path or Hub id; default: the sft stage's model")
+    model: str | None = Field(
+        None,
+        description="another base: encoder or pretrain, what these stages make, a path or Hub id; default: the sft stage's model",
+    )
     learning_rate: float = Field(3e-4, gt=0)
     batch_size: int = Field(8, ge=1, description="rankings of one optimizer step")
     per_device_train_batch_size: int = Field(4, ge=1, description="rankings of one micro-batch on one device")
@@ -95,6 +99,16 @@ class Reward(Supervised):
         if self.loss == "plackett_luce" and (self.label_smoothing or self.margin):
             raise ValueError("label_smoothing and margin belong to loss k_wise; set them to 0 or choose loss: k_wise")
         return self
+
+
+class RewardEncoder(Reward):
+    """Stage reward_encoder: a reward model on the encoder, from the same rankings as stage reward, which its page holds it against."""
+
+    model: str | None = Field(
+        "encoder", description="its base: encoder, pretrain, a path or Hub id; null: the sft stage's model"
+    )
+    tuning: Literal["lora", "full"] = Field("full", description="train an adapter, or all weights")
+    learning_rate: float = Field(3e-4, gt=0)
 
 
 class Compare(Section):
@@ -212,9 +226,11 @@ class Config(Section):
         [], description="trackers of every training stage, beside metrics.jsonl", json_schema_extra=OBSERVES
     )
     pretrain: Pretrain = Pretrain()
+    encoder: Encoder = Encoder()
     data: Data = Data()
     sft: SFT = SFT()
     reward: Reward = Reward()
+    reward_encoder: RewardEncoder = RewardEncoder()
     ppo: PPO = PPO()
     compare: Compare = Compare()
     dpo: baselines.DPO = baselines.DPO()
@@ -249,12 +265,29 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _a_corpus(self) -> "Config":
-        if self.model in PRETRAINED and self.pretrain.source is None:
+        """What is made from nothing is made from something, and what speaks is no encoder."""
+        if self.model == "pretrain" and self.pretrain.source is None:
             raise ValueError(
                 f"model: {self.model} is what stage pretrain makes, and there is no corpus to make it from; set pretrain.source, or "
                 f"model={EMBEDDED_MODEL}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _an_encoder(self) -> "Config":
+        vars(self)["encoder"] = self.encoder.like(self.pretrain)  # no field that was set
+        wrong = [
+            f"model: {stage} makes an encoder (objective: {made.objective}), which says nothing; set model={EMBEDDED_MODEL}, or an objective that does"
+            for stage in PRETRAINED
+            if self.model == stage and (made := getattr(self, stage)).objective == "mlm_nsp"
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def encoder_wanted(self) -> bool:
+        """Whether `all` makes the encoder and its reward model beside the decoder's: where the recipe has a section encoder, and a corpus."""
+        return "encoder" in self.model_fields_set and self.encoder.source is not None
 
     @model_validator(mode="after")
     def _judges_apart(self) -> "Config":
@@ -277,13 +310,20 @@ class Config(Section):
             how = self.compare.generation.resolved(self.ppo.temperature, self.ppo.response_length)
             check_decoding(f"{stage}.engine", engine, how)
             return
-        if stage == "pretrain":
-            if self.pretrain.source is None:
+        if stage in PRETRAINED:
+            made: Pretrain = getattr(self, stage)
+            if made.source is None:
                 raise ConfigError(
-                    "pretrain.source: there is no corpus to make a model from; set it to texts or rows: a file, folder, pattern, Hub id or module:function"
+                    f"{stage}.source: there is no corpus to make a model from; set it to texts or rows: a file, folder, pattern, Hub id or module:function"
                 )
-            self.pretrain.accumulation(world_size)
+            made.accumulation(world_size)
             return
+        base = getattr(self, REWARD_MODELS[stage]).model if stage in REWARD_MODELS else None
+        if base in PRETRAINED and getattr(self, base).source is None:
+            raise ConfigError(
+                f"{REWARD_MODELS[stage]}.model: {base} is what that stage makes, and there is no corpus to make it from; set {base}.source, "
+                f"or {REWARD_MODELS[stage]}.model to another base"
+            )
         self._check_quantised("reward" if stage == "gold" else stage)
         section: Training = self.reward if stage == "gold" else getattr(self, stage)
         section.check_sharding("reward" if stage == "gold" else stage, world_size, self.quantization)

@@ -1,4 +1,4 @@
-"""What can be set of a model that is made from nothing? The section of stage pretrain. No torch import."""
+"""What can be set of a model that is made from nothing? The sections of the stages pretrain and encoder. No torch import."""
 
 from typing import ClassVar, Literal
 
@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Mend
 from pipeline.settings.sections import Supervised
 
-Objective = Literal["causal"]
-Architecture = Literal["llama", "gpt2"]
-OF_OBJECTIVE: dict[str, tuple[str, ...]] = {"causal": ("llama", "gpt2")}
+Objective = Literal["causal", "mlm_nsp"]
+Architecture = Literal["llama", "gpt2", "bert"]
+OF_OBJECTIVE: dict[str, tuple[str, ...]] = {"causal": ("llama", "gpt2"), "mlm_nsp": ("bert",)}
 """The architectures of each objective, the one that is taken unless told otherwise first."""
 EMBEDDED = (EMBEDDED_REVIEWS, CHINESE_REVIEWS)
 """Corpora that come with the project; their split is that of stage data."""
@@ -36,13 +36,19 @@ class Pretrain(Supervised):
     clean: Mend = Mend()
     eval_fraction: float = Field(0.05, gt=0, lt=1, description="share of the documents held out")
     eval_rows: int = Field(512, ge=1, description="held-out documents on which the figures are measured, each whole")
-    objective: Objective = Field("causal", description="what is learned: causal, the next token")
-    architecture: Architecture | None = Field(None, description="default: llama for causal; gpt2 has learned positions")
+    objective: Objective = Field(
+        "causal", description="what is learned: causal, the next token; mlm_nsp, masked words and next sentences"
+    )
+    architecture: Architecture | None = Field(
+        None, description="default: llama for causal, bert for mlm_nsp; gpt2 has learned positions"
+    )
     vocab_size: int = Field(8192, ge=BYTES + SPECIAL, description="tokens, learned from the training documents (BPE)")
     hidden_size: int = Field(256, ge=8)
     num_hidden_layers: int = Field(6, ge=1)
     num_attention_heads: int = Field(4, ge=1)
-    max_length: int = Field(256, ge=16, description="tokens of a packed sequence, and the most that the model reads")
+    max_length: int = Field(
+        256, ge=16, description="tokens of a packed sequence or a pair, and the most that the model reads"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
     warmup_steps: int = Field(50, ge=0)
@@ -53,6 +59,7 @@ class Pretrain(Supervised):
     samples: int = Field(6, ge=0, description="samples each time, from nothing and from how held-out documents begin")
     max_new_tokens: int = Field(64, ge=1, description="length limit of those samples")
 
+    stage: ClassVar[str] = "pretrain"
     # A model made from nothing is trained whole, and is small enough to lie on every device.
     tuning: ClassVar[Literal["full"]] = "full"  # type: ignore[misc]
     lora: ClassVar[None] = None  # type: ignore[misc, assignment]
@@ -98,3 +105,35 @@ class Pretrain(Supervised):
     def sources(self) -> list[str]:
         """Everything that is read, as it is named."""
         return [] if self.source is None or self.embedded() else [self.source]
+
+
+class Encoder(Pretrain):
+    """Stage encoder: as stage pretrain, with another objective: a BERT for reward models (reward.model: encoder, stage reward_encoder)."""
+
+    source: str | None = Field(
+        None,
+        description="the corpus, as pretrain.source; default: that of stage pretrain, with all that says how it is read",
+    )
+    objective: Objective = Field("mlm_nsp", description="as pretrain.objective")
+    vocab_size: int = Field(4096, ge=BYTES + SPECIAL, description="as pretrain.vocab_size")
+    hidden_size: int = Field(128, ge=8)
+    num_hidden_layers: int = Field(3, ge=1)
+    max_length: int = Field(128, ge=16, description="tokens of a pair, and the most that the model reads")
+    learning_rate: float = Field(2e-3, gt=0)
+    batch_size: int = Field(64, ge=1, description="pairs of one optimizer step")
+    per_device_train_batch_size: int = Field(32, ge=1, description="pairs of one micro-batch on one device")
+    weight_decay: float = Field(0.01, ge=0)
+    num_train_epochs: float = Field(10.0, gt=0)
+
+    stage: ClassVar[str] = "encoder"
+
+    def like(self, other: Pretrain) -> "Encoder":
+        """The same section, where it has no source with the corpus of `other`, read as `other` reads it but where this section says otherwise."""
+        if self.source is not None:
+            return self
+        taken = {name: getattr(other, name) for name in ("source", *CORPUS) if name not in self.model_fields_set}
+        return self.model_copy(update=taken | {"source": other.source})
+
+
+CORPUS = ("column", "sample_by", "encoding", "max_rows", "clean", "eval_fraction")
+"""The settings that say how a corpus is read."""

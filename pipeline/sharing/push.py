@@ -25,7 +25,7 @@ from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.unchanged import unchanged
 from pipeline.data_check.figures import languages
-from pipeline.graph import PRETRAINED, STAGES
+from pipeline.graph import PRETRAINED, REWARD_MODELS, STAGES
 from pipeline.redaction import redacted, redacted_in
 from pipeline.sharing import adapter
 from pipeline.training.card import EMBEDDED, Base, base_of, card, datasets_of, is_encoder_decoder
@@ -54,7 +54,7 @@ def _stage_of(model: str) -> str:
 
 
 def _is_model(stage: str) -> bool:
-    return stage in STAGES and (STAGES[stage].policy or stage in ("reward", "gold", *PRETRAINED))
+    return stage in STAGES and (STAGES[stage].policy or stage in (*REWARD_MODELS, *PRETRAINED))
 
 
 def push(
@@ -126,7 +126,8 @@ def _base_model(run: Run, stage: str, made: Manifest) -> str:
     """The model that the weights began as: the run's, a reward model's own, or the name of a stage that began with none."""
     if stage in PRETRAINED:
         return stage
-    own = made.config["settings"].get("reward", {}).get("model") if stage in ("reward", "gold") else None
+    section = REWARD_MODELS.get(stage)
+    own = None if section is None else made.config["settings"].get(section, {}).get("model")
     return str(own or made.config["settings"]["model"])
 
 

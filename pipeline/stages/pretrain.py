@@ -20,8 +20,9 @@ from pipeline.artifacts.run import Run
 from pipeline.pretraining import corpus, tokens
 from pipeline.pretraining import tokenizer as vocabulary
 from pipeline.pretraining.causal import CAUSAL
+from pipeline.pretraining.mlm_nsp import MLM_NSP
 from pipeline.pretraining.objective import HeldOut, Objective, saved_fresh
-from pipeline.pretraining.training import SAMPLES, Heard, as_page, learn, read
+from pipeline.pretraining.training import SAMPLES, Heard, RowTrainer, as_page, learn, read
 from pipeline.settings.config import Config, Pretrain
 from pipeline.training import preflight
 from pipeline.training.card import Base, card, datasets_of
@@ -31,9 +32,8 @@ from pipeline.training.model_folder import save_merged
 from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
 from policies.template import fingerprint
-from policies.tokenizers import load_tokenizer
 
-OBJECTIVES: Mapping[str, Objective] = {"causal": CAUSAL}
+OBJECTIVES: Mapping[str, Objective] = {"causal": CAUSAL, "mlm_nsp": MLM_NSP}
 
 
 def run(config: Config, run: Run, stage: str = "pretrain") -> Manifest | None:
@@ -46,11 +46,11 @@ def run(config: Config, run: Run, stage: str = "pretrain") -> Manifest | None:
         documents = corpus.gathered(config, section, texts)
         _prepared(objective, section, documents, fresh, config.seed)
     accelerator.wait_for_everyone()
-    tokenizer = load_tokenizer(fresh)
+    tokenizer = vocabulary.opened(fresh)
     train = tokens.opened(fresh)
     held_out = _held_out(objective, section, tokenizer, texts)
     rows = objective.rows(train, tokenizer, section, config.seed)
-    sizes = preflight.Rows.of([section.max_length] * rows[0], section)
+    sizes = preflight.Rows.of(rows[0], section)
     preflight.of_trainer(stage, config, run, fresh, sizes, kind=objective.kind)
     report = Report(folder, stage, open_trackers(stage, config, run))
     model = objective.load(fresh, tokenizer, to_train(config, accelerator.device, "full")).to(accelerator.device)
@@ -67,6 +67,7 @@ def run(config: Config, run: Run, stage: str = "pretrain") -> Manifest | None:
             accelerator,
             config.seed,
             report,
+            objective.trainer or RowTrainer,
         )
     )
     after = objective.measured(model, tokenizer, section, held_out)
@@ -78,7 +79,7 @@ def run(config: Config, run: Run, stage: str = "pretrain") -> Manifest | None:
     metrics = {
         **{f"{name}_before": value for name, value in before.items()},
         **{f"{name}_after": value for name, value in after.items()},
-        **objective.baselines(train, section, held_out),
+        **objective.baselines(train, tokenizer, section, held_out),
         **at_end,
         **figures,
         "parameters": float(sum(one.numel() for one in model.parameters())),
@@ -123,8 +124,11 @@ def _prepared(objective: Objective, section: Pretrain, documents: corpus.Corpus,
     fresh.mkdir(exist_ok=True)
     rules = vocabulary.learned(documents.texts(), section, objective.special)
     tokenizer = vocabulary.saved(rules, objective.special, section, fresh)
-    around = _around(objective, tokenizer)
-    tokens.written(tokens.encoded(documents.texts(), vocabulary.encoder(tokenizer), *around), fresh)
+    if objective.encoded is None:
+        found = tokens.encoded(documents.texts(), vocabulary.encoder(tokenizer), *_around(objective, tokenizer))
+    else:
+        found = objective.encoded(documents.texts(), tokenizer)
+    tokens.written(found, fresh)
     saved_fresh(objective, section, tokenizer, fresh, seed)
 
 

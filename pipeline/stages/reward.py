@@ -6,6 +6,7 @@ By default a LoRA adapter and a score head on the sft model; `reward.model` name
 weights that `AutoModelForSequenceClassification.from_pretrained` loads, the adapter beside them, scoring.json, and report.html.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from pipeline.artifacts.gate import Gate, above, at_least, check, check_gain, ch
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
+from pipeline.graph import PRETRAINED
 from pipeline.pages.progress import bar
+from pipeline.report import reward_beside
 from pipeline.report import reward_model as reward_page
 from pipeline.rows.published import prompts, rankings
 from pipeline.settings.config import Config
@@ -69,6 +72,7 @@ NOTHING_LEARNED = "all scores are equal: more rankings, more steps, or another l
 # Which rankings a stage learns from, and what its model card is called.
 STAGES = {
     "reward": ("train", "Reward model from rankings"),
+    "reward_encoder": ("train", "Reward model from rankings, on another base than that of stage reward"),
     "gold": (
         "gold",
         "Gold reward model: learned from rankings that stage reward never saw, for judging and not for training",
@@ -81,14 +85,15 @@ class GroupTrainer(SharedOut, RankingTrainer):
 
 
 def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
-    """Make stage reward, or `stage` gold: the same from other rankings."""
+    """Make stage reward, `stage` gold, the same from other rankings, or `stage` reward_encoder, the same on another base. `config.reward` has
+    the settings of all of them."""
     accelerator = make_accelerator()
     section, device = config.reward, accelerator.device
     policy_tokenizer = _open_parents(config, run)
     folder = working_folder(run, stage, config)
     accelerator.wait_for_everyone()
     report = Report(folder, stage, open_trackers(stage, config, run))
-    base, given = section.model or run.folder("sft"), config.chat_template_kwargs if section.model else {}
+    base, given = _origin(config, run), config.chat_template_kwargs if section.model else {}
     tokenizer = load_tokenizer(base, scores=True, chat_template_kwargs=given, foreign=True)
     side, what = STAGES[stage]
     ranked, held_out = rankings(run, side), rankings(run, "eval")[: section.eval_rows]
@@ -132,7 +137,9 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     )
     provenance = {"run": run.name, "base": section.model or "sft", "loss": section.loss, "seed": str(config.seed)}
     provenance["rankings"] = f"rankings.{side}.jsonl of stage data"
-    detail |= reward_page.write(made, held_out, detail, provenance)
+    other = _beside(run, stage, held_out, detail, section.model)
+    detail |= reward_page.write(made, held_out, detail, provenance, other)
+    metrics |= {} if other is None else reward_beside.figures(other)
     write_json(made / "evaluation.json", detail)
     tokens = sum(sum(map(len, groups[i]["input_ids"])) for i in order[skipped * section.batch_size :])
     metrics |= {
@@ -182,7 +189,7 @@ def gate(figures: Mapping[str, Any]) -> Gate:
 
 
 def summary(manifest: Manifest, run: Run) -> str:
-    names = (
+    names: tuple[str, ...] = (
         "pairwise_accuracy",
         "pairwise_accuracy_gap_0.5",
         "human_ceiling_gap_0.5",
@@ -190,8 +197,31 @@ def summary(manifest: Manifest, run: Run) -> str:
         "ece",
         "tokens_per_second",
     )
-    following = "ppo" if manifest.stage == "reward" else "compare"
+    following = "compare" if manifest.stage == "gold" else "ppo"
+    if manifest.stage == "reward_encoder":
+        names = (
+            "pairwise_accuracy",
+            "beside_accuracy",
+            "beside_difference",
+            "beside_low",
+            "beside_high",
+            "beside_agreement",
+            "ece",
+        )
     return closing(manifest, run, names, run.following(following))
+
+
+def _beside(
+    run: Run, stage: str, held_out: list[Ranking], detail: dict[str, Any], base: str | None
+) -> dict[str, Any] | None:
+    """The reward model of stage reward_encoder held against that of stage reward on held-out rankings; None in other stages."""
+    if stage != "reward_encoder":
+        return None
+    folder = run.folder("reward")
+    made = run.require("reward", force=True)
+    names = (base or "sft", str(made.model["base"]))
+    there = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    return reward_beside.compared(held_out, detail["held_out"], there["held_out"], names)
 
 
 def _open_parents(config: Config, run: Run) -> Any:
@@ -199,6 +229,8 @@ def _open_parents(config: Config, run: Run) -> Any:
     tokenizer = load_tokenizer(run.folder("sft"))
     for parent in ("data", "sft"):
         run.require(parent, tokenizer=fingerprint(tokenizer), force=config.force)
+    if (base := config.reward.model) in PRETRAINED:
+        run.require(str(base), force=config.force)
     return tokenizer
 
 
@@ -207,7 +239,7 @@ def _check_lengths(
 ) -> int:
     """Tokens of the longest text that will be scored: data.max_length, or what the model reads where that is less. Raises ConfigError where a
     ranking is longer than what the model to be trained reads, or an answer to a prompt than the sft model."""
-    base = config.reward.model or run.folder("sft")
+    base = _origin(config, run)
     rows = [(f"ranking {r.id}", max(map(len, g["input_ids"]))) for r, g in zip(ranked, groups, strict=True)]
     check_fits(stage, base, rows, "data.max_length")
     asked = prompt_rows(policy_tokenizer, prompts(run, "train"))
@@ -229,7 +261,13 @@ def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -
 
 def _base(config: Config, run: Run, tokenizer: Any, how: Held) -> Any:
     """The model that the stage starts from, with a new score head."""
-    return new_classifier(config.reward.model or run.folder("sft"), tokenizer, how, config.seed)
+    return new_classifier(_origin(config, run), tokenizer, how, config.seed)
+
+
+def _origin(config: Config, run: Run) -> str | Path:
+    """The folder or Hub id that the stage starts from: the sft model, what a stage of this run made from nothing, or another model."""
+    named = config.reward.model
+    return named if named is not None and named not in PRETRAINED else run.folder(named or "sft")
 
 
 def _trainer(

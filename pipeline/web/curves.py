@@ -43,6 +43,10 @@ FIGURES = (
     Figure("KL to sft", ("objective/kl", "kl"), "nats a completion, how far from sft", limit="max_kl", side="above"),
     Figure("accuracy", ("accuracy", "rewards/accuracies"), "pairs ordered as people did", share=True),
     Figure("token accuracy", ("mean_token_accuracy",), "tokens that were the most likely one", share=True),
+    Figure("masked words", ("eval/masked_accuracy", "masked_accuracy"), "tokens found that were hidden", share=True),
+    Figure(
+        "next sentence", ("eval/next_sentence_accuracy", "next_sentence_accuracy"), "pairs judged right", share=True
+    ),
     Figure("bits per byte", ("eval/bits_per_byte",), "held-out documents"),
     Figure("loss", ("loss", "loss/policy_avg"), "what training lowers"),
     Figure(
