@@ -1,6 +1,7 @@
 """What does the policy say? Batched sampling of completions from token prompts, in the quickest way that is right for the model."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from policies.drawing import Choice, Completion, Record, Wanted, choose, noise
 from policies.plain_sampling import Way, by_forwards, by_generate
 from policies.quick.cached import cached
 from policies.quick.windows import short_windows
-from policies.seq2seq import prompt_of
+from policies.seq2seq import of_rows, pad_of, prompt_of
 from policies.told import tell
 from policies.trials import rounded_in
 from policies.untyped import Model, Noise
@@ -88,7 +89,10 @@ def _right(model: Model, way: Way) -> bool:
     ends = list(range(0, size, 7))
     with short_windows(model):
         try:
-            said = way(model, Wanted(prompts, uniforms, ends, ends[0], 1.0, choose, None))
+            choice = _with_pad(model) if of_rows(model) else choose
+            said = way(
+                model, Wanted(prompts, uniforms, ends[1:] if of_rows(model) else ends, ends[0], 1.0, choice, None)
+            )
         except Exception:  # what a model of somebody's own raises cannot be foreseen, and whole forwards are left
             return False
         whole = [[*p, *c.tokens] for p, c in zip(prompts, said, strict=True)]
@@ -108,6 +112,20 @@ def _right(model: Model, way: Way) -> bool:
     batched, sampled = torch.cat(apart), torch.cat(off)
     batches, found = (batched.max(), _worst(sampled)) if fine else (batched.mean(), sampled.mean())
     return found.item() <= min((CLOSE if fine else COARSE) + 5 * batches.item(), MOST)
+
+
+def _with_pad(model: Model) -> Choice:
+    """`choose`, but for the third token, which is the pad: some count a decoder's positions by it, and those of a cache otherwise."""
+    steps = count()
+
+    def choice(z: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        tokens, logprobs, entropies = choose(z, uniform, temperature)
+        if next(steps) == 2:
+            tokens = torch.full_like(tokens, pad_of(model))
+            logprobs = z.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        return tokens, logprobs, entropies
+
+    return choice
 
 
 def _worst(gaps: Tensor) -> Tensor:

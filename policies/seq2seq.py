@@ -107,7 +107,7 @@ class Stacks(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
         self.encoder, self.decoder, self.config = model.get_encoder(), model.get_decoder(), model.config
-        self.start, self.pad = _start_of(model), _pad_of(model)
+        self.start, self.pad = model.begins_with, pad_of(model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,7 +170,7 @@ class Rows:
         whole = super().forward  # type: ignore[misc]
         if input_ids is None or any(more.get(name) is not None for name in OWN) or not (input_ids == START).any():
             return whole(input_ids=input_ids, attention_mask=attention_mask, **more)
-        halves = Halves.of(input_ids, attention_mask, _start_of(self), _pad_of(self))
+        halves = Halves.of(input_ids, attention_mask, self.begins_with, pad_of(self))
         ours = {"decoder_input_ids": halves.said, "decoder_attention_mask": halves.said_mask, "use_cache": False}
         out = whole(input_ids=halves.prompt, attention_mask=halves.prompt_mask, **more | ours)
         out.logits = halves.laid(out.logits)
@@ -189,10 +189,9 @@ class Rows:
         rows = input_ids if inputs is None else inputs
         if rows is None or not (rows == START).any():
             return whole(inputs=rows, attention_mask=attention_mask, **more)
-        start = _start_of(self)
-        halves = Halves.of(rows, attention_mask, start, _pad_of(self))
+        halves = Halves.of(rows, attention_mask, self.begins_with, pad_of(self))
         how = more.pop("generation_config", None) or self.generation_config
-        how = GenerationConfig(**how.to_dict() | {"decoder_start_token_id": start})
+        how = GenerationConfig(**how.to_dict() | {"decoder_start_token_id": self.begins_with})
         out = whole(
             inputs=halves.prompt,
             attention_mask=halves.prompt_mask,
@@ -208,8 +207,9 @@ OWN = ("decoder_input_ids", "decoder_inputs_embeds", "encoder_outputs", "past_ke
 
 
 def reads_rows(model: Model, path: object) -> None:
-    """Let `model`, an encoder–decoder of transformers, read rows, in place. Raises BackboneError where its config names no first token."""
-    if _start_of(model) is None:
+    """Let `model`, an encoder–decoder of transformers, read rows, in place. Raises BackboneError where nothing says its decoder's first token."""
+    start = _start_of(model)
+    if start is None:
         raise BackboneError(
             f"{path}: its config.json names no decoder_start_token_id, with which its decoder begins; set it to the one it was trained with"
         )
@@ -217,14 +217,21 @@ def reads_rows(model: Model, path: object) -> None:
     # under its old name, by which transformers looks up what a class can record, and which it writes into config.json
     name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
     model.__class__ = type(plain.__name__, (Rows, plain), name)
+    model.begins_with = start
 
 
-def _start_of(model: Model) -> Foreign:
-    named = (getattr(one, "decoder_start_token_id", None) for one in (model.generation_config, model.config))
-    return next((one for one in named if one is not None), None)
+def _start_of(model: Model) -> int | None:
+    """The token that a decoder reads first: as its configs name it, else as the model itself shifts labels."""
+    for config in (model.generation_config, model.config):
+        if (named := getattr(config, "decoder_start_token_id", None)) is not None:
+            return int(named)
+    try:
+        return int(model.prepare_decoder_input_ids_from_labels(labels=torch.tensor([[3, 4]]))[0, 0])
+    except Exception:  # what a model of somebody's own raises cannot be foreseen, and there is nothing else to ask
+        return None
 
 
-def _pad_of(model: Model) -> int:
+def pad_of(model: Model) -> int:
     """What stands where a mask says that nothing does."""
     pad: int | None = getattr(model.config, "pad_token_id", None)
     return 0 if pad is None else pad

@@ -94,8 +94,14 @@ def _parts(layer: Any, name: str) -> tuple[Tensor, Tensor]:
 
 def _untied(model: Any) -> None:
     """Say in the config where output and input embedding have become two, as an adapter on one of them makes them."""
-    inner, outer = model.get_input_embeddings(), getattr(model, "get_output_embeddings", lambda: None)()
-    if outer is not None and getattr(outer, "weight", None) is not getattr(inner, "weight", None):
+    outer = getattr(model, "get_output_embeddings", lambda: None)()
+    if outer is None:
+        return
+    # an encoder–decoder may tie its output to the decoder's embedding and not to the encoder's
+    mine = getattr(outer, "weight", None)
+    if mine is None or not any(
+        getattr(module, "weight", None) is mine for module in model.modules() if module is not outer
+    ):
         model.config.get_text_config().tie_word_embeddings = False
         model.config.tie_word_embeddings = False
 

@@ -13,8 +13,11 @@ from typing import Any
 
 import torch
 from tiny import save_tiny
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
 PAD, EOS, BOS, VOCABULARY = 0, 1, 2, 128
 HIDDEN, HEADS, HEAD, INNER, WINDOW, CONTEXT = 32, 4, 8, 48, 8, 128
@@ -150,6 +153,25 @@ def names() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - CANNOT.keys())
 
 
+PAIRS_CANNOT = {  # and why
+    "encoder-decoder": "a pair of any two models; its config is not that of one",
+}
+HEARING = "reads or says sounds beside texts, which nothing here gives it"
+PAIRS_CANNOT |= dict.fromkeys(
+    (
+        *("audioflamingo3", "glmasr", "granite_speech", "granite_speech_plus", "moss_transcribe_diarize"),
+        *("musicflamingo", "nemo_speechlm", "qwen2_audio", "qwen3_asr", "seamless_m4t", "seamless_m4t_v2"),
+        *("vibevoice_asr", "voxtral", "voxtral_realtime"),
+    ),
+    HEARING,
+)
+
+
+def pair_names() -> list[str]:
+    """Model types of the encoder–decoders of text that transformers maps a config to and that can be built."""
+    return sorted(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.keys() - PAIRS_CANNOT.keys())
+
+
 def config_of(kind: type[Any], more: dict[str, Any]) -> Any:
     """A tiny config of the class `kind`; `more` has what its class wants beyond the sizes, and of its nested configs by their names."""
     fields = {field.name: field.default for field in dataclasses.fields(kind)}
@@ -174,34 +196,37 @@ def config_of(kind: type[Any], more: dict[str, Any]) -> Any:
     return kind(**values | more)
 
 
-def build(name: str, seed: int = 0, **changes: Any) -> Any:
+def build(name: str, seed: int = 0, pair: bool = False, **changes: Any) -> Any:
     """A random model of the model type `name`, float32, in eval mode; logits of a few tokens have a standard deviation near 1.
 
-    `changes` are fields of its config with other values.
+    `changes` are fields of its config with other values; a `pair` is an encoder–decoder.
     """
-    config = config_of(CONFIG_MAPPING[name], copy.deepcopy(OF_KIND.get(name, {})) | changes)
+    more: dict[str, Any] = {"decoder_start_token_id": BOS} if pair else copy.deepcopy(OF_KIND.get(name, {}))
+    config = config_of(CONFIG_MAPPING[name], more | changes)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    _spread(model)
+    kind = AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM
+    model = kind.from_config(config, dtype=torch.float32).eval()
+    _spread(model, pair)
     return model
 
 
-def save(name: str, folder: Path) -> Path:
+def save(name: str, folder: Path, pair: bool = False) -> Path:
     """A folder with the model and the tokenizer of the tiny model, whose 98 tokens are fewer than the model's."""
     save_tiny(folder)
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    build(name).save_pretrained(folder)
+    build(name, pair=pair).save_pretrained(folder)
     return folder
 
 
 @torch.no_grad()
-def _spread(model: Any) -> None:
+def _spread(model: Any, pair: bool = False) -> None:
     """Biases and norms that matter, and logits with a standard deviation near 1."""
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.add_(0.05 * torch.randn_like(parameter))
     ids = torch.randint(4, VOCABULARY, (2, 12))
     for _ in range(2):
-        spread = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.std()
+        said = {"decoder_input_ids": ids} if pair else {}
+        spread = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **said).logits.std()
         model.get_output_embeddings().weight.div_(spread.clamp(0.05, 20.0))

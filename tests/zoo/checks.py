@@ -6,13 +6,14 @@ sentence: logits, sampling, an adapter merged and loaded again, a step of PPO, c
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from tiny import randomise, run, settings
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.settings.sections import Lora
@@ -25,9 +26,10 @@ from policies.quick.packing import packs
 from policies.quick.trunk import find_trunk
 from policies.roles import POLICY, VALUE, Roles, lora_roles
 from policies.rollout import sample, way_of
+from policies.seq2seq import START, of_rows, prompt_of, spoken
 from policies.tokenizers import load_tokenizer
-from policies.trials import output_layer
-from zoo.build import PAD, VOCABULARY, save
+from policies.trials import output_layer, scored_at
+from zoo.build import EOS, PAD, VOCABULARY, save
 
 PREFIX, WINDOW = 17, 8
 NEAR = 1e-4  # nats, of sampled log-probabilities to those of training
@@ -49,10 +51,10 @@ def tokens(count: int, seed: int) -> list[int]:
     return torch.randint(4, 98, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def check(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Outcome:
-    """Ask everything of the model type `name`, in `folder`, which is made."""
+def check(name: str, folder: Path, dtype: torch.dtype = torch.float32, pair: bool = False) -> Outcome:
+    """Ask everything of the model type `name`, as an encoder–decoder if it is a `pair`, in `folder`, which is made."""
     found = Outcome(name)
-    base = save(name, folder / "base")
+    base = save(name, folder / "base", pair)
     tokenizer = load_tokenizer(base)
     found.score = scored(base, tokenizer, dtype)
     try:
@@ -92,6 +94,8 @@ def scored(folder: Path, tokenizer: Any, dtype: torch.dtype) -> str:
     except BackboneError as error:
         return f"refused: {sentence(error, folder)}"
     rows = [tokens(19, 1), tokens(12, 2), tokens(3, 3)]
+    if scored_at(model) is not None:
+        rows = [[*row, EOS] for row in rows]
     together = model(**asked(rows)).logits[:, 0]
     alone = torch.cat([model(**asked([row])).logits[:, 0] for row in rows])
     assert torch.allclose(together, alone, atol=1e-4 if dtype == torch.float32 else 0.1), (together, alone)
@@ -113,14 +117,43 @@ def asked(rows: list[list[int]]) -> dict[str, Tensor]:
 @torch.no_grad()
 def same_logits(model: Any, folder: Path) -> None:
     """Our logits are those of plain transformers, for rows longer than a window, together and alone."""
-    plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    rows = [tokens(26, 1), tokens(19, 2), tokens(5, 3)]
+    plain = plainly(model, folder)
+    rows = [parted(model, tokens(n, seed)) for n, seed in ((26, 1), (19, 2), (5, 3))]
     ask = asked(rows) | {"use_cache": False}
-    real = ask["attention_mask"].bool()
+    real = spoken(ask["input_ids"], ask["attention_mask"])
     ours = logits(model, decoder(model)(**ask).last_hidden_state[real])
     assert torch.allclose(ours, plain(**ask).logits[real], atol=NEAR)
-    alone = torch.cat([plain(input_ids=torch.tensor([row]), use_cache=False).logits[0] for row in rows])
+    alone = torch.cat(
+        [plain(**asked([row]), use_cache=False).logits[0][real[i, : len(row)]] for i, row in enumerate(rows)]
+    )
     assert torch.allclose(ours, alone, atol=NEAR), (ours - alone).abs().max()
+
+
+def parted(model: Any, row: list[int]) -> list[int]:
+    """A row of tokens as `model` reads one: an encoder–decoder's with START in it."""
+    return [*row[: len(row) // 3], START, *row[len(row) // 3 :]] if of_rows(model) else row
+
+
+def plainly(model: Any, folder: Path) -> Any:
+    """What plain transformers says of rows: by its own model, or by its own encoder–decoder, of which each row's halves are given by hand."""
+    if not of_rows(model):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return ByHalves(AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval())
+
+
+class ByHalves:
+    """An encoder–decoder, or peft's model of one, that is asked row by row with an encoder's and a decoder's tokens."""
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = False) -> Any:
+        out = torch.zeros(*input_ids.shape, VOCABULARY)
+        for i, (row, count) in enumerate(zip(input_ids.tolist(), attention_mask.sum(1).tolist(), strict=True)):
+            at = row.index(START)
+            said = torch.tensor([[self.model.config.decoder_start_token_id, *row[at + 1 : count]]])
+            out[i, at:count] = self.model(input_ids=torch.tensor([row[:at]]), decoder_input_ids=said).logits[0]
+        return SimpleNamespace(logits=out)
 
 
 @torch.no_grad()
@@ -128,7 +161,7 @@ def same_sampled(model: Any) -> None:
     """Log-probabilities of a rollout are those of a training pass: prompts that share a beginning, of several lengths, rows that end
     early, sequences longer than a window."""
     shared = tokens(PREFIX, 4)
-    prompts = [shared + tokens(n, 5 + n) for n in (1, 9, 4, 4, 2)]
+    prompts = [prompt_of(model, shared + tokens(n, 5 + n)) for n in (1, 9, 4, 4, 2)]
     said = sample(
         model,
         prompts,
@@ -164,7 +197,8 @@ def one_step(roles: Roles, tokenizer: Any, folder: Path, exact: bool) -> None:
 
 def same_recomputed(roles: Roles) -> None:
     """Values and gradients with checkpointing are those without, and no dropout comes with it."""
-    prompts, completions = [tokens(12, 1), tokens(3, 2)], [tokens(6, 3), tokens(9, 4)]
+    prompts = [prompt_of(roles.causal, tokens(n, seed)) for n, seed in ((12, 1), (3, 2))]
+    completions = [tokens(6, 3), tokens(9, 4)]
     batch, found = pack(prompts, completions, PAD), []
     for on in (False, True):
         roles.zero_grad()
@@ -184,19 +218,20 @@ def same_recomputed(roles: Roles) -> None:
 def same_merged(roles: Roles, base: Path, folder: Path, tokenizer: Any) -> None:
     """What is sampled from, what is published, and the adapter on its base, as plain transformers and peft load them, say what the
     policy in training says."""
-    ask = asked([tokens(14, 1), tokens(6, 2)]) | {"use_cache": False}
-    real = ask["attention_mask"].bool()
+    ask = asked([parted(roles.causal, tokens(n, seed)) for n, seed in ((14, 1), (6, 2))]) | {"use_cache": False}
+    real = spoken(ask["input_ids"], ask["attention_mask"])
     with torch.no_grad():
         with roles.playing(POLICY):
             policy = roles.causal(**ask).logits[real]
         assert torch.allclose(roles.sampler()(**ask).logits[real], policy, atol=1e-3)
         roles.forget_sampler()
-        reference: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        reference = plainly(roles.causal, base)
         assert not torch.allclose(reference(**ask).logits[real], policy, atol=1e-2)  # the adapter matters
         save_merged(folder / "merged", roles.policy, tokenizer, POLICY)
-        merged: Any = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32).eval()
-        assert torch.allclose(merged(**ask).logits[real], policy, atol=1e-3)
-        adapted = PeftModel.from_pretrained(reference, str(folder / "merged" / "adapter")).eval()
+        assert torch.allclose(plainly(roles.causal, folder / "merged")(**ask).logits[real], policy, atol=1e-3)
+        inner = reference.model if isinstance(reference, ByHalves) else reference
+        adapted: Any = PeftModel.from_pretrained(inner, str(folder / "merged" / "adapter")).eval()
+        adapted = ByHalves(adapted) if isinstance(reference, ByHalves) else adapted
         assert torch.allclose(adapted(**ask).logits[real], policy, atol=1e-3)
 
 

@@ -2,14 +2,18 @@
 
 import pytest
 import torch
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+)
 
-from zoo.build import CANNOT, VOCABULARY, build, names
+from zoo.build import CANNOT, PAIRS_CANNOT, VOCABULARY, build, names, pair_names
 
 
 def test_every_architecture_is_built_or_named_with_a_reason() -> None:
     assert len(names()) >= 80
     assert {*names(), *CANNOT} == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert {*pair_names(), *PAIRS_CANNOT} == set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
 
 
 @pytest.mark.parametrize("name", ["mistral", pytest.param(None, marks=pytest.mark.slow)])

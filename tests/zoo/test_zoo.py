@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.build import CANNOT, names
+from zoo.build import CANNOT, PAIRS_CANNOT, names, pair_names
 from zoo.checks import check
-from zoo.table import PAGE, listed
+from zoo.table import PAGE, listed, parts
 
 SUBSET = [
     *(
@@ -26,6 +26,7 @@ SUBSET = [
         "mpt",
     ),
 ]
+PAIRS = ["t5", "bart"]
 REST = [name for name in names() if name not in SUBSET]
 
 
@@ -42,5 +43,23 @@ def test_in_bfloat16(name: str, tmp_path: Path) -> None:
     assert check(name, tmp_path, torch.bfloat16).policy == "works"
 
 
+OTHER_PAIRS = [name for name in pair_names() if name not in PAIRS]
+
+
+@pytest.mark.parametrize("name", [*PAIRS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_PAIRS)])
+def test_an_encoder_decoder(name: str, tmp_path: Path) -> None:
+    found = check(name, tmp_path, pair=True)
+    assert name not in PAIRS or (found.policy == "works" and found.falls_back == ["padding is computed", "no trunk"])
+    assert found.policy == "works" or found.policy.startswith("refused: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bart", "mt5", "umt5", "pegasus", "mbart"])
+def test_an_encoder_decoder_in_bfloat16(name: str, tmp_path: Path) -> None:
+    assert check(name, tmp_path, torch.bfloat16, pair=True).policy == "works"
+
+
 def test_the_page_lists_what_the_zoo_has() -> None:
-    assert set(listed(PAGE.read_text(encoding="utf-8"))) == {*names(), *CANNOT}
+    causal, pairs = parts(PAGE.read_text(encoding="utf-8"))
+    assert set(listed(causal)) == {*names(), *CANNOT}
+    assert set(listed(pairs)) == {*pair_names(), *PAIRS_CANNOT}
