@@ -252,6 +252,7 @@ def given_states(model: Model, states: Tensor, given: Foreign) -> Tensor:
 def _with(module: Model, path: list[str], given: nn.Module) -> Model:
     """A copy of `module` on the same modules, but for the one at `path`."""
     shell = copy.copy(module)
+    vars(shell).pop("forward", None)  # what a trainer put on the model would run the model, and not its shell
     shell._modules = dict(module._modules)
     shell._modules[path[0]] = given if len(path) == 1 else _with(module._modules[path[0]], path[1:], given)
     return shell

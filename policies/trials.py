@@ -208,6 +208,7 @@ def own_logits(model: Model, states: Tensor, layer: OutputLayer) -> Tensor:
         given = _Given(model.get_decoder(), layer.kind(last_hidden_state=states[None]))
         return given_states(model, states, given)
     shell = copy.copy(model)  # the same modules, but for the decoder
+    vars(shell).pop("forward", None)  # what a trainer of trl put on the model would run the model, and not its shell
     shell._modules = dict(model._modules)
     shell._modules[body_name(model)] = _Given(decoder(model), layer.kind(last_hidden_state=states[None]))
     ids = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)

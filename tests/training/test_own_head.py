@@ -8,6 +8,8 @@ import pytest
 import torch
 from pairs import EOS, KINDS, PAD, save_pair
 from transformers import AutoModelForSeq2SeqLM
+from trl.trainer.utils import add_fused_lm_head
+from zoo.build import HIDDEN, save
 
 from pipeline.settings.config import SFT
 from pipeline.training.context import make_accelerator
@@ -16,9 +18,11 @@ from pipeline.training.own_head import _fused
 from pipeline.training.trackers import Trackers
 from pipeline.training.trainers import Report
 from policies.backbone import load_causal
+from policies.logprobs import logits
 from policies.seq2seq import START
 from policies.template import Lesson
 from policies.tokenizers import load_tokenizer
+from policies.trials import output_layer
 
 TURNS = [
     ([50, 51, EOS], [70, 71, EOS]),
@@ -30,8 +34,8 @@ FIGURES = ("loss", "grad_norm", "entropy", "mean_token_accuracy")
 DROPOUT = {"t5": {"dropout_rate": 0.0}, "bart": {"dropout": 0.0}}
 
 
-def learned(folder: Path, work: Path, tuning: str, at_once: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The weights after two steps, and what was logged of the first."""
+def learned(folder: Path, work: Path, tuning: str, at_once: int) -> list[dict[str, float]]:
+    """What was logged of two steps."""
     tokenizer = load_tokenizer(folder)
     model = load_causal(folder, tokenizer, torch.float32)
     lessons = [Lesson([*p, START, *c], [False] * (len(p) + 1) + [True] * len(c)) for p, c in TURNS]
@@ -85,3 +89,15 @@ def test_the_head_gives_what_trls_would_give_of_the_models_logits(kind: str, tmp
     }.items():
         torch.testing.assert_close(getattr(found, name)[said], figure[said], atol=1e-4, rtol=1e-4, msg=name)
         assert not getattr(found, name)[~said].any()
+
+
+@torch.no_grad()
+def test_an_output_layer_that_is_asked_itself_is_asked_past_trls_head(tmp_path: Path) -> None:
+    """Where logits are more than a product, the model's own forward makes them, whatever a trainer has put on the instance."""
+    folder = save("gemma2", tmp_path)
+    model = load_causal(folder, load_tokenizer(folder), torch.float32)
+    states = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(0))
+    before = logits(model, states)
+    assert output_layer(model).scale is None
+    add_fused_lm_head(model)
+    torch.testing.assert_close(logits(model, states), before)
