@@ -117,13 +117,13 @@ class Encoder(Pretrain):
     objective: Objective = Field("mlm_nsp", description="as pretrain.objective")
     vocab_size: int = Field(4096, ge=BYTES + SPECIAL, description="as pretrain.vocab_size")
     hidden_size: int = Field(128, ge=8)
-    num_hidden_layers: int = Field(3, ge=1)
+    num_hidden_layers: int = Field(2, ge=1)
     max_length: int = Field(128, ge=16, description="tokens of a pair, and the most that the model reads")
     learning_rate: float = Field(2e-3, gt=0)
     batch_size: int = Field(64, ge=1, description="pairs of one optimizer step")
     per_device_train_batch_size: int = Field(32, ge=1, description="pairs of one micro-batch on one device")
     weight_decay: float = Field(0.01, ge=0)
-    num_train_epochs: float = Field(10.0, gt=0)
+    num_train_epochs: float = Field(6.0, gt=0)
 
     stage: ClassVar[str] = "encoder"
 
