@@ -8,7 +8,6 @@ that a held-out prompt gets the completion that its last evaluation saw; or deco
 
 import gc
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -16,34 +15,32 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
 
 from pipeline import waiting
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.files import digest, write_bytes, write_text
+from pipeline.artifacts.files import write_text
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.ownership import is_plain_name
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.unchanged import unchanged
-from pipeline.inspect import maps as inspect_maps
+from pipeline.inspect import inside, stepping
 from pipeline.inspect.asking import advice, find_prompt
+from pipeline.inspect.figures import figures
 from pipeline.inspect.tokens import tokens, totals
 from pipeline.pages import index
 from pipeline.pages.common import page_template, require_finite
-from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, Figure, draw
 from pipeline.pages.visible import visible
-from pipeline.rows.published import rankings
 from pipeline.settings.config import PPO, Config
 from pipeline.settings.sections import Resolved
 from pipeline.training import preflight, roles
 from pipeline.training.context import base_model, make_accelerator
 from pipeline.training.holding import as_published
 from pipeline.training.lengths import check_fits, new_tokens
-from policies.backbone import load_causal, load_classifier
+from policies.backbone import load_causal
 from policies.decoding import decode
 from policies.drawing import Completion
 from policies.engines import Engine
@@ -54,7 +51,6 @@ from policies.tokenizers import load_tokenizer
 from policies.told import tell
 from policies.trainer import EVAL_STEP
 from policies.trials import output_layer
-from reward.model import reading_of
 
 LONGEST = 512  # tokens of a completion on a page
 ALIGNED = "ppo"
@@ -122,8 +118,10 @@ def _page(
     before = None
     if model != "sft" and completion is None:
         before = _of_sft(config, run, tokenizer, score, device, name, asked, seed, how)
+    steps = stepping.steps(played, tokenizer, episode)
     del played, score
     gc.collect()
+    sections = inside.sections(inside.Asked(config, run, model, source, tokenizer, device, seed), asked, episode, steps)
     page = page_template("inspect.html.j2").render(
         model=model,
         prompt=visible(show_prompt(asked)),
@@ -142,11 +140,9 @@ def _page(
             "seed": seed,
         },
         numbers=numbers,
-        figures=_figures(rows, model),
-        **_attention(config, source, tokenizer, episode, device),
-        pixels=inspect_maps.SIDE,
-        states=_states(config, run, asked, episode, device, seed),
+        figures=figures(rows, model),
         raw=episode.raw_score,
+        **sections,
     )
     said = how.words() + (", chat" if chat else "")
     return slug(prompt, completion, model, seed, said), page
@@ -297,104 +293,3 @@ def _decoded(
     """What `Engine` runs: the policy as the trainer samples from it, the tokens taken as `how` says."""
     with played.sampling() as model:
         return decode(model, asked, noises, how, eos_ids=eos_ids, pad_id=pad_id, batch_size=batch_size)
-
-
-def _attention(config: Config, source: str, tokenizer: Any, episode: Episode, device: torch.device) -> dict[str, Any]:
-    """The model's attention over prompt and completion, how many layers it has, and how many tokens there are."""
-    ids = [*episode.prompt_ids, *episode.completion.tokens]
-    speaker: Any = load_causal(source, tokenizer, as_published(config, device))
-    speaker.to(device)
-    attention = inspect_maps.attention(speaker, ids, len(episode.prompt_ids))
-    layers = speaker.config.get_text_config().num_hidden_layers
-    del speaker
-    gc.collect()
-    return {"attention": attention, "layers": layers, "length": len(ids)}
-
-
-def _states(
-    config: Config, run: Run, asked: PromptText, episode: Episode, device: torch.device, seed: int
-) -> list[Figure]:
-    """The map of the reward model's states, or nothing where the run has no reward model or no rankings."""
-    folder = run.folder("reward")
-    shown = inspect_maps.chosen_and_rejected(rankings(run, "eval")) if "reward" in parents("ppo", config) else []
-    if not shown:
-        return []
-    reads = reading_of(folder)
-    model: Any = load_classifier(folder, reads.tokenizer, as_published(config, device))
-    model.to(device)
-    kept = _kept_states(run, model.dtype)
-    if kept.is_file():
-        known = np.load(kept)
-    else:
-        print(f"inspect: the reward model reads {len(shown)} held-out completions, once for all pages", flush=True)
-        known = inspect_maps.last_states(model, reads, [(ranking.prompt, text) for ranking, _, text in shown])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        raw = io.BytesIO()
-        np.save(raw, known)
-        write_bytes(kept, raw.getvalue())
-    states = np.concatenate([known, inspect_maps.last_states(model, reads, [(asked, episode.text)])])
-    names = [ranking.id for ranking, _, _ in shown] + ["this one"]
-    return inspect_maps.states_figures(states, names, [kind for _, kind, _ in shown] + ["this one"], seed)
-
-
-def _kept_states(run: Run, dtype: torch.dtype) -> Path:
-    """Where the states of the held-out completions lie: a file of its own for every reward model, data and dtype."""
-    key = digest([run.identity("reward"), run.identity("data"), str(dtype), inspect_maps.RANKINGS])
-    return run.root / run.name / "inspect" / f"states-{key[:12]}.npy"
-
-
-def _figures(rows: list[dict[str, Any]], model: str) -> list[Figure]:
-    """Probability, KL and credit over the completion's tokens, each with its numbers."""
-    places = range(1, len(rows) + 1)
-
-    def table(*names: str) -> list[list[Any]]:
-        return [[i, row["text"], *(row[name] for name in names)] for i, row in zip(places, rows, strict=True)]
-
-    def per_token(name: str) -> list[float]:
-        return [row[name] for row in rows]
-
-    def probability(axes: Any) -> None:
-        axes.plot(places, per_token("reference"), color=EVEN, marker=".", linestyle="--", label="sft")
-        axes.plot(places, per_token("logprob"), color=ACCENT, marker=".", label=model)
-        axes.set(xlabel="token", ylabel="log-probability, nats")
-        axes.legend()
-
-    def kl(axes: Any) -> None:
-        axes.bar(places, per_token("kl"), color=[ACCENT if k > 0 else EVEN for k in per_token("kl")])
-        axes.plot(places, per_token("kl_whole"), color=SOFT, marker=".", linewidth=1, label="of the whole distribution")
-        axes.set(xlabel="token", ylabel="nats")
-        axes.legend()
-
-    def credit(axes: Any) -> None:
-        axes.bar(places, per_token("reward"), color=[GOOD if r > 0 else BAD for r in per_token("reward")], alpha=0.6)
-        axes.axhline(0, color=SOFT, linewidth=1)
-        if rows[0]["value"] is not None:
-            axes.plot(places, per_token("value"), color=EVEN, linestyle="--", label="value")
-            axes.plot(places, per_token("advantage"), color=ACCENT, label="advantage")
-            axes.legend()
-        axes.set(xlabel="token", ylabel="reward")
-
-    said = f"{model} and sft"
-    return [
-        Figure(
-            "Log-probability",
-            f"Of each token under {said}.",
-            draw("probability", f"log-probability of each token under {said}", probability),
-            ("token", "text", model, "sft", "entropy"),
-            table("logprob", "reference", "entropy"),
-        ),
-        Figure(
-            "KL",
-            "Bars: log p less log p by sft of the token said (k1, may be negative), which the reward pays for. Line: KL of the whole distribution at that step, never negative.",
-            draw("kl", f"KL from {said} at each token", kl),
-            ("token", "text", "k1", "whole"),
-            table("kl", "kl_whole"),
-        ),
-        Figure(
-            "Credit",
-            "Bars: the reward of each token, −kl_coef times the KL of the token said, with the score on the last. Lines: what the critic expected, and the advantage (GAE), before whitening.",
-            draw("credit", "reward, value and advantage of each token", credit),
-            ("token", "text", "reward", "value", "advantage", "return"),
-            table("reward", "value", "advantage", "return"),
-        ),
-    ]

@@ -14,10 +14,6 @@ from PIL import Image
 
 from data.schema import Ranking
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, SOFT, Figure, draw
-from policies.backbone import decoder
-from policies.template import PromptText
-from reward.model import Reading, padded, takes_types
-from reward.rendering import render
 
 MAPS = 400  # heads on a page at most; with more, layers are left out evenly
 SIDE = 48  # pixels of a map at most; longer texts are drawn with several tokens a pixel, the strongest of them
@@ -50,9 +46,16 @@ def attention(model: Any, ids: Sequence[int], prompt: int) -> dict[int, list[Hea
     layers = [layer for layer in layers if layer is not None]
     if not layers:
         return {}
-    count = max(1, min(len(layers), MAPS // layers[0].shape[1]))
-    picked = np.unique(np.linspace(0, len(layers) - 1, count).round().astype(int)).tolist()
-    return {i + 1: [_head(weights, prompt) for weights in layers[i][0].float().cpu().numpy()] for i in picked}
+    return {
+        number: [_head(weights, prompt) for weights in layers[number - 1][0].float().cpu().numpy()]
+        for number in layers_shown(len(layers), layers[0].shape[1])
+    }
+
+
+def layers_shown(layers: int, heads: int) -> list[int]:
+    """The layers, from 1, whose heads a page shows: all, or as many as make `MAPS` maps, evenly chosen."""
+    count = max(1, min(layers, MAPS // heads))
+    return [int(i) + 1 for i in np.unique(np.linspace(0, layers - 1, count).round().astype(int))]
 
 
 def _head(weights: Array, prompt: int) -> Head:
@@ -86,19 +89,6 @@ def chosen_and_rejected(rankings: Sequence[Ranking]) -> list[tuple[Ranking, str,
         texts = {c.id: c.text for c in ranking.completions}
         out += [(ranking, "chosen", texts[ranking.ranking[0][0]]), (ranking, "rejected", texts[ranking.ranking[-1][0]])]
     return out
-
-
-@torch.no_grad()
-def last_states(model: Any, reads: Reading, texts: Sequence[tuple[PromptText, str]]) -> NDArray[np.float64]:
-    """Final hidden states (N, H) at the token from which `model`, a classifier, scores prompt and completion: the last, an encoder's first."""
-    states = []
-    for prompt, completion in texts:
-        row = render(reads.tokenizer, reads.manner, prompt, completion, reads.max_length)
-        ids, mask, *types = (one.to(model.device) for one in padded([row], reads.tokenizer.pad_token_id))
-        more = {"token_type_ids": types[0]} if types and takes_types(model) else {}
-        hidden = decoder(model)(input_ids=ids, attention_mask=mask, **more).last_hidden_state[0]
-        states.append(hidden[0 if reads.manner == "pair" else -1].double().cpu().numpy())
-    return np.stack(states)
 
 
 def principal(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:

@@ -1,11 +1,14 @@
 """What do all pages share? Templates, JSON, and the promise that every number is finite."""
 
+import base64
+import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -36,3 +39,17 @@ def page_template(name: str, folder: Path = Path(__file__).parent / "templates")
         lstrip_blocks=True,
     )
     return environment.get_template(name)
+
+
+def own_script(name: str) -> tuple[Markup, str]:
+    """A script of ours, without any value in it, and its sha256 as a page's Content-Security-Policy names it."""
+    script = Markup(page_template(name).render())
+    return script, base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def inline(value: Any) -> Markup:
+    """JSON for a <script type="application/json">: nothing in it can end the element or begin a comment."""
+    text = to_json(value).encode("utf-8", "backslashreplace").decode()
+    for letter in "<>&\u2028\u2029":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
