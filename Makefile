@@ -164,7 +164,7 @@ data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's 
 	  $(if $(FORMAT),data.format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  --json runs/data-check.json --page runs/data-check.html
 
-inspect: .venv/ready ## look inside: PROMPT="text or held-out id" token by token (MODEL=, COMPLETION=, CHAT=1); writes a page
+inspect: .venv/ready ## look inside: PROMPT="text or held-out id" by token, layer and head (MODEL=, COMPLETION=, CHAT=1); writes a page
 	@$(CALL) inspect $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
 	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
 

@@ -149,7 +149,7 @@ def to_the_hub(
     guarded(work)
 
 
-INSIDE = "One completion from the inside, token by token; writes a page."
+INSIDE = "One completion from the inside: tokens, layers, heads, reward, sampling; writes a page."
 
 
 @app.command("inspect", help=INSIDE, short_help=INSIDE)  # a short help that is given is not cut

@@ -100,7 +100,9 @@ def view(layers: Sequence[Looked], texts: Sequence[str]) -> dict[str, Any] | Non
     explained = [number for number, one in shown if one.explained]
     size = sum(one[first:].numel() for kind in ("queries", "keys") for one in getattr(layers[0], kind))
     room = max(1, QUERIES // max(1, size))
-    apart = set(np.array(explained)[np.unique(np.linspace(0, len(explained) - 1, min(room, len(explained))).astype(int))])
+    apart = set(
+        np.array(explained)[np.unique(np.linspace(0, len(explained) - 1, min(room, len(explained))).astype(int))]
+    )
     return {
         "tokens": list(texts[first:]),
         "earlier": first,

@@ -94,7 +94,7 @@ def _lens_of_base(about: Asked, ids: Sequence[int], prompt: int) -> lens.Lens | 
 
 def _of_reward(about: Asked, prompt: PromptText, episode: Episode) -> dict[str, Any]:
     """Where the reward looks, and its states of held-out completions; nothing where the run has no reward model."""
-    nothing = {"saliency": None, "states": [], "landscape": None}
+    nothing: dict[str, Any] = {"saliency": None, "states": [], "landscape": None}
     if "reward" not in parents("ppo", about.config):
         return nothing
     folder = about.run.folder("reward")

@@ -16,9 +16,7 @@ LAYERS = 8  # with a map each, evenly chosen, the last always
 
 
 @torch.no_grad()
-def states_of_layers(
-    model: Any, reads: Reading, texts: Sequence[tuple[PromptText, str]]
-) -> NDArray[np.float32] | None:
+def states_of_layers(model: Any, reads: Reading, texts: Sequence[tuple[PromptText, str]]) -> NDArray[np.float32] | None:
     """States (N, layers + 1, H) at the token from which `model`, a classifier, scores prompt and completion: the last, an encoder's first.
     Layer 0 is what enters the first layer; the last is what the score is made of. None where a model hands out no states of its layers."""
     states = []
@@ -26,7 +24,9 @@ def states_of_layers(
         row = render(reads.tokenizer, reads.manner, prompt, completion, reads.max_length)
         ids, mask, *types = (one.to(model.device) for one in padded([row], reads.tokenizer.pad_token_id))
         more = {"token_type_ids": types[0]} if types and takes_types(model) else {}
-        layers = getattr(model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **more), "hidden_states", None)
+        layers = getattr(
+            model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **more), "hidden_states", None
+        )
         if not layers:
             return None
         at = 0 if reads.manner == "pair" else -1

@@ -47,9 +47,7 @@ def lens(name: str, model: Any, tokenizer: Any, ids: Sequence[int], prompt: int)
     device = next(model.parameters()).device
     given = torch.tensor([list(ids)], device=device)
     with _Watched(decoder(model)) as watched:
-        out = model(
-            input_ids=given, attention_mask=torch.ones_like(given), output_hidden_states=True, use_cache=False
-        )
+        out = model(input_ids=given, attention_mask=torch.ones_like(given), output_hidden_states=True, use_cache=False)
     states = out.hidden_states
     if not states:
         return None

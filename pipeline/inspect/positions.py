@@ -54,7 +54,9 @@ def _run(model: Any, ids: Sequence[int], positions: Sequence[int]) -> tuple[Tens
     try:
         out = model(
             input_ids=given,
-            attention_mask=torch.ones_like(given),  # without it, positions that fall are taken for several texts in one row
+            attention_mask=torch.ones_like(
+                given
+            ),  # without it, positions that fall are taken for several texts in one row
             position_ids=torch.tensor([list(positions)], device=device),
             output_attentions=True,
             use_cache=False,

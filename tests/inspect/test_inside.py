@@ -64,7 +64,12 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "shown", lambda tokenizer, token: f"w{token}")
 
 
-FINAL = {"gpt2": "transformer.ln_f", "llama": "model.norm", "neox": "gpt_neox.final_layer_norm", "bloom": "transformer.ln_f"}
+FINAL = {
+    "gpt2": "transformer.ln_f",
+    "llama": "model.norm",
+    "neox": "gpt_neox.final_layer_norm",
+    "bloom": "transformer.ln_f",
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -139,7 +144,9 @@ def test_the_page_holds_what_gives_weights_and_scores_back() -> None:
 def test_a_large_models_sections_are_small() -> None:
     """30 layers of 9 heads of 64, as SmolLM2-135M, with 60 tokens: together below 1.5 MB of the page's 3."""
     weights = torch.rand(9, 60, 60).tril()
-    one = heads.Looked(weights / weights.sum(-1, keepdim=True), torch.randn(9, 60, 64), torch.randn(3, 60, 64), 0.125, True)
+    one = heads.Looked(
+        weights / weights.sum(-1, keepdim=True), torch.randn(9, 60, 64), torch.randn(3, 60, 64), 0.125, True
+    )
     view = heads.view([one] * 30, ["␣word"] * 60)
     assert view is not None and view["earlier"] == 12 and len(view["layers"]) == 30
     apart = [layer["number"] for layer in view["layers"] if "queries" in layer]
@@ -162,7 +169,9 @@ def test_with_one_position_for_all_only_tokens_count(kind: str) -> None:
         assert made is not None
         twice[name] = max((layer[:, 3:, 0] - layer[:, 3:, 2]).abs().max().item() for layer in made[1][:1])
         plain = torch.log_softmax(made[0][PROMPT - 1 : -1], -1).gather(1, torch.tensor(ids[PROMPT:])[:, None]).mean()
-        assert next(w for w in found if w.name == {"own": "as it is", "one": "all the same"}[name]).logprob == pytest.approx(plain.item())
+        assert next(
+            w for w in found if w.name == {"own": "as it is", "one": "all the same"}[name]
+        ).logprob == pytest.approx(plain.item())
         assert all((layer[:, 7, :7] > 0).all() for layer in made[1])  # nothing was taken for a text of its own
     assert twice["one"] < 1e-6 < 1e-3 < twice["own"]
 
@@ -210,8 +219,12 @@ def test_gradient_times_input_is_the_slope_towards_nothing(kind: str, rendered: 
         moved[place] = step
         slope = (score(ones + moved) - score(ones - moved)) / (2 * step)
         assert share == pytest.approx(slope, rel=2e-2, abs=2e-3)
-    assert found.total == pytest.approx((score(ones * (1 + step)) - score(ones * (1 - step))) / (2 * step), rel=2e-2, abs=5e-3)
-    assert found.score == pytest.approx(score(ones), abs=1e-4) and found.blank == pytest.approx(score(ones * 0), abs=1e-4)
+    assert found.total == pytest.approx(
+        (score(ones * (1 + step)) - score(ones * (1 - step))) / (2 * step), rel=2e-2, abs=5e-3
+    )
+    assert found.score == pytest.approx(score(ones), abs=1e-4) and found.blank == pytest.approx(
+        score(ones * 0), abs=1e-4
+    )
 
 
 def test_saliency_of_a_model_in_bfloat16_has_gradients_in_float32(rendered: Reading) -> None:

@@ -66,7 +66,9 @@ def test_sliders_leave_what_decoding_leaves(page: Any) -> None:
         scores = warpers(how)(torch.empty((1, 0), dtype=torch.long), logprobs / t)  # type: ignore[arg-type]
         expected = torch.softmax(scores, -1)[0]
         count = int((expected > 0).sum())
-        found = page.evaluate("([a, b, c, d, e, f]) => left(a, b, c, d, e, f)", [best[0].tolist(), rest, t, top_k, top_p, min_p])
+        found = page.evaluate(
+            "([a, b, c, d, e, f]) => left(a, b, c, d, e, f)", [best[0].tolist(), rest, t, top_k, top_p, min_p]
+        )
         assert len(found["kept"]) == min(count, 40) and found["more"] == (count > 40), (t, top_k, top_p, min_p)
         own = expected[ids[0][: len(found["kept"])]].tolist()
         if found["more"] and (top_p < 1 or min_p):
