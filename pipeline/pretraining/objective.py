@@ -57,6 +57,8 @@ class Objective:
     """What the model card calls the model."""
     encoded: Callable[[Iterable[str], Any], Iterator[list[int]]] | None = None
     """(training texts, tokenizer) -> the tokens of each, where they are more than tokens between those `around`."""
+    extra: Sequence[str] = ()
+    """Special tokens without a role; they stand behind those that have one."""
     trainer: Any = None
     """A training.RowTrainer of its own, where the loss is not what the model's forward gives."""
 

@@ -1,7 +1,7 @@
 """How does a corpus become tokens? A byte-level BPE vocabulary learned from the training documents alone."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ LEAST = 2  # how often two tokens must stand side by side to become one
 BEGIN, END, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 
 
-def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str]) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al. 2016, 1508.07909; over bytes as in GPT-2) of exactly `section.vocab_size` tokens: those of `special`, which
+def learned(
+    texts: Iterable[str], section: Pretrain, special: Mapping[str, str], extra: Sequence[str] = ()
+) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016, 1508.07909; over bytes as in GPT-2) of exactly `section.vocab_size` tokens: those of `special` and `extra`, which
     stand first, the 256 bytes, and merges of `texts`. Any text can be read, and comes back as it was.
 
     GPT-2's expression parts texts before anything is merged: words with the space before them, runs of other signs. A run of Chinese
@@ -38,7 +40,7 @@ def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str])
     trainer = trainers.BpeTrainer(
         vocab_size=section.vocab_size,
         min_frequency=LEAST,
-        special_tokens=list(special.values()),
+        special_tokens=[*special.values(), *extra],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -52,12 +54,18 @@ def learned(texts: Iterable[str], section: Pretrain, special: Mapping[str, str])
     return rules
 
 
-def saved(rules: Tokenizer, special: Mapping[str, str], section: Pretrain, folder: Path) -> Any:
+def saved(
+    rules: Tokenizer, special: Mapping[str, str], section: Pretrain, folder: Path, extra: Sequence[str] = ()
+) -> Any:
     """The tokenizer in `folder` as transformers loads it; `special` are its roles, such as {"bos_token": "<|begin|>"}. BOS, where there is
-    one, stands before every text; [CLS] and [SEP] stand around a text, or two, as BERT's do."""
+    one, stands before every text, or else EOS behind it, as T5's does; [CLS] and [SEP] stand around a text, or two, as BERT's do."""
     if (begin := special.get("bos_token")) is not None:
         rules.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, rules.token_to_id(begin))]
+        )
+    elif (end := special.get("eos_token")) is not None:
+        rules.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", special_tokens=[(end, rules.token_to_id(end))]
         )
     pairs = "cls_token" in special
     if pairs:
@@ -72,6 +80,7 @@ def saved(rules: Tokenizer, special: Mapping[str, str], section: Pretrain, folde
         model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
         model_max_length=section.max_length,
         clean_up_tokenization_spaces=False,
+        additional_special_tokens=list(extra),
         **special,
     )
     made.save_pretrained(str(folder))

@@ -7,9 +7,9 @@ from pydantic import Field, model_validator
 from pipeline.settings.data import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Mend
 from pipeline.settings.sections import Supervised
 
-Objective = Literal["causal", "mlm_nsp"]
-Architecture = Literal["llama", "gpt2", "bert"]
-OF_OBJECTIVE: dict[str, tuple[str, ...]] = {"causal": ("llama", "gpt2"), "mlm_nsp": ("bert",)}
+Objective = Literal["causal", "mlm_nsp", "span"]
+Architecture = Literal["llama", "gpt2", "bert", "t5"]
+OF_OBJECTIVE: dict[str, tuple[str, ...]] = {"causal": ("llama", "gpt2"), "mlm_nsp": ("bert",), "span": ("t5",)}
 """The architectures of each objective, the one that is taken unless told otherwise first."""
 EMBEDDED = (EMBEDDED_REVIEWS, CHINESE_REVIEWS)
 """Corpora that come with the project; their split is that of stage data."""
@@ -17,6 +17,8 @@ BYTES = 256
 """Tokens of the alphabet of a byte-level vocabulary, before anything is merged."""
 SPECIAL = 8
 """Room for the special tokens of any objective."""
+SENTINELS = 100
+"""Tokens that stand for what is missing (objective span), as many as T5 has."""
 
 
 class Pretrain(Supervised):
@@ -37,10 +39,11 @@ class Pretrain(Supervised):
     eval_fraction: float = Field(0.05, gt=0, lt=1, description="share of the documents held out")
     eval_rows: int = Field(512, ge=1, description="held-out documents on which the figures are measured, each whole")
     objective: Objective = Field(
-        "causal", description="what is learned: causal, the next token; mlm_nsp, masked words and next sentences"
+        "causal",
+        description="what is learned: causal, the next token; mlm_nsp, masked words and next sentences; span, what is missing (an encoder–decoder)",
     )
     architecture: Architecture | None = Field(
-        None, description="default: llama for causal, bert for mlm_nsp; gpt2 has learned positions"
+        None, description="default: llama for causal, bert for mlm_nsp, t5 for span; gpt2 has learned positions"
     )
     vocab_size: int = Field(8192, ge=BYTES + SPECIAL, description="tokens, learned from the training documents (BPE)")
     hidden_size: int = Field(256, ge=8)
@@ -83,6 +86,11 @@ class Pretrain(Supervised):
             wrong.append(
                 f"num_attention_heads: a head of {self.hidden_size // heads} numbers is odd, and llama turns them in pairs; "
                 f"set hidden_size={heads * (self.hidden_size // heads + 1)}"
+            )
+        if self.objective == "span" and self.vocab_size < (least := BYTES + SPECIAL + SENTINELS):
+            wrong.append(
+                f"vocab_size: {self.vocab_size} tokens have no room for {BYTES} bytes and the {SENTINELS} tokens that stand for what is missing "
+                f"(objective: span); set it to {least} or more"
             )
         if self.embedded():
             wrong += [

@@ -22,6 +22,7 @@ from pipeline.pretraining import tokenizer as vocabulary
 from pipeline.pretraining.causal import CAUSAL
 from pipeline.pretraining.mlm_nsp import MLM_NSP
 from pipeline.pretraining.objective import HeldOut, Objective, saved_fresh
+from pipeline.pretraining.span import SPAN
 from pipeline.pretraining.training import SAMPLES, Heard, RowTrainer, as_page, learn, read
 from pipeline.settings.config import Config, Pretrain
 from pipeline.training import preflight
@@ -33,7 +34,7 @@ from pipeline.training.trackers import open_trackers
 from pipeline.training.trainers import Report
 from policies.template import fingerprint
 
-OBJECTIVES: Mapping[str, Objective] = {"causal": CAUSAL, "mlm_nsp": MLM_NSP}
+OBJECTIVES: Mapping[str, Objective] = {"causal": CAUSAL, "mlm_nsp": MLM_NSP, "span": SPAN}
 
 
 def run(config: Config, run: Run, stage: str = "pretrain") -> Manifest | None:
@@ -122,8 +123,8 @@ def summary(manifest: Manifest, run: Run) -> str:
 def _prepared(objective: Objective, section: Pretrain, documents: corpus.Corpus, fresh: Path, seed: int) -> None:
     """In `fresh`: the tokenizer, the training documents as tokens, and the model with random weights."""
     fresh.mkdir(exist_ok=True)
-    rules = vocabulary.learned(documents.texts(), section, objective.special)
-    tokenizer = vocabulary.saved(rules, objective.special, section, fresh)
+    rules = vocabulary.learned(documents.texts(), section, objective.special, objective.extra)
+    tokenizer = vocabulary.saved(rules, objective.special, section, fresh, objective.extra)
     if objective.encoded is None:
         found = tokens.encoded(documents.texts(), vocabulary.encoder(tokenizer), *_around(objective, tokenizer))
     else:

@@ -101,6 +101,17 @@ def test_two_processes_make_what_one_makes(folder: Path) -> None:
     assert manifest(Path("runs/two/pretrain"))["world_size"] == 2
 
 
+def test_two_processes_fill_what_is_missing_as_one_does(folder: Path) -> None:
+    """A T5, whose rows are of other lengths, so that micro-batches and processes say other numbers of tokens."""
+    more = own("pretrain.objective=span", "pretrain.vocab_size=384")
+    made(Path("runs/one-span"), "pretrain", more)
+    several(2, lambda: made(Path("runs/two-span"), "pretrain", more))
+    equal(Path("runs/one-span/pretrain"), Path("runs/two-span/pretrain"))
+    told = manifest(Path("runs/one-span/pretrain"))
+    assert told["metrics"]["hidden_bits_per_byte_after"] < told["metrics"]["hidden_bits_per_byte_before"]
+    assert "AutoModelForSeq2SeqLM" in Path("runs/one-span/pretrain/README.md").read_text()
+
+
 def test_recomputed_layers_learn_the_same(folder: Path) -> None:
     made(Path("runs/recomputed"), "pretrain", own("pretrain.gradient_checkpointing=true"))
     equal(folder, Path("runs/recomputed/pretrain"))
@@ -147,7 +158,14 @@ WALK = [
 ]
 
 
-@pytest.mark.parametrize("more", [[], ["dtype=bfloat16", "pretrain.architecture=gpt2", "sft.tuning=lora"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["dtype=bfloat16", "pretrain.architecture=gpt2", "sft.tuning=lora"],
+        ["pretrain.objective=span", "pretrain.vocab_size=384"],
+    ],
+)
 def test_every_stage_starts_from_it(more: Sequence[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole walk by one command; in bfloat16 what is pretrained is trained and published in float32 all the same."""
     name, order = f"walk{len(more)}", list[str]()
