@@ -22,6 +22,9 @@ from pipeline.pages.visible import visible
 FIGURES: Mapping[str, Mapping[str, str]] = {
     "pretrain": {
         "documents_train": "documents to learn from",
+        "hidden_bits_per_byte_before": "held-out bits a hidden byte before",
+        "hidden_bits_per_byte_after": "held-out bits a hidden byte after",
+        "hidden_bits_per_byte_unigram": "the same by the frequency of tokens alone",
         "bits_per_byte_before": "held-out bits a byte before",
         "bits_per_byte_after": "held-out bits a byte after",
         "bits_per_byte_unigram": "the same by the frequency of tokens alone",

@@ -15,6 +15,9 @@ from pipeline.settings.data import EMBEDDED_SOURCES
 FIGURES = {
     "bits_per_byte_before": "bits a byte of held-out documents, with random weights",
     "bits_per_byte_after": "bits a byte of held-out documents",
+    "hidden_bits_per_byte_before": "bits a byte of what is hidden of held-out documents, with random weights",
+    "hidden_bits_per_byte_after": "bits a byte of what is hidden of held-out documents",
+    "hidden_bits_per_byte_unigram": "the same by the frequency of tokens alone",
     "bits_per_byte_unigram": "the same by the frequency of tokens alone",
     "loss_before": "held-out loss before training, nats a token",
     "loss_after": "held-out loss after training, nats a token",

@@ -47,7 +47,11 @@ FIGURES = (
     Figure(
         "next sentence", ("eval/next_sentence_accuracy", "next_sentence_accuracy"), "pairs judged right", share=True
     ),
-    Figure("bits per byte", ("eval/bits_per_byte",), "held-out documents"),
+    Figure(
+        "bits per byte",
+        ("eval/bits_per_byte", "eval/hidden_bits_per_byte"),
+        "held-out documents, or what is hidden of them",
+    ),
     Figure("loss", ("loss", "loss/policy_avg"), "what training lowers"),
     Figure(
         "entropy",
