@@ -44,20 +44,20 @@ BITS = "hidden_bits_per_byte"
 
 def new_config(section: Pretrain, tokenizer: Any) -> Any:
     """T5's first shape: relu, input and output embeddings one, as many layers in the decoder as in the encoder; no dropout."""
-    return T5Config(
-        vocab_size=section.vocab_size,
-        d_model=section.hidden_size,
-        d_kv=section.hidden_size // section.num_attention_heads,
-        d_ff=4 * section.hidden_size,
-        num_layers=section.num_hidden_layers,
-        num_decoder_layers=section.num_hidden_layers,
-        num_heads=section.num_attention_heads,
-        dropout_rate=0.0,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": section.vocab_size,
+        "d_model": section.hidden_size,
+        "d_kv": section.hidden_size // section.num_attention_heads,
+        "d_ff": 4 * section.hidden_size,
+        "num_layers": section.num_hidden_layers,
+        "num_decoder_layers": section.num_hidden_layers,
+        "num_heads": section.num_attention_heads,
+        "dropout_rate": 0.0,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+    return T5Config(**shape)
 
 
 def counts(length: int) -> tuple[int, int]:
