@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from peft import PeftModel
 from torch import Tensor
 
 from policies.backbone import BackboneError, load_classifier
@@ -105,7 +106,8 @@ def forward_of(model: Model) -> Forward:
 
 
 def takes_types(model: Model) -> bool:
-    """Whether a model tells the first of two texts from the second by token types."""
+    """Whether a model tells the first of two texts from the second by token types; one with an adapter does as its base does."""
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
     return (
         "token_type_ids" in inspect.signature(model.forward).parameters
         and getattr(model.config, "type_vocab_size", 2) != 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from data.schema import Ranking
@@ -107,7 +107,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     rows = preflight.Rows.of([sum(map(len, g["input_ids"])) for g in groups], section, longest)
     preflight.of_trainer(stage, config, run, base, rows, kind=AutoModelForSequenceClassification)
     model = _untrained(config, run, tokenizer, device)
-    if not takes_types(model.get_base_model() if isinstance(model, PeftModel) else model):
+    if not takes_types(model):
         groups = [{**group, "token_type_ids": None} for group in groups]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
     trainer = _trainer(model, tokenizer, [groups[i] for i in order], config, folder, accelerator.num_processes)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hub import hub
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -34,7 +35,7 @@ from pipeline.training.seen import check_cut, check_seen, seen
 from policies.backbone import load_classifier
 from policies.errors import BackboneError
 from policies.tokenizers import load_tokenizer
-from reward.model import Scorer, load_scorer, reading_of
+from reward.model import Scorer, forward_of, load_scorer, reading_of
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -112,6 +113,19 @@ def test_an_encoder_reads_prompt_and_completion_as_its_pair(tmp_path: Path, name
     if name == "bert":
         wrong = [one | {"token_type_ids": 0 * one["token_type_ids"]} for one in inputs]
         assert (scored(folder, wrong) - scorer.raw(PROMPTS, SAID)).abs().max() > 1e-3  # the types matter
+
+
+def test_an_encoder_with_an_adapter_reads_token_types_too(tmp_path: Path) -> None:
+    kind, config, tokenizer, more = ENCODERS["bert"]
+    model = load_classifier(
+        save(tmp_path, kind, config, tokenizer(), **more), load_tokenizer(tmp_path, scores=True), torch.float32
+    )
+    inputs = tokenizer()("walk", "good", return_tensors="pt")
+    types = inputs["token_type_ids"]
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear")).eval()
+    with torch.no_grad():
+        read = [forward_of(adapted)(inputs["input_ids"], inputs["attention_mask"], one) for one in (types, 0 * types)]
+    assert types.any() and (read[0] - read[1]).abs() > 1e-3
 
 
 def test_roberta_counts_positions_by_the_pad_of_its_config(tmp_path: Path) -> None:
