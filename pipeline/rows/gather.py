@@ -16,6 +16,8 @@ from pipeline.settings.config import CHINESE_REVIEWS, EMBEDDED_REVIEWS, Config, 
 
 KINDS = ("demonstrations", "rankings", "prompts")
 JUDGEMENTS = "judgements"
+TAG = "tag"
+"""The column that names a row's task in figures, where data.keep has it."""
 """The fourth kind, which few sources give: it has files only where there are any."""
 TRAIN, EVAL = "train", "eval"
 JUDGE = chinese_reviews.JUDGE
@@ -242,11 +244,17 @@ def in_chat(rows: list[Any], settings: Data) -> list[Any]:
 
 def _portion(one: _Wanted, found: Loaded, settings: Data) -> Portion:
     rows = in_chat(found.rows, settings)
-    if settings.mixture:
-        rows = [row if row.tag is not None else replace(row, tag=one.part.task) for row in rows]
+    if settings.mixture or TAG in one.part.keep:
+        rows = [row if row.tag is not None else replace(row, tag=_task(row, one, settings)) for row in rows]
     name = one.part.name if one.setting in ("source", "mixture") else f"data.{one.setting}"
     side = EVAL if one.setting == "eval_prompts" else None
     return Portion(name, one.part.task, found.kind, rows, side, one.part.weight)
+
+
+def _task(row: Any, one: _Wanted, settings: Data) -> str | None:
+    """The row's own tag where data.keep names that column, else its source's in a mixture."""
+    own = (row.columns or {}).get(TAG)
+    return str(own) if own not in (None, "") else one.part.task if settings.mixture else None
 
 
 def _account(one: _Wanted, found: Loaded) -> dict[str, Any]:

@@ -22,12 +22,12 @@ def corpus() -> Iterator[dict[str, str]]:
 
 def chain() -> Iterator[dict[str, str]]:
     """Demonstrations with the steps written out."""
-    return _rows(_pairs("chain", DEMONSTRATIONS), steps=True)
+    return _rows(_pairs("chain", DEMONSTRATIONS), "chain")
 
 
 def bare() -> Iterator[dict[str, str]]:
     """Demonstrations of the answer alone."""
-    return _rows(_pairs("bare", DEMONSTRATIONS), steps=False)
+    return _rows(_pairs("bare", DEMONSTRATIONS), "bare")
 
 
 def prompts() -> Iterator[dict[str, str]]:
@@ -60,10 +60,10 @@ def _written(a: int, b: int, steps: bool) -> tuple[str, str]:
     return f"steps {a}+{b}:", f" {' '.join(said)} so {a + b}"
 
 
-def _rows(pairs: Iterator[tuple[int, int]], steps: bool) -> Iterator[dict[str, str]]:
+def _rows(pairs: Iterator[tuple[int, int]], tag: str) -> Iterator[dict[str, str]]:
     for a, b in pairs:
-        prompt, completion = _written(a, b, steps)
-        yield {"prompt": prompt, "completion": completion, "answer": str(a + b)}
+        prompt, completion = _written(a, b, steps=tag == "chain")
+        yield {"prompt": prompt, "completion": completion, "answer": str(a + b), "tag": tag}
 
 
 def _pairs(name: str, count: int, held_out: bool = False, digits: int | None = None) -> Iterator[tuple[int, int]]:

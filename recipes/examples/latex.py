@@ -55,7 +55,7 @@ def _asked(formula: str, words: str, task: str) -> tuple[str, str]:
 def _rows(task: str, name: str, count: int) -> Iterator[dict[str, str]]:
     for formula, words in _expressions(f"{task} {name}", count):
         prompt, completion = _asked(formula, words, task)
-        yield {"prompt": prompt, "completion": completion, "answer": completion.strip()}
+        yield {"prompt": prompt, "completion": completion, "answer": completion.strip(), "tag": task}
 
 
 def _both(name: str, count: int, held_out: bool) -> Iterator[dict[str, str]]:
