@@ -104,3 +104,16 @@ def test_a_column_that_is_not_kept_is_named() -> None:
     with pytest.raises(RewardError, match="alone; data.keep names other columns"):
         call_checked(named, "mine", ["a"], ["b"])
     assert torch.equal(call_checked(none, "mine", ["a"], ["b"], {"level": [1]}), torch.zeros(1))
+
+
+def test_a_rows_own_tag_names_its_task_where_it_is_kept(stage: Stage) -> None:
+    """In a mixture beside the source's tag, and without one; a row without a tag has its source's, or none."""
+    said = [{"prompt": f"Say {n * n}:", "completion": str(n)} for n in range(40)]
+    asked = [row | {"tag": "hard"} if n % 2 else row for n, row in enumerate(sums(40))]
+    _, files = stage(source=written("d.jsonl", said), prompts=written("p.jsonl", asked), keep=["answer", "tag"])
+    rows = files["prompts.train"] + files["prompts.eval"]
+    assert {row["prompt"].startswith(("1 ", "3 ")) for row in rows if row.get("tag") == "hard"} == {True, False}
+    assert {row.get("tag") for row in rows} == {"hard", None}
+    part = {"source": written("q.jsonl", asked), "tag": "sums", "keep": ["answer", "tag"]}
+    _, files = stage(mixture=[{"source": "d.jsonl", "tag": "say"}, part])
+    assert {row["tag"] for row in files["prompts.train"]} == {"hard", "sums"}
