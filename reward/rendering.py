@@ -89,4 +89,18 @@ def _pair(tokenizer: Tokenizer, prompt: PromptText, completion: str, max_length:
     whole = tokenized(tokenizer, *texts)
     cut = len(whole["input_ids"]) > max_length
     read = tokenized(tokenizer, *texts, truncation=True, max_length=max_length) if cut else whole
-    return Row(list(read["input_ids"]), list(read["token_type_ids"]) if "token_type_ids" in read else None, cut)
+    ids = list(read["input_ids"])
+    if getattr(tokenizer, "scores_at_eos", False):
+        ids = _as_many_ends(ids, tokenizer.eos_token_id, tokenized(tokenizer, "a", "b")["input_ids"], max_length)
+    return Row(ids, list(read["token_type_ids"]) if "token_type_ids" in read else None, cut)
+
+
+def _as_many_ends(ids: list[int], eos: int, pair: list[int], max_length: int) -> list[int]:
+    """The same with as many EOS as any `pair` of texts has, which those classifiers want of rows of a batch: tokenizers take an empty second
+    text for none, and a text may hold one."""
+    lacking = pair.count(eos) - ids.count(eos)
+    if lacking > 0:
+        return [*ids[:-1][: max_length - lacking - 1], *[eos] * (lacking + 1)]
+    for _ in range(-lacking):
+        ids = [*ids[: ids.index(eos)], *ids[ids.index(eos) + 1 :]]
+    return ids

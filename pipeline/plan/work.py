@@ -79,6 +79,7 @@ def job_of(config: Config, name: str, shape: Any, prompt: int | None) -> Job:
     if prompt is None:
         prompt = max(1, config.data.max_length - section.response_length)
     own = section.tuning == "full" or config.reward.tuning == "full" or config.reward.model is not None
+    own |= shape.is_encoder_decoder  # whose classifier is no adapter on it
 
     def beside(dtype: str) -> float:
         total = 0.0
