@@ -168,15 +168,16 @@ def test_a_decoder_without_a_template_reads_the_text_and_its_end(tmp_path: Path)
     ].item() == pytest.approx(scored(folder, [dict(tokenizer(text, return_tensors="pt"))]).item(), abs=1e-5)
 
 
-def test_t5_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_t5_reads_the_text_and_its_end(tmp_path: Path) -> None:
+    """Its score stands at EOS, once in every row."""
     tokenizer = t5()
     torch.manual_seed(0)
     sizes = {"d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 2, "d_ff": 48, "decoder_start_token_id": 0}
     T5ForSequenceClassification(T5Config(vocab_size=len(tokenizer), num_labels=1, **sizes)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BackboneError) as refused:
-        load_scorer(tmp_path, torch.float32, CPU, 8)
-    assert "\n" not in str(refused.value) and "model" in str(refused.value)
+    found = load_scorer(tmp_path, torch.float32, CPU, 8).raw(["The film was", "A"], [" great.", " no"])
+    wanted = scored(tmp_path, [dict(tokenizer("The film was great.", return_tensors="pt"))])
+    assert found[0].item() == pytest.approx(wanted.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("labels", [None, 2])
