@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForSequenceClassification
 
 from policies.adapters import LoraSettings, lora_config
-from policies.blueprint import blueprint, without_numbers
+from policies.blueprint import DECLARED, blueprint, without_numbers
 from policies.precision import Held
 from policies.quick.linear import quick
 from policies.seq2seq import unread_rows
@@ -187,6 +187,13 @@ def _held(model: Model, body: nn.Module, how: Held) -> float:
     return total - sum(w.numel() * (w.element_size() - QUANTISED[how.quantization]) for w in inner)
 
 
+def _tried(model: Model) -> int:
+    """TRIED, or a smaller prime that the model has positions for."""
+    config = model.config.get_text_config()
+    declared = [limit for name in DECLARED if isinstance(limit := getattr(config, name, None), int) and limit > 0]
+    return next((prime for prime in (TRIED, 53, 29) if prime <= min(declared, default=TRIED)), 13)
+
+
 def _kept(model: Model, mode: FakeTensorMode) -> tuple[float, float, float]:
     """Bytes that the body's forward keeps for the backward, weights left out: in any case, a token, a pair of tokens."""
     mine = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -201,12 +208,12 @@ def _kept(model: Model, mode: FakeTensorMode) -> tuple[float, float, float]:
             )  # held: none takes its address
         return tensor
 
-    sums = [0.0, 0.0, 0.0]
+    sums, length = [0.0, 0.0, 0.0], _tried(model)
     with mode, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        out = decoder(model)(**unread_rows(model, TRIED), use_cache=False)
+        out = decoder(model)(**unread_rows(model, length), use_cache=False)
         for storage, count in stored.values():
-            power = 0 if count % TRIED else 1 if count % TRIED**2 else 2
-            sums[power] += storage.nbytes() / TRIED**power
+            power = 0 if count % length else 1 if count % length**2 else 2
+            sums[power] += storage.nbytes() / length**power
     del out
     return sums[0], sums[1], sums[2]
 
@@ -215,16 +222,17 @@ def _kept(model: Model, mode: FakeTensorMode) -> tuple[float, float, float]:
 def _cache(model: Model, mode: FakeTensorMode) -> tuple[float, tuple[tuple[float, int | None], ...]]:
     """Bytes that the model keeps of a row to say its next token: states of one size, and a layer's keys and values a token, with the
     window that bounds them."""
+    length = _tried(model)
     with mode:
-        out = decoder(model)(**unread_rows(model, TRIED), use_cache=True)
+        out = decoder(model)(**unread_rows(model, length), use_cache=True)
     states, layers = 0.0, list[tuple[float, int | None]]()
     for cache in (out.get("past_key_values"), out.get("cache_params")):
         for layer in getattr(cache, "layers", [cache]):
             tensors = list(_tensors(layer, set()))
-            grown = sum(one.nbytes for one in tensors if one.numel() % TRIED == 0)
-            states += sum(one.nbytes for one in tensors if one.numel() % TRIED)
+            grown = sum(one.nbytes for one in tensors if one.numel() % length == 0)
+            states += sum(one.nbytes for one in tensors if one.numel() % length)
             if grown:
-                layers.append((grown / TRIED, getattr(layer, "sliding_window", None)))
+                layers.append((grown / length, getattr(layer, "sliding_window", None)))
     return states, tuple(layers)
 
 

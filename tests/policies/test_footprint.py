@@ -40,6 +40,7 @@ MODELS: dict[str, Any] = {
     "mixtral": MixtralConfig(**MOE, num_local_experts=4),
     "qwen3 moe": Qwen3MoeConfig(**MOE, num_experts=4, moe_intermediate_size=16),
     "gpt2": GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4),
+    "gpt2, few positions": GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "mamba": MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=1, state_size=4),
     "falcon h1": FalconH1Config(**INNER, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4),
 }
@@ -95,7 +96,7 @@ def test_an_adapter_is_counted_as_it_will_be(name: str, layers: str | None) -> N
     assert found.depth == (1 if layers else 2)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3, wide heads", "mixtral", "gpt2"])
+@pytest.mark.parametrize("name", ["llama", "qwen3, wide heads", "mixtral", "gpt2", "gpt2, few positions"])
 def test_the_cache_is_that_of_a_row(name: str) -> None:
     cache = DynamicCache()
     real(name)(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), past_key_values=cache)
