@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pipeline.pages.visible import visible
 from pipeline.settings.config import PPO
@@ -84,14 +85,22 @@ def _steps(roles: Roles, batch: Batch, hidden: Tensor, temperature: float, top: 
 
 
 def shown(tokenizer: Any, token: int) -> str:
-    """A token as a person can see it: spaces and line ends as signs, a part of a character as the tokenizer spells it."""
+    """A token as a person can see it: spaces and line ends as signs, of a token with a part of a character its bytes, such as ⟨E4⟩."""
     special = token in tokenizer.all_special_ids
     text = (
         tokenizer.decode([token], clean_up_tokenization_spaces=False) if special else decode(tokenizer, "text", [token])
     )
     if not text or "\ufffd" in text:
-        text = str(tokenizer.convert_ids_to_tokens(token))
+        text = _bytes(str(tokenizer.convert_ids_to_tokens(token)))
     return visible(text.replace(" ", "␣").replace("\n", "↵").replace("\t", "⇥"))
+
+
+def _bytes(spelt: str) -> str:
+    """⟨E4 BD⟩ for a token of byte-level BPE, which spells each byte as a character of its own (GPT-2); any other as it is spelt."""
+    known = {sign: number for number, sign in bytes_to_unicode().items()}
+    if spelt.isascii() or not set(spelt) <= set(known):
+        return spelt
+    return f"⟨{' '.join(f'{known[sign]:02X}' for sign in spelt)}⟩"
 
 
 def totals(rows: list[dict[str, Any]], score: float) -> dict[str, float | None]:
