@@ -3,7 +3,8 @@
 A row is max_length tokens of the documents laid end to end, <|begin|> document <|end|> <|begin|> …, so that nothing is padding. Positions
 begin again with every document, by which transformers keeps attention from crossing into the one before. Without that a short text would be
 learned mostly behind unrelated ones, and generation, which begins at position 0 behind <|begin|>, would be what was seldom trained. It
-costs nothing that could be measured at these lengths (docs/measured.md). A document that does not fit goes on in the next row, from position 0 and without what came before.
+costs nothing that could be measured at these lengths (docs/measured.md). A document that does not fit goes on in the next row, from
+position 0 and without what came before.
 """
 
 import math

@@ -19,10 +19,14 @@ from pipeline.artifacts.run import Run
 from pipeline.commands import Call
 from pipeline.comparison.contenders import contenders
 from pipeline.pages import index
+from pipeline.plan import work
 from pipeline.running import make_all, run_stage
 from pipeline.settings.config import Config, ConfigError
 from pipeline.settings.recipe import load
+from pipeline.sharing import push
 from pipeline.stages import pretrain
+from pipeline.training.card import Base
+from pipeline.web import curves
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "smoke.yaml"
 SMOKE = f"data.source={RECIPE.parents[1] / 'data' / 'smoke.jsonl'}"
@@ -82,6 +86,23 @@ def test_the_index_of_the_run_shows_it(folder: Path) -> None:
     index.write(Run("whole"))
     page = Path("runs/whole/index.html").read_text()
     assert "held-out bits a byte after" in page and 'href="pretrain/samples.md"' in page
+
+
+def test_it_can_be_pushed_planned_and_watched(folder: Path) -> None:
+    """Without the samples, which are of held-out documents; a plan needs the settings alone; curves have the bits."""
+    made = Run("whole").manifest("pretrain")
+    assert made is not None and push.models(Run("whole")) == ["pretrain"]
+    files, told = push.contents(Run("whole"), "pretrain", made, Base(None), "kim/small", report=True)
+    assert "model.safetensors" in files and not [name for name in files if "samples" in name]
+    assert b"pipeline_tag: text-generation" in bytes(files["README.md"]) and told == [
+        "the licence of the model is not known; LICENSE=… (--license) names it in the card"
+    ]
+    planned = work._config_of("pretrain", settings("model=pretrain", "pretrain.architecture=gpt2"))
+    assert (planned.model_type, planned.n_embd, planned.vocab_size) == ("gpt2", 32, 300)
+    _, points = curves.Log(Path("runs/whole"), "pretrain").more()
+    assert [point.step for point in points if "bits per byte" in point.values] == [3, 6]
+    said = curves.samples(Path("runs/whole"), "pretrain")
+    assert said is not None and (said["first"], said["last"], len(said["rows"])) == (3, 6, 3)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
