@@ -206,10 +206,9 @@ def test_every_stage_starts_from_it(more: Sequence[str], folder: Path, monkeypat
     assert len(tokenizers) == 1 and manifest(run / "pretrain")["dtype"] == "torch.float32"
 
 
-def test_an_encoder_decoder_is_fine_tuned_from_it(folder: Path) -> None:
-    """What comes after sft is the whole walk of a T5's own test."""
+def test_an_encoder_decoder_goes_the_whole_walk_from_it(folder: Path) -> None:
     config = settings(*WALK, "pretrain.objective=span", "pretrain.vocab_size=384")
-    for stage in ("pretrain", "data", "sft"):
+    for stage in ("pretrain", "data", "sft", "reward", "ppo", "compare"):
         run_stage(stage, config, "walk-span")
     told = manifest(Path("runs/walk-span/sft"))
     assert told["tokenizer"] == manifest(Path("runs/walk-span/pretrain"))["tokenizer"]
