@@ -106,7 +106,7 @@ def points(gap: Mapping[str, float | None]) -> str:
         return "" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")
 
     said = f"{signed(gap['mean'])} points"
-    return said if gap["low"] is None else f"{said}, 95% interval {signed(gap['low'])} to {signed(gap['high'])}"
+    return said if gap["low"] == gap["high"] else f"{said}, 95% interval {signed(gap['low'])} to {signed(gap['high'])}"
 
 
 def sentences(report: Report) -> list[str]:

@@ -210,6 +210,7 @@ def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int],
         "held_out_prompts": len(asked[EVAL]),
         "rankings": len(files["rankings.train"]),
         "held_out_rankings": len(files["rankings.eval"]),
+        "rewarded": "reward" in config.ppo.reward_funcs,
         "rarest_label": _rarest_label(files),
         "on_both_sides": leaked,
         "decontaminated": _decontaminated(files, counts),
@@ -218,18 +219,12 @@ def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int],
 
 
 def gate(figures: Mapping[str, Any]) -> Gate:
-    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any."""
+    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any. Where nothing is ranked and ppo's score
+    has no reward model ("rewarded"), rankings are not asked for."""
     prompts_why = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
     checks = [
         check("training prompts", figures["prompts"], must=SOME, should=PROMPTS, why="add rows"),
         check("held-out prompts", figures["held_out_prompts"], must=SOME, should=HELD_OUT_PROMPTS, why=prompts_why),
-        check(
-            "held-out rankings",
-            figures["held_out_rankings"],
-            must=SOME if figures["rankings"] else None,
-            should=HELD_OUT_RANKINGS,
-            why=prompts_why,
-        ),
         check(
             "prompts seen on both sides",
             figures["on_both_sides"],
@@ -237,6 +232,17 @@ def gate(figures: Mapping[str, Any]) -> Gate:
             why="take the prompts of data.eval_prompts out of the training rows",
         ),
     ]
+    if figures["rankings"] or figures.get("rewarded", True):
+        checks.insert(
+            2,
+            check(
+                "held-out rankings",
+                figures["held_out_rankings"],
+                must=SOME if figures["rankings"] else None,
+                should=HELD_OUT_RANKINGS,
+                why=prompts_why,
+            ),
+        )
     if (rarest := figures.get("rarest_label")) is not None:
         why = "what learns from judgements needs liked and disliked ones, on both sides; give more of the rarer"
         checks.append(check("liked or disliked completions, the fewer of a side", rarest, should=JUDGED, why=why))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_rows import Stage, write
+from own_rows import Stage, checks, write
 
 from data.schema import Prompt
 from pipeline.artifacts.run import Run
@@ -77,7 +77,10 @@ def test_stage_data_tells_it(stage: Stage) -> None:
 
 def test_what_training_maximised_judges_with_the_rows_columns(stage: Stage) -> None:
     demonstrations = write("d.jsonl", [{"prompt": f"Say {n * n}:", "completion": str(n)} for n in range(40)])
-    stage(source=demonstrations, prompts=write("p.jsonl", sums(40)), keep=["answer"], ppo=PPO(reward_funcs=[NUMBER]))
+    manifest, _ = stage(
+        source=demonstrations, prompts=write("p.jsonl", sums(40)), keep=["answer"], ppo=PPO(reward_funcs=[NUMBER])
+    )
+    assert "held-out rankings" not in checks(manifest), "no reward model learns from them"
     judges = called(config(), Run("r"))
     assert [(one.name, one.label) for one in judges] == [(NUMBER, "verifier")]
     assert judges[0].scores is not None
