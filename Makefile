@@ -35,20 +35,22 @@ endef
 run     = $(if $(findstring $(newline),$(RUN)),$(error RUN has more than one line; write for instance RUN=demo),$(RUN))
 quoted  = '$(subst ','\'',$(1))'
 ROWS    = $(if $(DATA),data.source=$(call quoted,$(DATA))) $(if $(FORMAT),data.format=$(call quoted,$(FORMAT)))
-ARGS    = $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --nproc $(NPROC) $(if $(VERIFY),--verify)
+ARGS    = $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --nproc $(NPROC) $(if $(VERIFY),--verify) $(SPOKEN)
 ONE     = $(if $(filter command,$(named)),--run $(call quoted,$(run)))
 # the environment may hold a NAME of another meaning
 NAMED   = $(if $(filter command,$(origin NAME)),$(call quoted,compare.name="$(NAME)"))
 # the environment may hold a PORT or HOST of another meaning
 ADDRESS = $(if $(filter command,$(origin PORT)),--port $(call quoted,$(PORT))) $(if $(filter command,$(origin HOST)),--host $(call quoted,$(HOST)))
 MORE    = $(if $(filter-out 1,$(SEEDS)),--seeds $(SEEDS))
+# the environment holds a LANGUAGE of another meaning
+SPOKEN  = $(if $(filter command,$(origin LANGUAGE)),--lang $(call quoted,$(LANGUAGE)))
 
 .DEFAULT_GOAL := help
 TARGETS := $(shell sed -nE 's/^([a-z-]+):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 .PHONY: $(TARGETS)
 
 # A word that is no target, or a variable that nothing here reads, is refused before anything starts: pipeline/words.py says what was meant.
-OURS   := BIN CALL COMMA SPACE OPEN ROWS ARGS ONE NAMED ADDRESS MORE TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
+OURS   := BIN CALL COMMA SPACE OPEN ROWS ARGS ONE NAMED ADDRESS MORE SPOKEN TARGETS OURS KNOWN GIVEN MAKEFILE_LIST MAKECMDGOALS VARIABLES
 KNOWN  := $(filter-out $(OURS),$(shell grep -oE '[$$][$(OPEN)$$]?[A-Z_]{3,}|^[A-Z]+ *[?]=' $(firstword $(MAKEFILE_LIST)) | tr -cd 'A-Z_\n' | sort -u))
 GIVEN  := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(TARGETS) .venv/ready,$(MAKECMDGOALS))$(filter-out $(KNOWN) MAKE% -%,$(GIVEN)),)
@@ -88,7 +90,7 @@ demo-zh: .venv/ready ## from a blank model to an aligned one, in Chinese: pretra
 
 smoke: .venv/ready ## the whole walk with a tiny random model, about a minute
 	@test ! -d runs/smoke || $(PYTHON) -m pipeline.artifacts.cleaning --run smoke --yes >/dev/null
-	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC)
+	@$(CALL) all recipes/smoke.yaml $(SET) --run smoke --nproc $(NPROC) $(SPOKEN)
 
 cartpole: .venv/ready ## PPO's own advantages and losses on the cart-pole: three seeds, a learning curve and an animation (runs/cartpole)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m recipes.examples.cartpole_pictures
@@ -119,7 +121,7 @@ reward: .venv/ready ## train a reward model from rankings
 ppo: .venv/ready ## align the sft model with PPO against the reward model (SEEDS=3: with three training seeds)
 	@$(CALL) ppo $(ARGS) $(MORE)
 
-compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 run/ppo path-or-hub-id", NAME=greedy beside others); writes report.html
+compare: .venv/ready ## compare models on held-out prompts (MODELS="base sft ppo best_of_16 run/ppo path-or-hub-id", NAME=greedy beside others); writes report.html (LANGUAGE=zh: shown in Chinese)
 	@$(CALL) compare $(ARGS) $(if $(MODELS),'compare.models=[$(subst $(SPACE),$(COMMA),$(strip $(MODELS)))]') $(NAMED)
 
 reward-encoder: .venv/ready ## a reward model on the encoder, held against stage reward's on its page
@@ -162,17 +164,17 @@ rankings: .venv/ready ## what people said, as files that the pipeline reads: run
 data-check: .venv/ready ## what is in DATA, before anything trains, by RECIPE's settings (FORMAT=, MODEL=); writes runs/data-check.html
 	@$(CALL) data-check $(call quoted,$(or $(DATA),$(RECIPE))) $(if $(DATA),--recipe $(call quoted,$(RECIPE))) \
 	  $(if $(FORMAT),data.format=$(call quoted,$(FORMAT))) $(SET) $(if $(MODEL),--model $(call quoted,$(MODEL))) \
-	  --json runs/data-check.json --page runs/data-check.html
+	  --json runs/data-check.json --page runs/data-check.html $(SPOKEN)
 
 inspect: .venv/ready ## look inside: PROMPT="text or held-out id" by token, layer and head (MODEL=, COMPLETION=, CHAT=1); writes a page
 	@$(CALL) inspect $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) --prompt "$$PROMPT" $(if $(MODEL),--model $(call quoted,$(MODEL))) \
-	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat)
+	  $(if $(COMPLETION),--completion "$$COMPLETION") $(if $(filter-out 0,$(CHAT)),--chat) $(SPOKEN)
 
 watch: .venv/ready ## RUN on the terminal as it goes on: stages, steps, time left, figures; into a file one line a minute
 	@$(CALL) watch --run $(call quoted,$(run))
 
-web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377; HOST= for other than this machine)
-	@$(CALL) web --run $(call quoted,$(run)) $(ADDRESS)
+web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377 LANGUAGE=zh; HOST= for other than this machine)
+	@$(CALL) web --run $(call quoted,$(run)) $(ADDRESS) $(SPOKEN)
 
 iterate: .venv/ready ## rounds of rank, reward and ppo from RUN's policy on: ROUNDS=2 K=4 PROMPTS=50 (PERSON=path or module:function: a simulated person)
 	@$(CALL) iterate $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) $(if $(ROUNDS),--rounds $(call quoted,$(ROUNDS))) \

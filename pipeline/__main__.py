@@ -16,7 +16,7 @@ import typer
 
 import pipeline.training.quiet_imports  # noqa: F401  (first: libraries talk while they are imported)
 from pipeline import waiting, with_people
-from pipeline.arguments import Demo, Name, Overrides, Recipe, called
+from pipeline.arguments import Demo, Language, Name, Overrides, Recipe, called
 from pipeline.artifacts import overview
 from pipeline.artifacts.run import Run
 from pipeline.commands import CALLER, Call
@@ -50,9 +50,14 @@ def command(record: Stage) -> None:
         guarded(lambda: make_share(stage, call) if FURTHER_SEED in os.environ else make(stage, call))
 
     def entry(
-        recipe: Recipe, overrides: Overrides = None, run: Name = None, nproc: Processes = 1, verify: Verify = False
+        recipe: Recipe,
+        overrides: Overrides = None,
+        run: Name = None,
+        nproc: Processes = 1,
+        verify: Verify = False,
+        lang: Language = None,
     ) -> None:
-        start(called(stage, recipe, overrides, run, nproc=nproc, verify=verify))
+        start(called(stage, recipe, overrides, run, lang, nproc=nproc, verify=verify))
 
     def seeded(
         recipe: Recipe,
@@ -61,8 +66,9 @@ def command(record: Stage) -> None:
         nproc: Processes = 1,
         seeds: Seeds = 1,
         verify: Verify = False,
+        lang: Language = None,
     ) -> None:
-        start(called(stage, recipe, overrides, run, nproc=nproc, seeds=seeds, verify=verify))
+        start(called(stage, recipe, overrides, run, lang, nproc=nproc, seeds=seeds, verify=verify))
 
     # a short help that is given is not cut
     app.command(command_name(stage), help=record.help, short_help=record.help)(seeded if record.seeded else entry)
@@ -83,8 +89,9 @@ def everything(
     nproc: Processes = 1,
     seeds: Seeds = 1,
     verify: Verify = False,
+    lang: Language = None,
 ) -> None:
-    guarded(lambda: make_all(called("all", recipe, overrides, run, nproc=nproc, seeds=seeds, verify=verify)))
+    guarded(lambda: make_all(called("all", recipe, overrides, run, lang, nproc=nproc, seeds=seeds, verify=verify)))
 
 
 CHECK = "What is in a source of data and what is wrong with it; nothing trains."
@@ -108,12 +115,13 @@ def data_check(
     recipe: Annotated[
         Path | None, typer.Option(help="judge as a run of this recipe would, by its max_length and the like")
     ] = None,
+    lang: Language = None,
 ) -> None:
     def work() -> None:
         from pipeline.data_check import check as data_check
 
         waiting.allow(waiting.LIMIT)
-        if not data_check.run(source, overrides or [], model, to, page, recipe):
+        if not data_check.run(source, overrides or [], model, to, page, recipe, lang):
             raise ending.Ending(2)
 
     guarded(work)
@@ -164,6 +172,7 @@ def look_inside(
         bool, typer.Option("--chat", help="send the text through the chat template, as a user's message")
     ] = False,
     run: Name = None,
+    lang: Language = None,
 ) -> None:
     def work() -> None:
         given = [
@@ -172,7 +181,7 @@ def look_inside(
             ("COMPLETION", completion or ""),
             ("CHAT", "1" if chat else ""),
         ]
-        call = replace(called("inspect", recipe, overrides, run), options=tuple(one for one in given if one[1]))
+        call = replace(called("inspect", recipe, overrides, run, lang), options=tuple(one for one in given if one[1]))
         config = load(recipe, call.overrides)
         if not prompt.strip():
             raise ConfigError(f"the prompt is empty; give a text, or the id of a held-out prompt; run: {call.again()}")

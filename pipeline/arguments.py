@@ -1,7 +1,7 @@
 """What do several commands take? A recipe, settings in its place, the name of a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,5 +18,15 @@ Name = Annotated[
 Demo = Annotated[str, typer.Option("--run", envvar="PIPELINE_RUN", help="folder under runs/")]
 
 
-def called(asked: str, recipe: Path, overrides: list[str] | None, run: str | None, **more: int) -> Call:
-    return Call.of(recipe, recipe.stem if run is None else run, overrides or [], asked=asked, **more)
+Language = Annotated[
+    Literal["en", "zh"] | None,
+    typer.Option("--lang", help="in which language pages are shown: report.language", show_default=False),
+]
+
+
+def called(
+    asked: str, recipe: Path, overrides: list[str] | None, run: str | None, lang: str | None = None, **more: int
+) -> Call:
+    """`lang` is short for the setting report.language."""
+    given = [*(overrides or []), *([] if lang is None else [f"report.language={lang}"])]
+    return Call.of(recipe, recipe.stem if run is None else run, given, asked=asked, **more)

@@ -27,6 +27,7 @@ from pipeline.artifacts.unchanged import unchanged
 from pipeline.commands import Call
 from pipeline.ending import ENDS, FAULT, INTERRUPTED, MISTAKE
 from pipeline.graph import BASELINES, PRETRAINED, STAGES, WALK, command_name
+from pipeline.language import language_now, named, spoken
 from pipeline.pages.progress import never_silent
 from pipeline.ranks import ASKED, FURTHER_SEED, environment, launch
 from pipeline.redaction import redacted, watch_terminal
@@ -104,7 +105,8 @@ def due(stage: str, config: Config, run: Run) -> bool:
     if done is None and run.main_process:
         done = taken_back(run, stage, config)
     if done is not None:
-        _tell_up_to_date(stage, run, done)
+        with spoken(config.report.language):
+            _tell_up_to_date(stage, run, done)
         return False
     if not STAGES[stage].one_process:
         config.check_stage(stage, run.world_size)
@@ -118,7 +120,9 @@ def due(stage: str, config: Config, run: Run) -> bool:
 
 def _tell_up_to_date(stage: str, run: Run, done: Manifest) -> None:
     if run.main_process:
-        print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']})")
+        page = run.folder(stage) / named("report.html")
+        told = f"; open {page}" if language_now() != "en" and page.is_file() else ""
+        print(f"{stage}: {run.folder(stage)} is up to date (gate {done.gate['result']}){told}")
         _write_index(run)  # it may have been taken back
 
 
@@ -192,8 +196,9 @@ def _make(stage: str, config: Config, run: Run) -> None:
     ):
         manifest = module.run(config, run)
     if run.main_process:
-        print(module.summary(manifest, run), flush=True)
-        _write_index(run)
+        with spoken(config.report.language):
+            print(module.summary(manifest, run), flush=True)
+            _write_index(run)
 
 
 def _write_index(run: Run) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.arguments import Demo, Name, Overrides, Recipe, called
+from pipeline.arguments import Demo, Language, Name, Overrides, Recipe, called
 from pipeline.artifacts.run import Run
 from pipeline.running import guarded
 from pipeline.settings.recipe import load
@@ -25,11 +25,12 @@ def in_a_browser(
         int | None,
         typer.Option(min=1, max=65535, help="default: 8377, or another where it is taken", show_default=False),
     ] = None,
+    lang: Language = None,
 ) -> None:
     def work() -> None:
         from pipeline.web import serve
 
-        serve.serve(Run(run), host, port)
+        serve.serve(Run(run), host, port, lang)
 
     guarded(work)
 

@@ -102,7 +102,8 @@ def problems(text: str, page: Path = ROOT / "README.md") -> list[str]:
             if (ROOT / path).exists() and name not in defined(ROOT / path):
                 found.append(f"{path}::{name}")
         for key in re.findall(SETTING, line):
-            if key not in SETTINGS | PARTS and not key.endswith(".py") and not runs(key):  # data.loading is a module
+            file = key.endswith((".py", ".html", ".json", ".csv", ".md"))  # report.html is a page
+            if key not in SETTINGS | PARTS and not file and not runs(key):  # data.loading is a module
                 found.append(key)
         for key in re.findall(r"(?:SET=\"|^|\s)([a-z_]+)=(?!=)", line):
             if line.startswith(("python -m pipeline", "make")) and key not in SETTINGS:

@@ -22,6 +22,7 @@ ORDER = (
         "beating",
         "ending",
         "waiting",
+        "language",
         "graph",
         "statistics",
         "redaction",

@@ -25,6 +25,7 @@ from typing_extensions import TypedDict
 
 from pipeline.artifacts.ownership import MANIFEST, is_plain_name
 from pipeline.graph import STAGES
+from pipeline.language import language_now
 from pipeline.redaction import redacted_in
 
 CONTRACT = 1
@@ -119,6 +120,12 @@ class Given(TypedDict):
 
     recipe: str
     overrides: list[str]
+
+
+def noted(manifest: "Manifest", name: str) -> str:
+    """A sentence among its notes in the language that is spoken; in English where an older version made it."""
+    own = "" if language_now() == "en" else f".{language_now()}"
+    return str(manifest.notes.get(f"{name}{own}") or manifest.notes.get(name) or "")
 
 
 @dataclass(frozen=True, config=_CLOSED)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from data.schema import Prompt, prompt_key
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.language import phrase
 from pipeline.rows.published import demonstrations, prompts, rankings
 
 
@@ -18,12 +19,18 @@ def seen_elsewhere(run: Run, name: str, held_out: Sequence[Prompt]) -> str | Non
     if _identity(run) == trained_on:
         return None
     if _identity(other) != trained_on:
-        return f"{name} was made of data that is no longer in {other.root / other.name}, so it may have seen the held-out prompts."
+        return phrase(
+            "{name} was made of data that is no longer in {folder}, so it may have seen the held-out prompts.",
+            **{"name": name, "folder": str(other.root / other.name)},
+        )
     seen = _trained_on(other) - _trained_on(run)
     count = sum(prompt_key(prompt.prompt) in seen for prompt in held_out)
     if not count:
         return None
-    return f"{name} was trained on {count} of the {len(held_out)} held-out prompts, which were not held out in run {other.name}."
+    return phrase(
+        "{name} was trained on {count} of the {all} held-out prompts, which were not held out in run {run}.",
+        **{"name": name, "count": count, "all": len(held_out), "run": other.name},
+    )
 
 
 def _trained_on(run: Run) -> set[str]:

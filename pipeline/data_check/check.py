@@ -26,6 +26,7 @@ from pipeline.commands import checking
 from pipeline.data_check import doubts, figures, page
 from pipeline.data_check.readable import Judged, Readable
 from pipeline.data_check.tally import Tally
+from pipeline.language import spoken
 from pipeline.pages.common import require_finite, to_json
 from pipeline.pages.progress import bar
 from pipeline.redaction import redacted
@@ -44,17 +45,22 @@ def run(
     to: Path | None,
     html: Path | None,
     recipe: Path | None = None,
+    lang: str | None = None,
 ) -> bool:
-    """Check `source`, print what was found, write it as JSON to `to` and as a page to `html`; whether all is sound."""
+    """Check `source`, print what was found, write it as JSON to `to` and as a page to `html`, in the language `lang`, else in that of
+    the recipe; whether all is sound."""
     _check_place("--json", to, '"sound":')
     _check_place("--page", html, page.TITLE)
     if to is not None and to == html:
         raise ConfigError(f"--page: {html} is where --json is written; give another name")
-    result = check(configured(source, settings, recipe), model)
+    config = configured(source, settings, recipe)
+    result = check(config, model)
     text = page.text(result)
     # A terminal that knows few characters still gets all of it.
     print(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
-    written = {to: to_json(result, indent=2) + "\n" if to else "", html: page.html(result) if html else ""}
+    with spoken(lang or config.report.language):
+        made = page.html(result) if html else ""
+    written = {to: to_json(result, indent=2) + "\n" if to else "", html: made}
     for path, content in written.items():
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from pipeline.inspect import inside, stepping
 from pipeline.inspect.asking import advice, find_prompt
 from pipeline.inspect.figures import figures
 from pipeline.inspect.tokens import tokens, totals
+from pipeline.language import spoken
 from pipeline.pages import index
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.visible import visible
@@ -75,11 +76,13 @@ def run(
     waiting.allow(config.function_timeout)
     opened = dict.fromkeys(["data", "sft", "reward", "ppo", *([] if "/" in model else [model])])
     with unchanged(run, "inspect", list(opened)):
-        name, page = _page(config, run, prompt, completion, model, seed, chat)
+        with spoken(config.report.language):
+            name, page = _page(config, run, prompt, completion, model, seed, chat)
     path = run.root / run.name / "inspect" / f"{name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
-    index.write(run)
+    with spoken(config.report.language):
+        index.write(run)
     return path
 
 

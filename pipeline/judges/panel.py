@@ -20,6 +20,7 @@ from pipeline.comparison.pairing import Opinion, Samples, paired, pairs_of
 from pipeline.graph import FROM_RANKINGS
 from pipeline.judges import llm, sentiment, votes
 from pipeline.judges.judge import Judge, JudgeError, gold, independent, no_columns, optimised
+from pipeline.language import phrase
 from pipeline.rows.published import columns_of
 from pipeline.settings.config import CHINESE_SENTIMENT, Config
 from pipeline.training.seen import check_seen
@@ -104,7 +105,10 @@ def cut(counted: Mapping[str, Mapping[str, float]]) -> list[str]:
         texts, short = (counts.get(f"scored/{what}", counts.get(what, 0)) for what in ("texts", "cut"))
         if short:
             found.append(
-                f"The judge {name} read only a part of {short:.0f} of {texts:.0f} texts, as they are longer than it reads."
+                phrase(
+                    "The judge {name} read only a part of {short:.0f} of {texts:.0f} texts, as they are longer than it reads.",
+                    **{"name": name, "short": short, "texts": texts},
+                )
             )
     return found
 
@@ -122,7 +126,9 @@ def _own_gold(config: Config, run: Run, how: torch.dtype | Held, device: torch.d
                 f"stage {stage} was made from other data than stage gold, so it may have seen the rankings set aside; "
                 f"{run.remedy(stage, 'gold', 'compare')}"
             )
-    rows = f"{manifest.metrics['rankings']:.0f} rankings of this run that the optimised reward never saw"
+    rows = phrase(
+        "{count:.0f} rankings of this run that the optimised reward never saw", count=manifest.metrics["rankings"]
+    )
     judge = gold(folder, how, device, config.chat_template_kwargs)
     return replace(judge, summary=lambda: {**judge.summary(), "trained on": rows})
 
@@ -136,7 +142,7 @@ def _data_of(manifest: Manifest) -> list[str]:
 
 
 def _left_out(name: str, error: Exception) -> str:
-    return f"The judge {name} gave no judgement and is left out: {error}"
+    return phrase("The judge {name} gave no judgement and is left out: {error}", name=name, error=str(error))
 
 
 def opinions(samples: Samples, panel: Sequence[Judge], models: Iterable[str]) -> tuple[list[Opinion], list[str]]:
@@ -192,5 +198,10 @@ def scored(rows: Samples, panel: Sequence[Judge], opinions: Sequence[Opinion]) -
                 row["scores"][judge.name] = value
             names.append(judge.name)
         except JudgeError as error:
-            problems.append(f"The judge {judge.name} gave no judgement of the further training seeds: {error}")
+            problems.append(
+                phrase(
+                    "The judge {name} gave no judgement of the further training seeds: {error}",
+                    **{"name": judge.name, "error": str(error)},
+                )
+            )
     return names, problems

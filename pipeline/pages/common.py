@@ -4,11 +4,14 @@ import base64
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
+
+from pipeline.language import in_language, phrase, retold
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -32,12 +35,13 @@ def require_finite(value: Any, where: str) -> None:
 def page_template(name: str, folder: Path = Path(__file__).parent / "templates") -> jinja2.Template:
     """A template of ours. Whatever it is given comes out as text, never as markup."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=_Loader(folder),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(phrase=phrase, retold=retold)
     return environment.get_template(name)
 
 
@@ -53,3 +57,11 @@ def inline(value: Any) -> Markup:
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
+
+
+class _Loader(jinja2.FileSystemLoader):
+    """Templates in the language that is spoken."""
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
+        source, path, unchanged = super().get_source(environment, template)
+        return in_language(template, source), path, unchanged

@@ -10,6 +10,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from pipeline.pages import wide
+
 # Colours that stand for the page's own (style.css.j2) until the SVG is written.
 INK = {
     name: f"#0{place}0{place}0{place}"
@@ -58,7 +60,7 @@ def draw(name: str, label: str, paint: Callable[[Any], None], size: tuple[float,
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
-    out, style = io.StringIO(), dict[Any, Any](STYLE) | {"svg.hashsalt": name}
+    out, style = io.StringIO(), dict[Any, Any](STYLE) | {"svg.hashsalt": name, "font.family": wide.families()}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks: the page's font has them
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -82,8 +84,9 @@ def label_points(axes: Any, points: Sequence[tuple[str, float, float]], size: fl
     taken: list[Box] = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for x, y in dots]
     inside: Box = tuple(axes.get_window_extent().extents)
     for (name, x, y), dot in sorted(zip(points, dots, strict=True), key=lambda one: -one[1][1]):
-        # the page's font is not known here; 0.62 of its size is a wide letter
-        width, height = 0.62 * size * len(name) * unit, 1.25 * size * unit
+        # the page's font is not known here; 0.62 of its size is a wide letter, and a Chinese one is as wide as it is high
+        letters = sum(1.0 if wide.is_wide(letter) else 0.62 for letter in name)
+        width, height = letters * size * unit, 1.25 * size * unit
         away = [(far, _beside(dot, side, (7 + far) * unit, width, height)) for far in range(0, 90, 6) for side in SIDES]
         far, at = next((one for one in away if _is_free(one[1], inside, taken)), away[0])
         taken.append(at)

@@ -12,10 +12,11 @@ from typing import Any
 from pipeline import commands
 from pipeline.artifacts import manifest
 from pipeline.artifacts.files import write_text
-from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.manifest import Manifest, noted
 from pipeline.artifacts.ownership import MANIFEST
 from pipeline.artifacts.run import Run
 from pipeline.graph import STAGES
+from pipeline.language import fixed, named, phrase, recognised
 from pipeline.pages.common import page_template
 from pipeline.pages.visible import visible
 
@@ -37,21 +38,21 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
         "next_sentence_accuracy_after": "next sentences told from others",
     },
     "data": {
-        "demonstrations_train": "demonstrations to learn from",
-        "rankings_train": "rankings to learn from",
-        "judgements_train": "judgements to learn from",
-        "prompts_train": "prompts to learn from",
-        "prompts_eval": "prompts held out",
-        "rejected": "rows rejected",
+        "demonstrations_train": fixed("demonstrations to learn from"),
+        "rankings_train": fixed("rankings to learn from"),
+        "judgements_train": fixed("judgements to learn from"),
+        "prompts_train": fixed("prompts to learn from"),
+        "prompts_eval": fixed("prompts held out"),
+        "rejected": fixed("rows rejected"),
     },
     "sft": {
-        "loss_before": "held-out loss before",
-        "loss_after": "held-out loss after",
-        "eos_rate": "answers that end by themselves",
+        "loss_before": fixed("held-out loss before"),
+        "loss_after": fixed("held-out loss after"),
+        "eos_rate": fixed("answers that end by themselves"),
     },
     "reward": {
-        "pairwise_accuracy": "held-out pairs ordered as people did",
-        "length_accuracy": "the same by length alone",
+        "pairwise_accuracy": fixed("held-out pairs ordered as people did"),
+        "length_accuracy": fixed("the same by length alone"),
     },
     "reward_encoder": {
         "pairwise_accuracy": "held-out pairs ordered as people did",
@@ -59,12 +60,12 @@ FIGURES: Mapping[str, Mapping[str, str]] = {
         "beside_agreement": "pairs that both order alike",
     },
     "ppo": {
-        "objective/scores": "reward of the last training batch",
-        "objective/kl": "KL to sft of the last training batch, nats",
-        "completions/mean_length": "tokens an answer",
-        "completions/eos_rate": "answers that end by themselves",
+        "objective/scores": fixed("reward of the last training batch"),
+        "objective/kl": fixed("KL to sft of the last training batch, nats"),
+        "completions/mean_length": fixed("tokens an answer"),
+        "completions/eos_rate": fixed("answers that end by themselves"),
     },
-    "compare": {"prompts": "held-out prompts"},
+    "compare": {"prompts": fixed("held-out prompts")},
 }
 """Of each stage, the figures that are shown, in plain words; a baseline's are those of ppo and sft that it has."""
 
@@ -97,7 +98,11 @@ def write(run: Run) -> Path:
     page = page_template("index.html.j2").render(
         run=run.name,
         entries=found,
-        answers=[(one.folder, one.said) for one in found if one.folder.startswith("compare") and one.said],
+        answers=[
+            (one.folder, _own(folder / one.folder, "report.html") or "report.html", one.said)
+            for one in found
+            if one.folder.startswith("compare") and one.said
+        ],
         inspections=[path.name for path in inside][::-1],
         look=commands.commands(run.name, {"inspect": (given | {"options": [("PROMPT", "A funny")]}, 1)}),
     )
@@ -163,7 +168,7 @@ def _when(path: Path) -> float:
 
 def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:
     stage = _stage_of(folder)
-    told = STAGES[stage].help
+    told = phrase(STAGES[stage].help)
     entry = Entry(folder, told, commands.commands(run.name, {stage: (given, 1)}))
     place = run.root / run.name / folder
     try:
@@ -171,7 +176,7 @@ def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:
     except (OSError, ValueError):  # not there, or not one of ours: who opens it as a parent says so
         return entry
     doubts = tuple(
-        f"{one['name']} {_number(one['figure'])} ({one['threshold']}){': ' + one['why'] if one.get('why') else ''}"
+        _doubt(one["name"], _number(one["figure"]), one["threshold"], one.get("why") or "")
         for one in found.gate["checks"]
         if one["result"] != "pass"
     )
@@ -180,18 +185,31 @@ def _entry(run: Run, folder: str, given: dict[str, Any]) -> Entry:
         told,
         entry.command,
         gate=found.gate["result"],
-        said=visible(str(found.notes.get("answer") or found.notes.get("verdict") or "")),
+        said=visible(noted(found, "answer") or noted(found, "verdict")),
         figures=_figures(found),
         doubts=doubts,
-        pages=tuple(name for name in PAGES if (place / name).is_file()),
+        pages=tuple(own for name in PAGES if (own := _own(place, name)) is not None),
         finished=found.finished[:16].replace("T", " "),
     )
+
+
+def _doubt(name: str, figure: str, threshold: str, why: str) -> str:
+    """A check of a gate in words; they lie in the manifest in English."""
+    told = {"name": recognised(name), "figure": figure, "threshold": recognised(threshold)}
+    if not why:
+        return phrase("{name} {figure} ({threshold})", **told)
+    return phrase("{name} {figure} ({threshold}): {why}", **told, why=recognised(why))
+
+
+def _own(place: Path, name: str) -> str | None:
+    """The page of that name in the language that is spoken; in English where there is no other, None where there is none."""
+    return next((one for one in (named(name), name) if (place / one).is_file()), None)
 
 
 def _figures(found: Manifest) -> tuple[tuple[str, str], ...]:
     wanted = FIGURES.get(found.stage) or {**FIGURES["sft"], **FIGURES["reward"], **FIGURES["ppo"]}
     return tuple(
-        (words, f"{found.metrics[name]:.1%}" if name.endswith(SHARES) else _number(found.metrics[name]))
+        (phrase(words), f"{found.metrics[name]:.1%}" if name.endswith(SHARES) else _number(found.metrics[name]))
         for name, words in wanted.items()
         if name in found.metrics
     )

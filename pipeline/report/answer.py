@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.comparison.pairing import ByKey, Opinion, judged
+from pipeline.language import fixed, phrase
 from pipeline.report.findings import Report
 from pipeline.report.passes import ALL, FIRST
 from pipeline.report.sentences import counted, reading
 from pipeline.report.verdict import judges_of, origins_of
 
-PLAIN = {"base": "the original", "sft": "its fine-tuned start", "few_shot": "the original with examples"}
-YES, NO, OPEN = "Yes", "No", "Cannot tell"
+PLAIN = {
+    "base": fixed("the original"),
+    "sft": fixed("its fine-tuned start"),
+    "few_shot": fixed("the original with examples"),
+}
+YES, NO, OPEN = map(fixed, ("Yes", "No", "Cannot tell"))
 BARS = 3
 BADGE = 44  # characters of a warning's short form
 EXAMPLE = 220  # characters of a text of the example
@@ -37,7 +42,7 @@ class Answer:
     other: str
 
     def __str__(self) -> str:
-        return f"{self.word}. {self.why}"
+        return phrase("{word}. {why}", word=phrase(self.word), why=self.why)
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,20 @@ def answer(report: Report) -> Answer:
     those to it, and else cannot tell. What a judge prefers is what the verdict says of it, further training seeds included."""
     origins, judges = origins_of(report), judges_of(report)
     if not origins:
-        return Answer(OPEN, "There is no other model to compare with.", "")
+        return Answer(OPEN, phrase("There is no other model to compare with."), "")
     if not judges:
-        why = "Only the reward that training optimised judged, and it is no independent judge."
+        why = phrase("Only the reward that training optimised judged, and it is no independent judge.")
         return Answer(OPEN, why, origins[0])
     claims = {
         other: {_claim(report, judge, other) for judge in judges if judge in _pair(report, other)} for other in origins
     }
     for other, said in claims.items():
         if said == {"worse"}:
-            return Answer(NO, f"{_won(report, other, 'only ')}.", other)
+            return Answer(NO, phrase("{won}.", won=_won(report, other, only=True)), other)
     for other, said in claims.items():
         if said != {"better"}:
             return Answer(OPEN, _open(report, other, said), other)
-    return Answer(YES, f"{_won(report, origins[0])}.", origins[0])
+    return Answer(YES, phrase("{won}.", won=_won(report, origins[0])), origins[0])
 
 
 def bars(report: Report) -> list[Bar]:
@@ -125,14 +130,16 @@ def badges(report: Report) -> list[str]:
 def share_in_words(rate: float) -> str:
     """0.76 is "about 3 of 4". Never on the other side of ½, and neither none nor all where it is not just that."""
     if rate in (0, 1):
-        return "all" if rate else "none of the"
+        return phrase("all") if rate else phrase("none of the")
     for parts, near in _PARTS.items():
         count = round(rate * parts)
         away = abs(rate - count / parts)
         same_side = (2 * count > parts) == (rate > 0.5) and (2 * count < parts) == (rate < 0.5)
         if 0 < count < parts and away <= near and same_side:
-            return f"{'about ' if away > _EXACT else ''}{count} of {parts}"
-    return f"{rate:.1%} of the"
+            if away > _EXACT:
+                return phrase("about {count} of {parts}", count=count, parts=parts)
+            return phrase("{count} of {parts}", count=count, parts=parts)
+    return phrase("{rate:.1%} of the", rate=rate)
 
 
 def _pair(report: Report, other: str) -> dict[str, dict[str, Any]]:
@@ -149,44 +156,53 @@ def _claim(report: Report, judge: str, other: str) -> str:
 
 def _open(report: Report, other: str, said: set[str]) -> str:
     if report.identical.get(other) == 1:
-        return f"Its answers are the very same as those of {_plain(other)}."
+        return phrase("Its answers are the very same as those of {other}.", other=_plain(other))
     if {"better", "worse"} <= said:
-        return f"The judges contradict each other on whether it is better than {_plain(other)}."
+        return phrase("The judges contradict each other on whether it is better than {other}.", other=_plain(other))
     if said == {"too few prompts"}:
-        return f"Only {counted(report.prompts, 'prompt')}: too few to tell it from {_plain(other)}."
+        few = counted(report.prompts, "prompt")
+        return phrase("Only {prompts}: too few to tell it from {other}.", prompts=few, other=_plain(other))
     if len(said) > 1:
-        return f"Not every judge finds it {'better' if 'better' in said else 'worse'} than {_plain(other)}."
-    preferred = _won(report, other)
+        if "better" in said:
+            return phrase("Not every judge finds it better than {other}.", other=_plain(other))
+        return phrase("Not every judge finds it worse than {other}.", other=_plain(other))
+    won = _won(report, other)
     raw = {reading(_pair(report, other)[judge]) for judge in judges_of(report) if judge in _pair(report, other)}
     if raw != said:
-        return f"{preferred}, but another training seed could turn that round."
-    return f"{preferred}, which chance alone could give."
+        return phrase("{won}, but another training seed could turn that round.", won=won)
+    return phrase("{won}, which chance alone could give.", won=won)
 
 
-def _won(report: Report, other: str, only: str = "") -> str:
+def _won(report: Report, other: str, only: bool = False) -> str:
     """How often the most trusted judge prefers the main model's answers, or finds them right."""
     pair = _pair(report, other)
     judge = next(judge for judge in judges_of(report) if judge in pair)
     if judge in report.passes:
         models = report.passes[judge]["tasks"][ALL]["models"]
         own, theirs = (models[name][FIRST]["mean"] for name in (report.main, other))
-        return f"Right in {only}{own:.1%} of its answers, {_plain(other)} in {theirs:.1%}"
-    return f"Preferred to {_plain(other)} in {only}{share_in_words(pair[judge]['win_rate'])} answers"
+        told = {"own": own, "other": _plain(other), "theirs": theirs}
+        if only:
+            return phrase("Right in only {own:.1%} of its answers, {other} in {theirs:.1%}", **told)
+        return phrase("Right in {own:.1%} of its answers, {other} in {theirs:.1%}", **told)
+    share = share_in_words(pair[judge]["win_rate"])
+    if only:
+        return phrase("Preferred to {other} in only {share} answers", other=_plain(other), share=share)
+    return phrase("Preferred to {other} in {share} answers", other=_plain(other), share=share)
 
 
 def _plain(other: str) -> str:
-    return PLAIN.get(other, other)
+    return phrase(PLAIN[other]) if other in PLAIN else other
 
 
 def _of_sign(name: str, figure: str) -> str:
-    whole = f"{name}: {figure}"
+    whole = phrase("{name}: {figure}", name=name, figure=figure)
     return whole if len(whole) <= BADGE else name
 
 
 def _beginning(text: str) -> str:
-    start = re.split(r": | \(|, |\. ", text, maxsplit=1)[0].rstrip(".")
+    start = re.split(r": | \(|, |\. |[：（，。]", text, maxsplit=1)[0].rstrip(".")
     return start if len(start) <= BADGE else f"{start[: BADGE - 1].rstrip()}…"
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= EXAMPLE else f"{text[:EXAMPLE]} … (cut here)"
+    return text if len(text) <= EXAMPLE else f"{text[:EXAMPLE]}{phrase(' … (cut here)')}"

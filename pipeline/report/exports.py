@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from pipeline.comparison.pairing import Opinion, judged, paired, reference_of
+from pipeline.language import LANGUAGES, named, spoken
 from pipeline.pages.common import require_finite, to_json
 from pipeline.redaction import redacted, redacted_in
 from pipeline.report import page, passes, seed_spread
@@ -21,6 +22,7 @@ from pipeline.report.sentences import counted, ends, reading
 
 FILES = (
     "report.html",
+    "report.zh.html",
     "report.json",
     "report.csv",
     "report.md",
@@ -46,8 +48,11 @@ def write(
     require_finite(report.to_json(), "report")
     for index, row in enumerate(samples):
         require_finite(row, f"samples[{index}]")
-    pages = {
-        "report.html": _text(page.html(report, samples, opinions, table(report), evaluations)),
+    pages = {}
+    for language in LANGUAGES:
+        with spoken(language):
+            pages[named("report.html")] = _text(page.html(report, samples, opinions, table(report), evaluations))
+    pages |= {
         "report.json": _bytes(to_json(redacted_in(report.to_json()), indent=2) + "\n"),
         "report.csv": _text(table(report)),
         "report.md": _text(markdown(report)),

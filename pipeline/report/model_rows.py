@@ -4,25 +4,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.language import fixed, phrase
 from pipeline.report.findings import Figures, Report
 
 Cell = tuple[str, str]  # a figure and, small under it, its 95% interval
 LABELS = {
-    "verifier": "a check of the answer against the row's own, right or wrong",
-    "optimised": "the reward that was optimised",
-    "independent": "an independent judge",
-    "gold": "a gold reward model that training never saw",
-    "human": "people",
-    "LLM": "a language model",
+    "verifier": fixed("a check of the answer against the row's own, right or wrong"),
+    "optimised": fixed("the reward that was optimised"),
+    "independent": fixed("an independent judge"),
+    "gold": fixed("a gold reward model that training never saw"),
+    "human": fixed("people"),
+    "LLM": fixed("a language model"),
 }
 KNOWN = {
-    "vader": "a sentiment lexicon, −1 to 1",
-    "chinese_sentiment": "a classifier of review sentiment, the probability of a positive review",
+    "vader": fixed("a sentiment lexicon, −1 to 1"),
+    "chinese_sentiment": fixed("a classifier of review sentiment, the probability of a positive review"),
 }  # judges by name
 _SHARES = (
-    ("eos_rate", "EOS rate", "completions the model ended by itself"),
-    ("repetition_4", "4-gram repetition", "runs of four {runs_of} of a completion seen in it before"),
-    ("refusals", "refusals", "completions that open with a phrase of refusal"),
+    ("eos_rate", fixed("EOS rate"), fixed("completions the model ended by itself")),
+    ("repetition_4", fixed("4-gram repetition"), fixed("runs of four {runs_of} of a completion seen in it before")),
+    ("refusals", fixed("refusals"), fixed("completions that open with a phrase of refusal")),
 )
 
 
@@ -51,7 +52,8 @@ def in_order(report: Report) -> list[str]:
 
 def said_of(report: Report, judge: str) -> str:
     """What a reader must know of a judge."""
-    return LABELS[report.panel[judge].label] + (f": {KNOWN[judge]}" if judge in KNOWN else "")
+    label = phrase(LABELS[report.panel[judge].label])
+    return phrase("{label}: {what}", label=label, what=phrase(KNOWN[judge])) if judge in KNOWN else label
 
 
 def quality(report: Report) -> Group:
@@ -72,10 +74,14 @@ def price(report: Report) -> Group:
         report,
         "",
         [
-            ("KL to sft", _kl_note(report), _kl),
-            ("length", "tokens a completion", _of_interval("length", 1)),
-            ("length drift", f"times as much as {_reference(report)}", _drift),
-            ("perplexity, plain text", "the alignment tax: what other text has become", _plain("perplexity_plain", 1)),
+            (phrase("KL to sft"), _kl_note(report), _kl),
+            (phrase("length"), phrase("tokens a completion"), _of_interval("length", 1)),
+            (phrase("length drift"), phrase("times as much as {other}", other=_reference(report)), _drift),
+            (
+                phrase("perplexity, plain text"),
+                phrase("the alignment tax: what other text has become"),
+                _plain("perplexity_plain", 1),
+            ),
         ],
     )
 
@@ -83,25 +89,39 @@ def price(report: Report) -> Group:
 def details(report: Report) -> list[Group]:
     """All other figures, to be folded."""
     writing: list[tuple[str, str, Callable[[Figures], Cell | None]]] = [
-        (name, note.format(runs_of=report.runs_of), _share(key)) for key, name, note in _SHARES
+        (phrase(name), phrase(note, runs_of=phrase(report.runs_of)), _share(key)) for key, name, note in _SHARES
     ]
-    writing.append(("entropy", "nats a token: how undecided the model is about what to say next", _entropy))
-    writing.append(
-        ("distinct-2", f"different pairs of neighbouring {report.runs_of} among all pairs", _plain("distinct_2", 2))
-    )
+    undecided = phrase("nats a token: how undecided the model is about what to say next")
+    writing.append((phrase("entropy"), undecided, _entropy))
+    pairs = phrase("different pairs of neighbouring {runs_of} among all pairs", runs_of=phrase(report.runs_of))
+    writing.append((phrase("distinct-2"), pairs, _plain("distinct_2", 2)))
     groups = [
-        _group(report, "How it writes", writing),
+        _group(report, phrase("How it writes"), writing),
         _group(
             report,
-            "How near it is to people's texts",
-            [("perplexity", "surprise at held-out demonstrations; lower is closer", _plain("perplexity", 1))],
+            phrase("How near it is to people's texts"),
+            [
+                (
+                    phrase("perplexity"),
+                    phrase("surprise at held-out demonstrations; lower is closer"),
+                    _plain("perplexity", 1),
+                )
+            ],
         ),
         _group(
             report,
-            "What sampling cost",
+            phrase("What sampling cost"),
             [
-                ("tokens for an answer", "sampled, those not chosen too", _plain("tokens_per_answer", 1)),
-                ("tokens for training", "sampled while it was trained", _plain("training_tokens_sampled", 0)),
+                (
+                    phrase("tokens for an answer"),
+                    phrase("sampled, those not chosen too"),
+                    _plain("tokens_per_answer", 1),
+                ),
+                (
+                    phrase("tokens for training"),
+                    phrase("sampled while it was trained"),
+                    _plain("training_tokens_sampled", 0),
+                ),
             ],
         ),
     ]
@@ -127,9 +147,11 @@ def _is_zero(cell: Cell) -> bool:
 
 def _kl_note(report: Report) -> str:
     """KL is measured at two places; the other one is named where it is known."""
-    note = "nats a completion to these prompts: how far from sft the model is"
+    note = phrase("nats a completion to these prompts: how far from sft the model is")
     last = report.curves.get("KL to sft")
-    return note if not last else f"{note} (the last batch of training: {number(last[-1], 1)})"
+    if not last:
+        return note
+    return phrase("{note} (the last batch of training: {kl})", note=note, kl=number(last[-1], 1))
 
 
 def _reference(report: Report) -> str:
@@ -139,13 +161,13 @@ def _reference(report: Report) -> str:
 
 def _kl(own: Figures) -> Cell | None:
     if own.kl_bound is not None:
-        return f"≤ {number(own.kl_bound, 1)}", "bound"
+        return f"≤ {number(own.kl_bound, 1)}", phrase("bound")
     return None if own.kl is None else _mean(own.kl, own.intervals.get("kl"), 1)
 
 
 def _drift(own: Figures) -> Cell | None:
     found = own.length_drift
-    return None if not found else (number(found["ratio"]), f"{number(found['low'])} to {number(found['high'])}")
+    return None if not found else (number(found["ratio"]), to(number(found["low"]), number(found["high"])))
 
 
 def _entropy(own: Figures) -> Cell | None:
@@ -174,12 +196,16 @@ def _share(key: str) -> Callable[[Figures], Cell | None]:
 
 
 def _as_share(found: Mapping[str, float]) -> Cell:
-    return f"{found['mean']:.1%}", f"{found['low']:.1%} to {found['high']:.1%}"
+    return f"{found['mean']:.1%}", to(f"{found['low']:.1%}", f"{found['high']:.1%}")
 
 
 def _mean(value: float, interval: Mapping[str, Any] | None, digits: int) -> Cell:
-    ends = "" if interval is None else f"{number(interval['low'], digits)} to {number(interval['high'], digits)}"
+    ends = "" if interval is None else to(number(interval["low"], digits), number(interval["high"], digits))
     return number(value, digits), ends
+
+
+def to(low: str, high: str) -> str:
+    return phrase("{low} to {high}", low=low, high=high)
 
 
 def number(value: float, digits: int = 2) -> str:

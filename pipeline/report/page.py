@@ -7,6 +7,7 @@ only one that may run: the page's policy names its hash.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,15 +15,18 @@ from markupsafe import Markup
 
 from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
 from pipeline.graph import NOTES
+from pipeline.language import language_now, phrase, retold
 from pipeline.pages.common import page_template, to_json
 from pipeline.report import answer as ten_seconds
-from pipeline.report import model_rows
+from pipeline.report import model_rows, seed_spread
 from pipeline.report.curves import Evaluations
 from pipeline.report.findings import Report
 from pipeline.report.passes import points
 from pipeline.report.plots import figures
-from pipeline.report.sentences import ends, reading
-from pipeline.report.slices import by_language
+from pipeline.report.sentences import ends, joined, reading
+from pipeline.report.signs import signs
+from pipeline.report.slices import by_language, name_of_slice
+from pipeline.report.verdict import verdict, warnings
 
 BROWSER_BYTES = 1_200_000  # of the example browser's data: leaves room for all else below 2 MB
 CAPS = (4000, 2000, 1000, 500, 300, 200, 140)  # characters of a text, the first that fits
@@ -36,7 +40,8 @@ def html(
     csv: str,
     evaluations: Evaluations | None = None,
 ) -> str:
-    """The page as text; the same input gives the same page."""
+    """The page as text, in the language that is spoken; the same input gives the same page."""
+    report = told_again(report)
     rows = paired(list(samples), dict.fromkeys(report.models, {}))
     browser, cut = _browser(report, rows, opinions)
     script = Markup(page_template("report.js.j2").render())  # ours, without any value in it
@@ -59,7 +64,8 @@ def html(
         reading=reading,
         ends=ends,
         points=points,
-        notes=NOTES,
+        notes={name: phrase(note) for name, note in NOTES.items()},
+        name_of_slice=name_of_slice,
         figures=figures(report),
         script=script,
         digest=digest,
@@ -69,6 +75,17 @@ def html(
         browser=_inline(browser),
         downloads=_inline({"report.json": to_json(report.to_json(), indent=1), "report.csv": csv}),
     )
+
+
+def told_again(report: Report) -> Report:
+    """The report with its sentences in the language that is spoken: all are made anew of its figures, but for what judges said of
+    themselves, which comes first among the warnings."""
+    if language_now() == "en":
+        return report
+    own = warnings(report)
+    others = report.warnings[: len(report.warnings) - len(own)]
+    told = phrase(" ").join([verdict(report), *seed_spread.sentences(report)])
+    return replace(report, verdict=told, signs=signs(report), warnings=[*map(retold, others), *own])
 
 
 def _inline(value: Any) -> Markup:
@@ -81,7 +98,7 @@ def _inline(value: Any) -> Markup:
 
 def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else to_json(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} … (cut here)"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}{phrase(' … (cut here)')}"
 
 
 def _browser(report: Report, rows: ByKey, opinions: Sequence[Opinion]) -> tuple[dict[str, Any], str]:
@@ -111,11 +128,19 @@ def _cut(rows: ByKey, keys: Sequence[tuple[str, int]], cap: int) -> str:
     texts = [own[key]["completion"] for own in rows.values() for key in keys]
     texts += [next(iter(rows.values()))[key]["prompt"] for key in keys]
     long = sum(len(text) > cap for text in texts)
-    said = [] if not long else [f"{long} of {len(texts)} texts are cut after {cap} characters"]
+    said = []
+    if long:
+        said.append(
+            phrase("{long} of {texts} texts are cut after {cap} characters", long=long, texts=len(texts), cap=cap)
+        )
     total = len(next(iter(rows.values())))
     if len(keys) < total:
-        said.append(f"{len(keys)} of {total} samples of each model are here, spread evenly")
-    return f"To keep this page small, {' and '.join(said)}; samples.jsonl has everything." if said else ""
+        said.append(
+            phrase("{here} of {total} samples of each model are here, spread evenly", here=len(keys), total=total)
+        )
+    if not said:
+        return ""
+    return phrase("To keep this page small, {what}; samples.jsonl has everything.", what=joined(said))
 
 
 def _data(
@@ -130,7 +155,11 @@ def _data(
         if place[key[0]] == len(prompts):
             row = first[key]
             told = {"tag": row.get("tag"), "source": row.get("source"), "language": languages[key]}
-            slices = [f"{name}: {value}" for name, value in told.items() if value]
+            slices = [
+                phrase("{name}: {figure}", name=phrase(name), figure=name_of_slice(name, value))
+                for name, value in told.items()
+                if value
+            ]
             prompts.append({"id": key[0], "text": row["prompt"][:cap], "cut": len(row["prompt"]) > cap, "in": slices})
     return {
         "main": report.main,

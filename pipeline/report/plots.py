@@ -5,22 +5,25 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.language import fixed, phrase, phrases
 from pipeline.pages.drawing import ACCENT, BAD, EVEN, GOOD, SOFT, TEXT, Figure, draw, label_points
 from pipeline.report.findings import Report
 from pipeline.report.model_rows import said_of
 from pipeline.report.ranking_models import elo
 from pipeline.report.sentences import ends, reading
+from pipeline.report.slices import name_of_slice
 
 _LINES = (ACCENT, GOOD, BAD, SOFT, TEXT)
 PANEL = (2.5, 1.75)  # inches, of one curve of training
 CURVE_NOTES = {
-    "reward": "mean score of a completion",
-    "KL to sft": "nats a completion, so far from sft",
-    "entropy": "nats a token, how undecided the policy is",
-    "length": "tokens a completion",
-    "clip fraction": "share of tokens whose change was held back",
-    "value explained": "share of the returns' variance that the critic foresaw, 1 at best",
+    fixed("reward"): fixed("mean score of a completion"),
+    fixed("KL to sft"): fixed("nats a completion, so far from sft"),
+    fixed("entropy"): fixed("nats a token, how undecided the policy is"),
+    fixed("length"): fixed("tokens a completion"),
+    fixed("clip fraction"): fixed("share of tokens whose change was held back"),
+    fixed("value explained"): fixed("share of the returns' variance that the critic foresaw, 1 at best"),
 }
+KINDS = tuple(map(fixed, ("model", "bound", "training")))  # of points of a frontier
 FEW = 3  # evaluations below which no line is drawn through them
 _SLICES = 16  # drawn; the table has all
 
@@ -42,7 +45,7 @@ def figures(report: Report) -> list[Figure]:
 
 
 def _named(report: Report, judge: str) -> str:
-    return f"{judge}, {said_of(report, judge)}"
+    return phrase("{judge}, {what}", judge=judge, what=said_of(report, judge))
 
 
 def _ranking(report: Report, judge: str, place: int) -> Figure:
@@ -57,33 +60,38 @@ def _ranking(report: Report, judge: str, place: int) -> Figure:
                 axes.plot([own["low"], own["high"]], [height, height], color=colour, linewidth=3)
             axes.plot([own["score"]], [height], "o", color=colour)
         axes.set_yticks(range(len(names)), [_short(name) for name in names])
-        axes.set_xlabel("Bradley–Terry score (log-odds)")
+        axes.set_xlabel(phrase("Bradley–Terry score (log-odds)"))
         axes.margins(y=0.1)
 
-    note = "All models against each other; odds of two models are e to the difference of their scores. Bars are 95% intervals."
+    note = phrase(
+        "All models against each other; odds of two models are e to the difference of their scores. Bars are 95% intervals."
+    )
     if len(found["groups"]) > 1:
         groups = " | ".join(", ".join(group) for group in found["groups"])
-        note += f" No intervals: nobody of one group was ever beaten by another ({groups}), so distances between them are not known."
+        note += phrase(
+            " No intervals: nobody of one group was ever beaten by another ({groups}), so distances between them are not known.",
+            groups=groups,
+        )
     elif found["prior_share"] > 0.025:
-        note += " Some model is nearly unbeaten: read the outer ends as “at least so far”."
-    columns = ("model", "score", "low", "high", "Elo (mean 1000)")
+        note += phrase(" Some model is nearly unbeaten: read the outer ends as “at least so far”.")
+    columns = phrases("model", "score", "low", "high", "Elo (mean 1000)")
     rows = [
         (name, own["score"], own["low"], own["high"], round(elo(own["score"]))) for name, own in found["models"].items()
     ]
     size = (4.4, 0.9 + 0.34 * len(names))
-    title = f"Ranking by {_named(report, judge)}"
+    title = phrase("Ranking by {judge}", judge=_named(report, judge))
     return Figure(title, note, draw(f"ranking-{place}", title, paint, size), columns, rows)
 
 
 def _frontier(report: Report, judge: str, place: int) -> Figure:
     points = [point for point in report.frontier if judge in point.scores]
-    of = {kind: [p for p in points if p.kind == kind] for kind in ("model", "bound", "training")}
+    of = {kind: [p for p in points if p.kind == kind] for kind in KINDS}
 
     def paint(axes: Any) -> None:
         for kind, colour, style in (("training", SOFT, ".-"), ("bound", GOOD, "s--")):
             own = sorted(of[kind], key=lambda p: (p.step or 0) if kind == "training" else p.kl)
             if own:
-                label = "ppo over training" if kind == "training" else "best of n, at most this KL"
+                label = phrase("ppo over training") if kind == "training" else phrase("best of n, at most this KL")
                 xs, ys = [p.kl for p in own], [p.scores[judge]["mean"] for p in own]
                 axes.plot(xs, ys, style if len(own) >= FEW or kind == "bound" else style[0], color=colour, label=label)
         for point in [*of["model"], *of["bound"]]:
@@ -91,21 +99,26 @@ def _frontier(report: Report, judge: str, place: int) -> Figure:
             if point.kind == "model":
                 axes.plot([point.kl] * 2, [score["low"], score["high"]], color=colour, linewidth=1)
                 axes.plot([point.kl], [score["mean"]], "o", color=colour)
-        axes.set_xlabel("KL to sft, nats a completion")
-        axes.set_ylabel(f"mean by {_short(judge)}")
+        axes.set_xlabel(phrase("KL to sft, nats a completion"))
+        axes.set_ylabel(phrase("mean by {judge}", judge=_short(judge)))
         if of["training"] or of["bound"]:
             axes.legend(loc="lower right")
         named = [(_short(p.name), p.kl, p.scores[judge]["mean"]) for p in (*of["model"], *of["bound"])]
         label_points(axes, named)
 
-    title = f"What the KL buys, by {_named(report, judge)}"
-    note = "Up and to the left is better: a higher score for less distance from sft. Lines are 95% intervals."
+    title = phrase("What the KL buys, by {judge}", judge=_named(report, judge))
+    note = phrase("Up and to the left is better: a higher score for less distance from sft. Lines are 95% intervals.")
     if of["bound"]:
-        note += " The KL of best of n is the bound log n − (n − 1)/n, not a measurement."
+        note += phrase(" The KL of best of n is the bound log n − (n − 1)/n, not a measurement.")
     if of["training"]:
-        note += " Over training: ppo's own evaluation prompts, so its end need not meet ppo's dot, and the KL of that step's rollouts."
-    columns = ("point", "kind", "step", "KL", "mean", "low", "high")
-    rows = [(p.name, p.kind, p.step, p.kl, *(p.scores[judge][end] for end in ("mean", "low", "high"))) for p in points]
+        note += phrase(
+            " Over training: ppo's own evaluation prompts, so its end need not meet ppo's dot, and the KL of that step's rollouts."
+        )
+    columns = phrases("point", "kind", "step", "KL", "mean", "low", "high")
+    rows = [
+        (p.name, phrase(p.kind), p.step, p.kl, *(p.scores[judge][end] for end in ("mean", "low", "high")))
+        for p in points
+    ]
     return Figure(title, note, draw(f"frontier-{place}", title, paint), columns, rows)
 
 
@@ -116,17 +129,21 @@ def _curves(curves: Mapping[str, Sequence[float]]) -> Figure:
     def panel(place: int, name: str) -> Markup:
         def paint(axes: Any) -> None:
             axes.plot(steps, curves[name], ".-", color=_LINES[place % len(_LINES)], markersize=4)
-            axes.set_title(name, loc="left", fontsize=9)
+            axes.set_title(phrase(name), loc="left", fontsize=9)
 
-        return draw(f"curve-{place}", f"{name} at each step of ppo", paint, PANEL)
+        return draw(f"curve-{place}", phrase("{name} at each step of ppo", name=phrase(name)), paint, PANEL)
 
     panels = Markup("").join(panel(place, name) for place, name in enumerate(drawn))
     rows = [(int(step), *(curves[name][at] for name in drawn)) for at, step in enumerate(steps)]
-    note = "Every step of ppo's own log, on the completions that it sampled to learn from. " + " ".join(
-        f"{name[0].upper()}{name[1:]}: {CURVE_NOTES[name]}." for name in drawn
+    note = phrase("Every step of ppo's own log, on the completions that it sampled to learn from. ")
+    note += phrase(" ").join(
+        phrase("{name}: {what}.", name=f"{own[0].upper()}{own[1:]}", what=phrase(CURVE_NOTES[name]))
+        for name in drawn
+        if (own := phrase(name))
     )
-    title = "Training, step by step"
-    return Figure(title, note, Markup('<div class="panels">{}</div>').format(panels), ("step", *drawn), rows)
+    columns = phrases("step", *drawn)
+    title = phrase("Training, step by step")
+    return Figure(title, note, Markup('<div class="panels">{}</div>').format(panels), columns, rows)
 
 
 def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
@@ -137,7 +154,7 @@ def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
         for place, judge in enumerate(judges):
             colour, own = _LINES[place % len(_LINES)], [at["scores"][judge] for at in steps]
             optimised = judge == report.optimised
-            label = f"{_short(judge)}{' (optimised)' if optimised else ''}"
+            label = phrase("{judge} (optimised)", judge=_short(judge)) if optimised else _short(judge)
             means, low, high = ([s[end] for s in own] for end in ("mean", "low", "high"))
             if len(xs) < FEW:
                 axes.vlines(xs, low, high, color=colour, linewidth=1)
@@ -145,15 +162,21 @@ def _training(report: Report, steps: Sequence[Mapping[str, Any]]) -> Figure:
                 continue
             axes.plot(xs, means, "o--" if optimised else "o-", color=colour, label=label)
             axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_xlabel("step of ppo")
-        axes.set_ylabel("mean score")
+        axes.set_xlabel(phrase("step of ppo"))
+        axes.set_ylabel(phrase("mean score"))
         axes.legend()
 
-    title = "Over training: the optimised reward beside the other judges"
-    note = "Where the reward rises and the others fall, the reward is being gamed. ppo's evaluation prompts; bands are 95% intervals; judges have scales of their own."
+    title = phrase("Over training: the optimised reward beside the other judges")
+    note = phrase(
+        "Where the reward rises and the others fall, the reward is being gamed. ppo's evaluation prompts; bands are 95% intervals; judges have scales of their own."
+    )
     if len(steps) < FEW:
-        note += f" {len(steps)} evaluations make no curve: ppo.eval_steps asks for more, and the figure before this one has every step."
-    columns = ("step", "KL", *(f"{judge} {end}" for judge in judges for end in ("mean", "low", "high")))
+        note += phrase(
+            " {count} evaluations make no curve: ppo.eval_steps asks for more, and the figure before this one has every step.",
+            count=len(steps),
+        )
+    ends_of = [f"{judge} {end}" for judge in judges for end in phrases("mean", "low", "high")]
+    columns = (*phrases("step", "KL"), *ends_of)
     rows = [
         (at["step"], at["kl"], *(at["scores"][judge][end] for judge in judges for end in ("mean", "low", "high")))
         for at in steps
@@ -172,17 +195,20 @@ def _slices(report: Report, judge: str, cuts: Mapping[str, Any], place: int) -> 
                 axes.plot([100 * end for end in interval], [height, height], color=colour, linewidth=3)
             axes.plot([100 * own["win_rate"]], [height], "o", color=colour)
         axes.axvline(50, color=SOFT, linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(drawn)), [_short(name, 30) for _, name, _ in drawn])
+        axes.set_yticks(range(len(drawn)), [_short(name_of_slice(cut, name), 30) for cut, name, _ in drawn])
         axes.set_xlim(0, 100)
-        axes.set_xlabel("win rate, %")
+        axes.set_xlabel(phrase("win rate, %"))
 
-    title = f"{report.slices['pair']} by slice, by {_named(report, judge)}"
-    note = (
+    title = phrase("{pair} by slice, by {judge}", pair=report.slices["pair"], judge=_named(report, judge))
+    note = phrase(
         "Each slice's interval stands for itself: among twenty, one strays by chance. No bar: fewer than ten prompts."
     )
-    columns = ("cut", "slice", "prompts", "wins", "ties", "losses", "win rate", "low", "high", "reading")
+    columns = phrases("cut", "slice", "prompts", "wins", "ties", "losses", "win rate", "low", "high", "reading")
     counts = ("prompts", "wins", "ties", "losses", "win_rate", "low", "high")
-    table = [(cut, name, *(own[key] for key in counts), reading(own)) for cut, name, own in rows]
+    table = [
+        (phrase(cut), name_of_slice(cut, name), *(own[key] for key in counts), phrase(reading(own)))
+        for cut, name, own in rows
+    ]
     size = (4.4, 0.9 + 0.3 * len(drawn))
     return Figure(title, note, draw(f"slices-{place}", title, paint, size), columns, table)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data.schema import Ranking
 from pipeline.artifacts.files import read_rows, write_text
+from pipeline.language import LANGUAGES, fixed, named, phrase, phrases, spoken
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
@@ -34,7 +35,7 @@ def write(
     provenance: dict[str, Any],
     beside: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write report.html into `folder`, where metrics.jsonl of the training lies, and return the numbers that `detail` lacks. `beside` is what
+    """Write report.html, and report.zh.html in Chinese, into `folder`, where metrics.jsonl of the training lies, and return the numbers that `detail` lacks. `beside` is what
     `reward_beside.compared` says of this model and another one.
 
     detail: "held_out" [{"scores" (K,) raw floats, "lengths" (K,) tokens} a ranking], "calibration" as `calibration_error` gives it.
@@ -44,7 +45,9 @@ def write(
     if beside is not None:
         numbers["beside"] = beside
     require_finite(numbers, "evaluation")
-    write_text(folder / "report.html", page(numbers, detail["calibration"], provenance))
+    for language in LANGUAGES:
+        with spoken(language):
+            write_text(folder / named("report.html"), page(numbers, detail["calibration"], provenance))
     return numbers
 
 
@@ -140,14 +143,19 @@ def _mistakes(
 
 def verdict(overall: dict[str, Any]) -> str:
     """One sentence on the accuracy, which claims no more than its interval allows."""
-    said = f"On {overall['pairs']:,} held-out pairs of {overall['groups']:,} rankings the reward model orders {overall['mean']:.1%} as people do"
+    said: str = phrase(
+        "On {pairs:,} held-out pairs of {groups:,} rankings the reward model orders {mean:.1%} as people do",
+        **{"pairs": overall["pairs"], "groups": overall["groups"], "mean": overall["mean"]},
+    )
     if overall["low"] is None:
-        said += ", all alike or of too few rankings for an interval, so nothing can be concluded"
+        said += phrase(", all alike or of too few rankings for an interval, so nothing can be concluded")
     else:
-        said += f" (95% interval {100 * overall['low']:.1f} to {overall['high']:.1%})"
-        said += "" if overall["low"] > 0.5 else ", which is not shown to be more than a coin does"
-    said += f"; length alone orders {overall['length_only']:.1%} so"
-    return said + ("." if overall["human"] is None else f", and one person {overall['human']:.1%}.")
+        said += phrase(" (95% interval {low:.1f} to {high:.1%})", low=100 * overall["low"], high=overall["high"])
+        said += "" if overall["low"] > 0.5 else phrase(", which is not shown to be more than a coin does")
+    said += phrase("; length alone orders {share:.1%} so", share=overall["length_only"])
+    return said + (
+        phrase(".") if overall["human"] is None else phrase(", and one person {share:.1%}.", share=overall["human"])
+    )
 
 
 def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[str, Any]) -> str:
@@ -160,14 +168,23 @@ def page(numbers: dict[str, Any], calibration: dict[str, Any], provenance: dict[
         figures=figures(numbers, calibration),
         provenance=provenance,
         shown=_shown,
+        name_of=_name_of,
         level=LEVEL,
         few=metrics.MIN_GROUPS,
     )
 
 
 def _shown(text: str) -> str:
-    cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … (cut here)"
+    cut = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}{phrase(' … (cut here)')}"
     return visible(cut)
+
+
+def _name_of(cut: str, name: str) -> str:
+    """A slice as it is shown: one of ours in the language that is spoken, the ends of a range, or a tag or source as it is."""
+    if name in NAMES:
+        return phrase(name)
+    low, _, high = name.partition(" to ")
+    return phrase("{low} to {high}", low=low, high=high) if cut in RANGES and high else _shown(name)
 
 
 def figures(numbers: dict[str, Any], calibration: dict[str, Any]) -> list[Figure]:
@@ -181,50 +198,51 @@ def _reliability(numbers: dict[str, Any], calibration: dict[str, Any]) -> Figure
     most = max(b["count"] for b in bins)
 
     def paint(axes: Any) -> None:
-        axes.plot([0.5, 1], [0.5, 1], color=SOFT, linestyle="--", linewidth=1, label="as sure as right")
+        axes.plot([0.5, 1], [0.5, 1], color=SOFT, linestyle="--", linewidth=1, label=phrase("as sure as right"))
         axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=ACCENT)
         sizes = [12 + 90 * b["count"] / most for b in bins]
         axes.scatter([b["confidence"] for b in bins], [b["accuracy"] for b in bins], s=sizes, color=ACCENT)
-        axes.set(xlabel="confidence of the model", ylabel="accuracy", ylim=(-0.03, 1.03))
+        axes.set(xlabel=phrase("confidence of the model"), ylabel=phrase("accuracy"), ylim=(-0.03, 1.03))
         axes.legend(loc="lower right")
 
-    note = (
-        f"Mean gap between confidence and accuracy (ECE) {calibration['ece']:.3f}, Brier score {numbers['brier']:.3f} (a coin: 0.250). "
-        "Below the line the model is too sure; large dots are many pairs."
+    note = phrase(
+        "Mean gap between confidence and accuracy (ECE) {ece:.3f}, Brier score {brier:.3f} (a coin: 0.250). Below the line the model is "
+        "too sure; large dots are many pairs.",
+        **{"ece": calibration["ece"], "brier": numbers["brier"]},
     )
-    rows = [
-        [f"{b['low']:.2f} to {b['high']:.2f}", b["confidence"], b["accuracy"], b["count"]] for b in calibration["bins"]
-    ]
+    rows = [[_range(b["low"], b["high"]), b["confidence"], b["accuracy"], b["count"]] for b in calibration["bins"]]
     return Figure(
-        "Reliability",
+        phrase("Reliability"),
         note,
-        draw("reliability", "accuracy against confidence", paint),
-        ("confidence", "mean confidence", "accuracy", "pairs"),
+        draw("reliability", phrase("accuracy against confidence"), paint),
+        phrases("confidence", "mean confidence", "accuracy", "pairs"),
         rows,
     )
 
 
 def _scores(found: dict[str, Any]) -> Figure:
     def paint(axes: Any) -> None:
-        for name, colour in (("chosen", GOOD), ("rejected", BAD)):
+        for name, colour in ((fixed("chosen"), GOOD), (fixed("rejected"), BAD)):
             counts = np.array(found[name]) / max(sum(found[name]), 1)
             axes.stairs(counts, found["edges"], fill=True, alpha=0.25, color=colour)
-            axes.stairs(counts, found["edges"], color=colour, label=name, linewidth=1.6)
-        axes.set(xlabel="raw score", ylabel="share of completions")
+            axes.stairs(counts, found["edges"], color=colour, label=phrase(name), linewidth=1.6)
+        axes.set(xlabel=phrase("raw score"), ylabel=phrase("share of completions"))
         axes.legend()
 
-    note = f"Completions of the best and of the worst tier of their ranking; means {found['chosen_mean']:.2f} and {found['rejected_mean']:.2f}.".replace(
-        "-", "−"
+    chosen, rejected = (f"{found[f'{side}_mean']:.2f}".replace("-", "−") for side in ("chosen", "rejected"))
+    note = phrase(
+        "Completions of the best and of the worst tier of their ranking; means {chosen} and {rejected}.",
+        **{"chosen": chosen, "rejected": rejected},
     )
     rows = [
         [_range(a, b), c, r]
         for a, b, c, r in zip(found["edges"], found["edges"][1:], found["chosen"], found["rejected"], strict=False)
     ]
     return Figure(
-        "Scores of chosen and rejected",
+        phrase("Scores of chosen and rejected"),
         note,
-        draw("scores", "histogram of scores of chosen and rejected completions", paint),
-        ("raw score", "chosen", "rejected"),
+        draw("scores", phrase("histogram of scores of chosen and rejected completions"), paint),
+        phrases("raw score", "chosen", "rejected"),
         rows,
     )
 
@@ -241,39 +259,45 @@ def _margins(found: dict[str, Any]) -> Figure:
             linewidth=0.5,
         )
         axes.axvline(0, color=SOFT, linestyle="--", linewidth=1)
-        axes.set(xlabel="score of the better less the worse one", ylabel="pairs")
+        axes.set(xlabel=phrase("score of the better less the worse one"), ylabel=phrase("pairs"))
 
     rows = [[_range(a, b), n] for a, b, n in zip(found["edges"], found["edges"][1:], found["pairs"], strict=False)]
     return Figure(
-        "Margins",
-        "Left of 0 the model contradicts people.",
-        draw("margins", "histogram of score margins", paint),
-        ("margin", "pairs"),
+        phrase("Margins"),
+        phrase("Left of 0 the model contradicts people."),
+        draw("margins", phrase("histogram of score margins"), paint),
+        phrases("margin", "pairs"),
         rows,
     )
 
 
 def _training(rows: Sequence[dict[str, Any]]) -> Figure:
     told = [row for row in rows if "accuracy" in row]
-    name = "accuracy" if told else "loss"
+    name = fixed("accuracy") if told else fixed("loss")
 
     def paint(axes: Any) -> None:
         axes.plot([row["step"] for row in told or rows], [row[name] for row in told or rows], color=ACCENT, marker=".")
         if told:
             axes.axhline(0.5, color=SOFT, linestyle="--", linewidth=1)
             axes.set_ylim(min(0.4, *(row[name] for row in told)) if len(told) > 1 else 0, 1.02)
-        axes.set(xlabel="optimizer step", ylabel=name)
+        axes.set(xlabel=phrase("optimizer step"), ylabel=phrase(name))
 
     note = (
-        "Share of training pairs since the point before that the model ordered as people do, before it learned from them."
+        phrase(
+            "Share of training pairs since the point before that the model ordered as people do, before it learned from them."
+        )
         if told
-        else "The loss: this run's metrics.jsonl has no accuracy."
+        else phrase("The loss: this run's metrics.jsonl has no accuracy.")
     )
     table = [[row["step"], row.get("accuracy"), row["loss"]] for row in rows]
     return Figure(
-        "Over training", note, draw("training", f"{name} over training", paint), ("step", "accuracy", "loss"), table
+        phrase("Over training"),
+        note,
+        draw("training", phrase("{name} over training", name=phrase(name)), paint),
+        phrases("step", "accuracy", "loss"),
+        table,
     )
 
 
 def _range(low: float, high: float) -> str:
-    return f"{low:.2f} to {high:.2f}".replace("-", "−")
+    return phrase("{low} to {high}", low=f"{low:.2f}".replace("-", "−"), high=f"{high:.2f}".replace("-", "−"))

@@ -18,6 +18,7 @@ from pipeline.artifacts.files import weights_sha256
 from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Run
 from pipeline.comparison.pairing import Samples
+from pipeline.language import fixed, phrase
 from pipeline.report.findings import Report
 from pipeline.report.sentences import ends, reading, seeds_sentence
 from pipeline.settings.config import Config
@@ -141,10 +142,10 @@ def said(spread: Mapping[str, Any], outcome: Mapping[str, Any]) -> str:
 
 
 _CLAIMS = {
-    "better": "it is better than",
-    "worse": "it is worse than",
-    "no difference shown": "it shows no difference from",
-    "too few prompts": "there are too few prompts to tell it from",
+    "better": fixed("{told} Allowing for both, it is better than {other}."),
+    "worse": fixed("{told} Allowing for both, it is worse than {other}."),
+    "no difference shown": fixed("{told} Allowing for both, it shows no difference from {other}."),
+    "too few prompts": fixed("{told} Allowing for both, there are too few prompts to tell it from {other}."),
 }
 
 
@@ -155,9 +156,11 @@ def sentences(report: Report) -> list[str]:
         interval = ends(own["per_seed"][0])
         if judge == report.optimised or interval is None:
             continue
-        what = f"the win rate of {report.main} against {own['against']} by {judge}"
+        what = phrase(
+            "the win rate of {main} against {other} by {judge}", main=report.main, other=own["against"], judge=judge
+        )
         told = seeds_sentence(what, own, interval)
-        found.append(f"{told} Allowing for both, {_CLAIMS[own['reading']]} {own['against']}.")
+        found.append(phrase(_CLAIMS[own["reading"]], told=told, other=own["against"]))
     return found
 
 

@@ -7,17 +7,24 @@ An outcome is what `statistics.win_rate`, `ranking_models.length_controlled_win_
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.language import fixed, phrase
 from pipeline.statistics import wilson
 
 # A percentile bootstrap over fewer prompts is too narrow, and has no width at all when one side wins them all.
 MIN_PROMPTS = 20
 
 _VERBS = {
-    "better": "is better than",
-    "worse": "is worse than",
-    "no difference shown": "shows no difference from",
-    "too few prompts": "has too few prompts to be told from",
-    "length decides": "differs in length too steadily to be compared under length control with",
+    "better": fixed("is better than {others}"),
+    "worse": fixed("is worse than {others}"),
+    "no difference shown": fixed("shows no difference from {others}"),
+    "too few prompts": fixed("has too few prompts to be told from {others}"),
+    "length decides": fixed("differs in length too steadily to be compared under length control with {others}"),
+}
+READINGS = tuple(map(fixed, ("better", "worse", "no difference shown", "too few prompts", "length decides")))
+_COUNTED = {
+    "prompt": (fixed("{number} prompt"), fixed("{number} prompts")),
+    "held-out prompt": (fixed("{number} held-out prompt"), fixed("{number} held-out prompts")),
+    "training seed": (fixed("{number} training seed"), fixed("{number} training seeds")),
 }
 
 
@@ -66,13 +73,19 @@ def clauses(
     for opponent, outcome in outcomes.items():
         short = bool(said)
         told = _numbers(outcome, short) if numbers is None else numbers(opponent, outcome, short)
-        said.setdefault(reading(outcome), []).append(f"{opponent} ({told})")
-    return joined([f"{_VERBS[key]} {joined(opponents)}" for key, opponents in said.items()])
+        said.setdefault(reading(outcome), []).append(phrase("{opponent} ({numbers})", opponent=opponent, numbers=told))
+    claims = [phrase(_VERBS[key], others=joined(opponents)) for key, opponents in said.items()]
+    if len(claims) == 1:
+        return claims[0]
+    return phrase("{clauses} and {last}", clauses=", ".join(claims[:-1]), last=claims[-1])
 
 
 def difference_sentence(name_a: str, name_b: str, win: Mapping[str, Any]) -> str:
     """One sentence on a against b that claims what the interval allows, with rate, interval and number of prompts."""
-    return f"{name_a} {clauses({name_b: win})}, over {counted(win['prompts'], 'prompt')}."
+    return phrase(
+        "{name} {claim}, over {prompts}.",
+        **{"name": name_a, "claim": clauses({name_b: win}), "prompts": counted(win["prompts"], "prompt")},
+    )
 
 
 def seeds_sentence(what: str, spread: Mapping[str, Any], sampling: tuple[float, float]) -> str:
@@ -81,33 +94,39 @@ def seeds_sentence(what: str, spread: Mapping[str, Any], sampling: tuple[float, 
     sampling: the ends of the 95% interval over prompts of one seed's figure. Gives a direction only when the t-interval
     over seeds, which is of their mean and not of any single seed, does not have ½ in it.
     """
-    sides = "with 50% inside it, so other seeds could turn it round"
+    sides = phrase("with 50% inside it, so other seeds could turn it round")
     if spread["min"] == spread["max"]:
-        sides = "of no width, as all of them happen to give the same"
+        sides = phrase("of no width, as all of them happen to give the same")
     elif spread["low"] > 0.5 or spread["high"] < 0.5:
-        sides = f"all of it {'above' if spread['low'] > 0.5 else 'below'} 50%"
-    return (
-        f"Over {counted(spread['seeds'], 'training seed')}, {what} is {spread['mean']:.1%} on average, from "
-        f"{spread['min']:.1%} to {spread['max']:.1%}; the 95% t-interval over seeds is "
-        f"{_range(spread['low'], spread['high'])}, {sides}. Apart from that, the choice of prompts alone leaves "
-        f"{_range(*sampling)} for one seed."
+        sides = phrase("all of it above 50%") if spread["low"] > 0.5 else phrase("all of it below 50%")
+    return phrase(
+        "Over {seeds}, {what} is {mean:.1%} on average, from {least:.1%} to {most:.1%}; the 95% t-interval over seeds is "
+        "{range}, {sides}. Apart from that, the choice of prompts alone leaves {sampling} for one seed.",
+        **{"seeds": counted(spread["seeds"], "training seed"), "what": what, "mean": spread["mean"]},
+        **{"least": spread["min"], "most": spread["max"], "range": _range(spread["low"], spread["high"])},
+        **{"sides": sides, "sampling": _range(*sampling)},
     )
 
 
 def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    one, more = _COUNTED[noun]
+    return phrase(one if number == 1 else more, number=number)
 
 
 def joined(parts: list[str]) -> str:
     """Parts of a sentence in a row: a; a and b; a, b and c."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    if len(parts) == 1:
+        return parts[0]
+    return phrase("{parts} and {last}", parts=phrase(", ").join(parts[:-1]), last=parts[-1])
 
 
 def _numbers(outcome: Mapping[str, Any], short: bool) -> str:
     rate, interval = f"{outcome['win_rate']:.1%}", ends(outcome)
     if interval is None:
-        return rate if short else f"win rate {rate}, no interval"
-    return f"{rate}, {_range(*interval)}" if short else f"win rate {rate}, 95% interval {_range(*interval)}"
+        return rate if short else phrase("win rate {rate}, no interval", rate=rate)
+    if short:
+        return phrase("{rate}, {range}", rate=rate, range=_range(*interval))
+    return phrase("win rate {rate}, 95% interval {range}", rate=rate, range=_range(*interval))
 
 
 def _range(low: float, high: float) -> str:

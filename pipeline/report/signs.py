@@ -2,9 +2,10 @@
 further; and two signs that judges give.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from pipeline.language import fixed, phrase, retold
 from pipeline.report.findings import Figures, Report, Sign
 from pipeline.report.sentences import joined, reading
 
@@ -25,8 +26,8 @@ class Bound(NamedTuple):
 def at_most(limit: float, unit: str) -> Bound:
     """Whatever the sft model's figure is."""
     return Bound(
-        f"at most {limit:g}",
-        lambda own, sft: f"{round(own, 1) + 0.0:.1f} {unit}",
+        phrase("at most {limit:g}", limit=limit),
+        lambda own, sft: phrase("{own:.1f} {unit}", own=round(own, 1) + 0.0, unit=phrase(unit)),
         lambda own, sft: own > limit,
         needs_sft=False,
     )
@@ -35,8 +36,8 @@ def at_most(limit: float, unit: str) -> Bound:
 def times(low: float, high: float) -> Bound:
     """A multiple of the sft model's figure; `low` 0 bounds a rise alone."""
     return Bound(
-        f"{low:g} to {high:g} times" if low else f"at most {high:g} times",
-        lambda own, sft: f"{own / sft:.2f} times sft",
+        phrase("{low:g} to {high:g} times", low=low, high=high) if low else phrase("at most {high:g} times", high=high),
+        lambda own, sft: phrase("{times:.2f} times sft", times=own / sft),
         lambda own, sft: not low * sft <= own <= high * sft,
         divides=True,
     )
@@ -45,7 +46,7 @@ def times(low: float, high: float) -> Bound:
 def rise(limit: float) -> Bound:
     """Of a share, by `limit`."""
     return Bound(
-        f"rises at most {100 * limit:.0f} points",
+        phrase("rises at most {limit:.0f} points", limit=100 * limit),
         lambda own, sft: _points(own - sft),
         lambda own, sft: own - sft > limit + _ROUNDING,
     )
@@ -54,31 +55,32 @@ def rise(limit: float) -> Bound:
 def fall(limit: float) -> Bound:
     """Of a share, by `limit`."""
     return Bound(
-        f"falls at most {100 * limit:.0f} points",
+        phrase("falls at most {limit:.0f} points", limit=100 * limit),
         lambda own, sft: _points(own - sft),
         lambda own, sft: sft - own > limit + _ROUNDING,
     )
 
 
-def kept(share: float, words: str, unit: str = "") -> Bound:
+def kept(share: float, words: str, told: str = fixed("{sft:.2f} to {own:.2f}")) -> Bound:
     """At least `share` of the sft model's figure."""
-    return Bound(words, lambda own, sft: f"{sft:.2f} to {own:.2f}{unit}", lambda own, sft: own < share * sft)
+    return Bound(words, lambda own, sft: phrase(told, own=own, sft=sft), lambda own, sft: own < share * sft)
 
 
 def _points(change: float) -> str:
     points = round(100 * change, 1) + 0.0  # a change that rounds to nothing has no sign of its own
-    return f"{points:+.1f} points".replace("-", "−") if points else "0.0 points"
+    return phrase("{points} points", points=f"{points:+.1f}".replace("-", "−") if points else "0.0")
 
 
 class Row(NamedTuple):
     """What is looked for: a figure of a model, its bound, where the limit comes from, and the warning beyond it, in which {main},
-    {own} and {sft} are the model's name, its figure and the sft model's."""
+    {own} and {sft} are the model's name, its figure and the sft model's, {source} and the names of `values` what they say."""
 
     name: str
     figure: Callable[[Figures], float | None]
     bound: Bound
     source: str
     warning: str
+    values: Mapping[str, Any]
 
 
 def effect(name: str) -> Callable[[Figures], float | None]:
@@ -88,94 +90,124 @@ def effect(name: str) -> Callable[[Figures], float | None]:
 
 # Each limit with where it comes from: what was published, and what is our own choice.
 MAX_KL = 10.0
-KL_SOURCE = "our choice, above the 6 nats that Ziegler et al. 2019 (arXiv 1909.08593) aim at for 24 tokens"
+KL_SOURCE = fixed("our choice, above the 6 nats that Ziegler et al. 2019 (arXiv 1909.08593) aim at for 24 tokens")
 LENGTH_RATIO = (0.7, 1.5)
-LENGTH_SOURCE = "our choice; Singhal et al. 2023 (arXiv 2310.03716) found much of RLHF's gain to be length"
+LENGTH_SOURCE = fixed("our choice; Singhal et al. 2023 (arXiv 2310.03716) found much of RLHF's gain to be length")
 MAX_EOS_DROP = 0.05
-EOS_SOURCE = "our choice: one completion in twenty"
+EOS_SOURCE = fixed("our choice: one completion in twenty")
 MAX_DISTINCT_DROP = 0.2
-DISTINCT_SOURCE = "our choice; Kirk et al. 2023 (arXiv 2310.06452) measured that RLHF costs diversity"
+DISTINCT_SOURCE = fixed("our choice; Kirk et al. 2023 (arXiv 2310.06452) measured that RLHF costs diversity")
 MAX_REPETITION_RISE = 0.05
-REPETITION_SOURCE = "our choice; the measure is seq-rep-4 of Welleck et al. 2020 (arXiv 1908.04319)"
+REPETITION_SOURCE = fixed("our choice; the measure is seq-rep-4 of Welleck et al. 2020 (arXiv 1908.04319)")
 MAX_REFUSAL_RISE = 0.1
-REFUSAL_SOURCE = "our choice; refusals are found by phrases, see side_effects.py"
+REFUSAL_SOURCE = fixed("our choice; refusals are found by phrases, see side_effects.py")
 MAX_PERPLEXITY_RATIO = 1.25
-PERPLEXITY_SOURCE = "our choice; the alignment tax is the term of Ouyang et al. 2022 (arXiv 2203.02155)"
+PERPLEXITY_SOURCE = fixed("our choice; the alignment tax is the term of Ouyang et al. 2022 (arXiv 2203.02155)")
 MIN_ENTROPY_RATIO = 0.5
-ENTROPY_SOURCE = "our choice: half of what it was"
-JUDGES_SOURCE = "the judge's 95% interval above 50%, wherever the optimised reward's is"
-OVER_SOURCE = "95% interval of the paired difference below 0; Gao et al. 2023 (arXiv 2210.10760) on over-optimisation"
+ENTROPY_SOURCE = fixed("our choice: half of what it was")
+JUDGES_SOURCE = fixed("the judge's 95% interval above 50%, wherever the optimised reward's is")
+OVER_SOURCE = fixed(
+    "95% interval of the paired difference below 0; Gao et al. 2023 (arXiv 2210.10760) on over-optimisation"
+)
 
 ROWS = (
     Row(
-        "KL to sft",
+        fixed("KL to sft"),
         lambda model: model.kl,
-        at_most(MAX_KL, "nats"),
+        at_most(MAX_KL, fixed("nats")),
         KL_SOURCE,
-        f"The KL of {{main}} to sft is {{own:.1f}} nats, above {MAX_KL:g} ({KL_SOURCE}): a policy this far away "
-        "often satisfies the reward model rather than people.",
+        fixed(
+            "The KL of {main} to sft is {own:.1f} nats, above {limit:g} ({source}): a policy this far away often satisfies the reward "
+            "model rather than people."
+        ),
+        {"limit": MAX_KL},
     ),
     Row(
-        "length",
+        fixed("length"),
         lambda model: model.length,
         times(*LENGTH_RATIO),
         LENGTH_SOURCE,
-        "{main} writes {own:.1f} tokens a completion and sft {sft:.1f}, a ratio outside "
-        f"{LENGTH_RATIO[0]:g} to {LENGTH_RATIO[1]:g} ({LENGTH_SOURCE}): judges often favour length, so part of a gain may be length alone.",
+        fixed(
+            "{main} writes {own:.1f} tokens a completion and sft {sft:.1f}, a ratio outside {low:g} to {high:g} ({source}): judges often "
+            "favour length, so part of a gain may be length alone."
+        ),
+        {"low": LENGTH_RATIO[0], "high": LENGTH_RATIO[1]},
     ),
     Row(
-        "EOS rate",
+        fixed("EOS rate"),
         lambda model: model.eos_rate,
         fall(MAX_EOS_DROP),
         EOS_SOURCE,
-        "{main} ends {own:.0%} of its completions by itself and sft {sft:.0%}, a fall of more "
-        f"than {100 * MAX_EOS_DROP:.0f} points ({EOS_SOURCE}): completions that the length limit cut are judged unfinished.",
+        fixed(
+            "{main} ends {own:.0%} of its completions by itself and sft {sft:.0%}, a fall of more than {limit:.0f} points ({source}): "
+            "completions that the length limit cut are judged unfinished."
+        ),
+        {"limit": 100 * MAX_EOS_DROP},
     ),
     Row(
-        "distinct-2",
+        fixed("distinct-2"),
         lambda model: model.distinct_2,
-        kept(1 - MAX_DISTINCT_DROP, f"falls at most {MAX_DISTINCT_DROP:.0%} of itself"),
+        kept(1 - MAX_DISTINCT_DROP, phrase("falls at most {limit:.0%} of itself", limit=MAX_DISTINCT_DROP)),
         DISTINCT_SOURCE,
-        "distinct-2 fell from {sft:.2f} (sft) to {own:.2f} ({main}), by more than "
-        f"{MAX_DISTINCT_DROP:.0%} ({DISTINCT_SOURCE}): {{main}} repeats itself; look for one phrase in all of the random samples.",
+        fixed(
+            "distinct-2 fell from {sft:.2f} (sft) to {own:.2f} ({main}), by more than {limit:.0%} ({source}): {main} repeats itself; "
+            "look for one phrase in all of the random samples."
+        ),
+        {"limit": MAX_DISTINCT_DROP},
     ),
     Row(
-        "4-gram repetition",
+        fixed("4-gram repetition"),
         effect("repetition_4"),
         rise(MAX_REPETITION_RISE),
         REPETITION_SOURCE,
-        "4-gram repetition rose from {sft:.1%} (sft) to {own:.1%} ({main}), by more than "
-        f"{100 * MAX_REPETITION_RISE:.0f} points ({REPETITION_SOURCE}): loops are a cheap way to a reward.",
+        fixed(
+            "4-gram repetition rose from {sft:.1%} (sft) to {own:.1%} ({main}), by more than {limit:.0f} points ({source}): loops are a "
+            "cheap way to a reward."
+        ),
+        {"limit": 100 * MAX_REPETITION_RISE},
     ),
     Row(
-        "refusals",
+        fixed("refusals"),
         effect("refusals"),
         rise(MAX_REFUSAL_RISE),
         REFUSAL_SOURCE,
-        "refusals rose from {sft:.1%} (sft) to {own:.1%} ({main}), by more than "
-        f"{100 * MAX_REFUSAL_RISE:.0f} points ({REFUSAL_SOURCE}): a model that declines says nothing that could be wrong.",
+        fixed(
+            "refusals rose from {sft:.1%} (sft) to {own:.1%} ({main}), by more than {limit:.0f} points ({source}): a model that declines "
+            "says nothing that could be wrong."
+        ),
+        {"limit": 100 * MAX_REFUSAL_RISE},
     ),
     *(
         Row(
-            f"perplexity on {what}",
+            name,
             figure,
             times(0, MAX_PERPLEXITY_RATIO),
             PERPLEXITY_SOURCE,
-            f"The perplexity on {what} rose from {{sft:.1f}} (sft) to {{own:.1f}} ({{main}}), more than "
-            f"{MAX_PERPLEXITY_RATIO:g} times ({PERPLEXITY_SOURCE}): the model has unlearned some of what it knew.",
+            fixed(
+                "The {name} rose from {sft:.1f} (sft) to {own:.1f} ({main}), more than {limit:g} times ({source}): the model has "
+                "unlearned some of what it knew."
+            ),
+            {"limit": MAX_PERPLEXITY_RATIO},
         )
-        for what, figure in (
-            ("demonstrations", lambda model: model.perplexity),
-            ("plain text", lambda model: model.perplexity_plain),
+        for name, figure in (
+            (fixed("perplexity on demonstrations"), lambda model: model.perplexity),
+            (fixed("perplexity on plain text"), lambda model: model.perplexity_plain),
         )
     ),
     Row(
-        "entropy",
+        fixed("entropy"),
         effect("entropy"),
-        kept(MIN_ENTROPY_RATIO, f"at least {MIN_ENTROPY_RATIO:g} of sft", " nats"),
+        kept(
+            MIN_ENTROPY_RATIO,
+            phrase("at least {limit:g} of sft", limit=MIN_ENTROPY_RATIO),
+            fixed("{sft:.2f} to {own:.2f} nats"),
+        ),
         ENTROPY_SOURCE,
-        "Entropy fell from {sft:.2f} (sft) to {own:.2f} nats a token ({main}), below "
-        f"{MIN_ENTROPY_RATIO:g} of it ({ENTROPY_SOURCE}): the policy says nearly the same whatever it is asked.",
+        fixed(
+            "Entropy fell from {sft:.2f} (sft) to {own:.2f} nats a token ({main}), below {limit:g} of it ({source}): the policy says "
+            "nearly the same whatever it is asked."
+        ),
+        {"limit": MIN_ENTROPY_RATIO},
     ),
 )
 
@@ -195,8 +227,10 @@ def _changes(report: Report) -> Iterator[Sign]:
         if own is None or (sft is None and row.bound.needs_sft) or (not sft and row.bound.divides):
             continue
         before = 0.0 if sft is None else sft
-        warning = row.warning.format(main=main, own=own, sft=before) if row.bound.past(own, before) else None
-        yield Sign(row.name, row.bound.told(own, before), row.bound.threshold, row.source, warning)
+        name, source, threshold = phrase(row.name), phrase(row.source), retold(row.bound.threshold)
+        told = {"name": name, "main": main, "own": own, "sft": before, "source": source, **row.values}
+        warning = phrase(row.warning, **told) if row.bound.past(own, before) else None
+        yield Sign(name, row.bound.told(own, before), threshold, source, warning)
 
 
 def _doubts(report: Report) -> Iterator[Sign]:
@@ -209,24 +243,39 @@ def _doubts(report: Report) -> Iterator[Sign]:
         return
     raised = reading(outcomes[report.optimised]) == "better"
     doubters = [judge for judge in others if reading(outcomes[judge]) != "better"] if raised else []
+    source = phrase(JUDGES_SOURCE)
     said = (
-        f"The optimised reward prefers {report.main} to sft, which {joined(doubters)} does not confirm "
-        f"({JUDGES_SOURCE}): that is how over-optimisation looks."
+        phrase(
+            "The optimised reward prefers {main} to sft, which {doubters} does not confirm ({source}): that is how "
+            "over-optimisation looks.",
+            **{"main": report.main, "doubters": joined(doubters), "source": source},
+        )
         if doubters
         else None
     )
-    figure = f"{len(others) - len(doubters)} of {len(others)} judges" if raised else "the reward itself shows no gain"
-    yield Sign("judges confirm the reward", figure, "all of them", JUDGES_SOURCE, said)
+    figure = phrase("the reward itself shows no gain")
+    if raised:
+        figure = phrase("{confirm} of {all} judges", confirm=len(others) - len(doubters), all=len(others))
+    yield Sign(phrase("judges confirm the reward"), figure, phrase("all of them"), source, said)
 
 
 def _over_training(report: Report) -> Iterator[Sign]:
     """A judge that falls while the optimised reward rises."""
     for judge, since in ((report.training or {}).get("since_peak") or {}).items():
-        said = (
-            f"Over training, {judge} fell by {-since['mean']:.2f} since step {since['step']} while the optimised reward "
-            f"rose by {since['optimised']:.2f} ({OVER_SOURCE}): stop earlier, or penalise KL more."
+        source = phrase(OVER_SOURCE)
+        said = phrase(
+            "Over training, {judge} fell by {fall:.2f} since step {step} while the optimised reward rose by {rise:.2f} ({source}): "
+            "stop earlier, or penalise KL more.",
+            **{
+                "judge": judge,
+                "fall": -since["mean"],
+                "step": since["step"],
+                "rise": since["optimised"],
+                "source": source,
+            },
         )
         fallen = since["high"] < 0 and since["optimised"] > 0
-        figure = f"{since['mean']:+.2f} since step {since['step']}".replace("-", "−")
-        threshold = "no fall while the reward rises"
-        yield Sign(f"{judge} over training", figure, threshold, OVER_SOURCE, said if fallen else None)
+        mean = f"{since['mean']:+.2f}".replace("-", "−")
+        figure = phrase("{mean} since step {step}", mean=mean, step=since["step"])
+        threshold = phrase("no fall while the reward rises")
+        yield Sign(phrase("{judge} over training", judge=judge), figure, threshold, source, said if fallen else None)

@@ -4,6 +4,7 @@ A slicing function takes rows {"prompt_id", "prompt" (text), "tag", "source", â€
 slicing(rows) -> list[str]. It sees all rows at once, as terciles need them; every row of a prompt gets the same slice.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import statistics
+from pipeline.language import fixed, phrase
 
 MIN_PROMPTS = 10  # below, a percentile bootstrap resamples too few values to have ends worth printing
 
@@ -59,11 +61,27 @@ def by_prompt_length(rows: Sequence[Row]) -> list[str]:
 
 
 SLICINGS: dict[str, Slicing] = {
-    "tag": by_tag,
-    "prompt length": by_prompt_length,
-    "language": by_language,
-    "source": by_source,
+    fixed("tag"): by_tag,
+    fixed("prompt length"): by_prompt_length,
+    fixed("language"): by_language,
+    fixed("source"): by_source,
 }
+_LENGTH = re.compile(r"(short|middle|long): (\d+) to (\d+) characters")
+_LENGTHS = {
+    "short": fixed("short: {low} to {high} characters"),
+    "middle": fixed("middle: {low} to {high} characters"),
+    "long": fixed("long: {low} to {high} characters"),
+}
+_NONE = tuple(map(fixed, ("no tag", "no source", "no letters")))
+
+
+def name_of_slice(cut: str, name: str) -> str:
+    """A slice's name as it is shown; a tag or source of the user's is what it is."""
+    if cut == "prompt length" and (found := _LENGTH.fullmatch(name)):
+        return phrase(_LENGTHS[found[1]], low=found[2], high=found[3])
+    if cut == "language" and name.endswith(" script"):
+        return phrase("{script} script", script=phrase(name.removesuffix(" script")))
+    return phrase(name) if name in _NONE else name
 
 
 def slice_win_rates(
@@ -106,25 +124,27 @@ def slice_win_rates(
 
 
 _SCRIPTS = {
-    "LATIN": "Latin",
-    "CJK": "Han",
-    "HIRAGANA": "Japanese",
-    "KATAKANA": "Japanese",
-    "KATAKANA-HIRAGANA": "Japanese",
-    "HANGUL": "Korean",
-    "CYRILLIC": "Cyrillic",
-    "ARABIC": "Arabic",
-    "HEBREW": "Hebrew",
-    "GREEK": "Greek",
-    "DEVANAGARI": "Devanagari",
-    "THAI": "Thai",
+    "LATIN": fixed("Latin"),
+    "CJK": fixed("Han"),
+    "HIRAGANA": fixed("Japanese"),
+    "KATAKANA": fixed("Japanese"),
+    "KATAKANA-HIRAGANA": fixed("Japanese"),
+    "HANGUL": fixed("Korean"),
+    "CYRILLIC": fixed("Cyrillic"),
+    "ARABIC": fixed("Arabic"),
+    "HEBREW": fixed("Hebrew"),
+    "GREEK": fixed("Greek"),
+    "DEVANAGARI": fixed("Devanagari"),
+    "THAI": fixed("Thai"),
 }
 
 
 def _script(text: str) -> str:
     """The commonest script of the letters, by the first word of their Unicode names."""
     counts = Counter(
-        _SCRIPTS.get(unicodedata.name(letter, "").split(" ")[0], "another") for letter in text if letter.isalpha()
+        _SCRIPTS.get(unicodedata.name(letter, "").split(" ")[0], fixed("another"))
+        for letter in text
+        if letter.isalpha()
     )
     if not counts:
         return "no letters"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.language import phrase
 from pipeline.report import passes, sentences
 from pipeline.report.findings import Report
 from pipeline.report.sentences import clauses, counted, joined
@@ -20,8 +21,8 @@ def verdict(report: Report) -> str:
     main, optimised = report.main, report.optimised
     pairs = _pairs(report)
     if not pairs:
-        return "No verdict: the comparison needs a model to compare with."
-    who = "the aligned model (ppo)" if main == "ppo" else main
+        return phrase("No verdict: the comparison needs a model to compare with.")
+    who = phrase("the aligned model (ppo)") if main == "ppo" else main
     judges, origins = judges_of(report), origins_of(report)
     rivals = [name for name in pairs if name not in origins]
 
@@ -30,37 +31,53 @@ def verdict(report: Report) -> str:
         if not outcomes:
             return ""
         fewest = min(outcome["prompts"] for outcome in outcomes.values())
-        some = f" (on {fewest} prompts or more)" if fewest < report.prompts else ""
+        some = phrase(" (on {fewest} prompts or more)", fewest=fewest) if fewest < report.prompts else ""
         told = passes.predicate(report, judge, outcomes) if judge in report.passes else clauses(outcomes)
         return told + some
 
-    def by_all(subject: str, others: list[str], named: list[str]) -> str:
+    def by_all(subject: str | None, others: list[str], named: list[str]) -> str:
+        """What each judge says: of `subject` where a sentence begins here, else of "it" within one."""
         heard = [(judge, claim) for judge in named if (claim := said(judge, others))]
-        return "; ".join(
-            f"{'By' if place == 0 else 'by'} {judge}, {subject if place == 0 else 'it'} {claim}"
+        return phrase("; ").join(
+            phrase("By {judge}, {subject} {claim}", judge=judge, subject=subject, claim=claim)
+            if place == 0 and subject is not None
+            else phrase("by {judge}, it {claim}", judge=judge, claim=claim)
             for place, (judge, claim) in enumerate(heard)
         )
 
-    ending = f"over {counted(report.prompts, 'prompt')}.{_identical(report)} That came {_price(report)}."
+    ending = phrase(
+        "over {prompts}.{identical} That came {price}.",
+        **{"prompts": counted(report.prompts, "prompt"), "identical": _identical(report), "price": _price(report)},
+    )
     if not judges:
-        beside = f" Beside the other methods, it {said(optimised, rivals)}." if rivals else ""
-        claim = f"by it, {who} {said(optimised, origins)}, {ending}"
-        return f"Only the reward that training optimised judged, so the claim is weak: {claim}{beside}"
+        claim = phrase("by it, {who} {claim}, {ending}", who=who, claim=said(optimised, origins), ending=ending)
+        beside = phrase(" Beside the other methods, it {claim}.", claim=said(optimised, rivals)) if rivals else ""
+        told = phrase("Only the reward that training optimised judged, so the claim is weak: {claim}", claim=claim)
+        return f"{told}{beside}"
     if all(maximised(report, judge) for judge in judges):
-        checked = f" Training maximised {joined(judges)} itself, on other prompts; on these it is no proxy: it says whether the answer is right."
-        beside = f" Beside the other methods: it {said(judges[0], rivals)}." if rivals else ""
-        return f"{by_all(who, origins, judges)}, {ending}{checked}{beside}"
-    rates = [f"{pairs[name][optimised]['win_rate']:.1%} against {name}" for name in origins if optimised in pairs[name]]
+        checked = phrase(
+            " Training maximised {judges} itself, on other prompts; on these it is no proxy: it says whether the answer is right.",
+            judges=joined(judges),
+        )
+        beside = phrase(" Beside the other methods: it {claim}.", claim=said(judges[0], rivals)) if rivals else ""
+        told = phrase("{claim}, {ending}", claim=by_all(who, origins, judges), ending=ending)
+        return f"{told}{checked}{beside}"
+    rates = [
+        phrase("{rate:.1%} against {name}", rate=pairs[name][optimised]["win_rate"], name=name)
+        for name in origins
+        if optimised in pairs[name]
+    ]
     closing = (
-        f" The reward that training optimised, which is no independent judge, gives it a win rate of {joined(rates)}."
+        phrase(
+            " The reward that training optimised, which is no independent judge, gives it a win rate of {rates}.",
+            rates=joined(rates),
+        )
         if rates
         else ""
     )
-    first = by_all(who, origins, judges)
-    beside = by_all("it", rivals, judges)
-    return f"{first}, {ending}{closing}" + (
-        f" Beside the other methods: {beside[0].lower()}{beside[1:]}." if beside else ""
-    )
+    first = phrase("{claim}, {ending}", claim=by_all(who, origins, judges), ending=ending)
+    beside = by_all(None, rivals, judges)
+    return f"{first}{closing}" + (phrase(" Beside the other methods: {claim}.", claim=beside) if beside else "")
 
 
 def origins_of(report: Report) -> list[str]:
@@ -91,20 +108,28 @@ def _identical(report: Report) -> str:
     same = [name for name, share in report.identical.items() if share == 1]
     if not same:
         return ""
-    return f" Every completion of {report.main} is identical to that of {joined(same)}, so each comparison with it is a tie."
+    return phrase(
+        " Every completion of {main} is identical to that of {others}, so each comparison with it is a tie.",
+        **{"main": report.main, "others": joined(same)},
+    )
 
 
 def _price(report: Report) -> str:
     """At what KL and length the main model's win came."""
     models, main = report.models, report.main
     own = models[main]
-    kl = "at an unmeasured KL" if own.kl is None else f"at a KL of {round(own.kl, 1) + 0.0:.1f} nats to sft"
+    kl = phrase("at an unmeasured KL")
+    if own.kl is not None:
+        kl = phrase("at a KL of {kl:.1f} nats to sft", kl=round(own.kl, 1) + 0.0)
     if own.kl_bound is not None:
-        kl = f"at a KL of at most {own.kl_bound:.1f} nats to sft"
+        kl = phrase("at a KL of at most {kl:.1f} nats to sft", kl=own.kl_bound)
     other = next((name for name in ("sft", "base", "few_shot", *models) if name in models and name != main), main)
     if models[other].length == 0:
-        return f"{kl} and {own.length:.1f} tokens a completion ({other} writes none)"
-    return f"{kl} and {own.length / models[other].length:.2f} times the length of {other}"
+        return phrase(
+            "{kl} and {length:.1f} tokens a completion ({other} writes none)", kl=kl, length=own.length, other=other
+        )
+    times = own.length / models[other].length
+    return phrase("{kl} and {times:.2f} times the length of {other}", kl=kl, times=times, other=other)
 
 
 def warnings(report: Report) -> list[str]:
@@ -113,29 +138,42 @@ def warnings(report: Report) -> list[str]:
     models, prompts, main = report.models, report.prompts, report.main
     if prompts < sentences.MIN_PROMPTS:
         found.append(
-            f"Only {counted(prompts, 'prompt')}: below {sentences.MIN_PROMPTS}, the intervals are too narrow to trust."
+            phrase(
+                "Only {prompts}: below {least}, the intervals are too narrow to trust.",
+                **{"prompts": counted(prompts, "prompt"), "least": sentences.MIN_PROMPTS},
+            )
         )
     if not report.judges:
-        found.append("No independent judge: a policy can raise the reward it is trained on without being any better.")
+        found.append(
+            phrase("No independent judge: a policy can raise the reward it is trained on without being any better.")
+        )
     for judge, own in report.panel.items():
         each = report.samples_per_model
         missing = sum(pair[judge]["unjudged"] if judge in pair else each for pair in report.pairs.values())
         if own.label == "LLM" and missing:
             counts = own.summary.get("failures", 0), own.summary.get("not_asked", 0)
             found.append(
-                f"{judge} left {missing} comparisons unjudged ({counts[0]} questions failed, "
-                f"{counts[1]} were beyond max_calls): its figures are of the rest."
+                phrase(
+                    "{judge} left {missing} comparisons unjudged ({failed} questions failed, {beyond} were beyond max_calls): "
+                    "its figures are of the rest.",
+                    **{"judge": judge, "missing": missing, "failed": counts[0], "beyond": counts[1]},
+                )
             )
     for name, share in report.identical.items():
         if share == 1:
             found.append(
-                f"{main} and {name} gave the same completions throughout: the same weights may stand behind both names "
-                "(see their hashes under provenance), or training changed nothing that sampling shows."
+                phrase(
+                    "{main} and {name} gave the same completions throughout: the same weights may stand behind both names "
+                    "(see their hashes under provenance), or training changed nothing that sampling shows.",
+                    **{"main": main, "name": name},
+                )
             )
     if main in UNALIGNED:
         return found
     if models[main].kl is None and models[main].kl_bound is None:
-        found.append(f"The KL of {main} to sft was not measured, so nothing says how far the policy has moved.")
+        found.append(
+            phrase("The KL of {main} to sft was not measured, so nothing says how far the policy has moved.", main=main)
+        )
     if "sft" not in models:
-        found.append(f"There is no sft model here, so what {main} has changed was not checked.")
+        found.append(phrase("There is no sft model here, so what {main} has changed was not checked.", main=main))
     return found + [sign.warning for sign in signs(report) if sign.warning is not None]

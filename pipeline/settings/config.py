@@ -193,6 +193,16 @@ class Inspect(Section):
     generation: Decoding = Decoding()
 
 
+class Report(Section):
+    """What is shown of a run: reports, pages, index."""
+
+    language: Literal["en", "zh"] = Field(
+        "en",
+        description="of the pages: en, English; zh, Chinese. report.html and report.zh.html are both made, so that a change makes nothing again",
+        json_schema_extra=OBSERVES,
+    )
+
+
 class Config(Section):
     """One run."""
 
@@ -239,6 +249,7 @@ class Config(Section):
     rft: baselines.RFT = baselines.RFT()
     best_of_n: baselines.BestOfN = baselines.BestOfN()
     inspect: Inspect = Inspect()
+    report: Report = Report()
 
     @field_validator("quantization", "attn_implementation")
     @classmethod

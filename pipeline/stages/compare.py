@@ -20,7 +20,7 @@ from pipeline.artifacts import other_runs, seeds
 from pipeline.artifacts.files import write_rows
 from pipeline.artifacts.freshness import parents, read_by
 from pipeline.artifacts.gate import NONE, Gate, at_least, check
-from pipeline.artifacts.manifest import Manifest, now
+from pipeline.artifacts.manifest import Manifest, noted, now
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
 from pipeline.comparison import answers
@@ -30,10 +30,12 @@ from pipeline.comparison.pairing import Opinion, Samples, reference_of
 from pipeline.judges import panel
 from pipeline.judges.judge import Judge
 from pipeline.judges.over_training import over_training
+from pipeline.language import named, phrase, spoken
 from pipeline.pages.progress import bar
 from pipeline.report import curves, exports, numbers, seed_spread
 from pipeline.report.answer import answer
 from pipeline.report.findings import Report
+from pipeline.report.page import told_again
 from pipeline.rows.published import prompts
 from pipeline.settings.config import Config, best_of
 from pipeline.settings.sections import Decoding
@@ -132,8 +134,14 @@ def run(config: Config, run: Run) -> Manifest | None:
         dtype=str(pick_dtype(config.dtype, device)),
         metrics=metrics,
         gate=gate(report),
-        notes={"answer": str(answer(report)), "verdict": report.verdict, "chosen": chosen},
+        notes={"answer": str(answer(report)), "verdict": report.verdict, "chosen": chosen} | _in_chinese(report),
     )
+
+
+def _in_chinese(report: Report) -> dict[str, str]:
+    """The same for pages in Chinese."""
+    with spoken("zh"):
+        return {"answer.zh": str(answer(report)), "verdict.zh": told_again(report).verdict}
 
 
 def gate(figures: Report) -> Gate:
@@ -149,8 +157,8 @@ def gate(figures: Report) -> Gate:
 
 def summary(manifest: Manifest, run: Run) -> str:
     return (
-        closing(manifest, run, ("prompts",), f"open {run.folder('compare') / 'report.html'}")
-        + f"\n{manifest.notes['answer']}\n{manifest.notes['verdict']}"
+        closing(manifest, run, ("prompts",), f"open {run.folder('compare') / named('report.html')}")
+        + f"\n{noted(manifest, 'answer')}\n{noted(manifest, 'verdict')}"
     )
 
 
@@ -196,7 +204,11 @@ def _of_other_runs(others: Mapping[str, Manifest], run: Run) -> dict[str, str]:
 
 
 def _failed(further: Sequence[seeds.Sibling]) -> list[str]:
-    return [f"{one.folder} failed its gate, and counts among the seeds." for one in further if one.gate == "fail"]
+    return [
+        phrase("{folder} failed its gate, and counts among the seeds.", folder=one.folder)
+        for one in further
+        if one.gate == "fail"
+    ]
 
 
 @dataclass(frozen=True)

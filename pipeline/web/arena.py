@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from data.schema import Prompt, PromptText
 from pipeline.artifacts.files import read_rows
 from pipeline.artifacts.run import Run
+from pipeline.language import phrase
 from pipeline.people.standing import standing
 from pipeline.people.store import open_store
 from pipeline.people.strengths import strengths
@@ -196,7 +197,7 @@ def names_itself(text: str, run: Run, models: tuple[str, str]) -> bool:
 def _blind(line: dict[str, Any], side: int) -> dict[str, Any]:
     """What the page may know of an answer while it is written: its text, and that something goes on."""
     return {"side": side} | (
-        {"text": line["text"]} if "text" in line else {"told": "writing" if line.get("told") else ""}
+        {"text": line["text"]} if "text" in line else {"told": phrase("writing") if line.get("told") else ""}
     )
 
 

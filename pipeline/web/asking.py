@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from pipeline.artifacts.run import Run
 from pipeline.commands import assignments
+from pipeline.language import fixed
 from pipeline.pages.common import page_template
 from pipeline.people.store import person_name
 
@@ -21,7 +22,7 @@ DEEPEST = 16  # lists and objects within each other in a body
 NAME_LENGTH = 60  # characters of a person's name
 JOINERS = dict.fromkeys(map(ord, "\u200c\u200d"))  # names are written with them, and they turn no text round
 TEMPLATES = Path(__file__).parent / "templates"
-ROOMS = (("runs", "Watch"), ("rank", "Rank"), ("arena", "Vote"), ("chat", "Chat"))
+ROOMS = (("runs", fixed("Watch")), ("rank", fixed("Rank")), ("arena", fixed("Vote")), ("chat", fixed("Chat")))
 
 
 class Refused(Exception):
@@ -38,6 +39,7 @@ class State:
 
     run: Run
     root: Path = Path("runs")
+    language: str = "en"
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     ending: threading.Event = field(
         default_factory=threading.Event, repr=False

@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.artifacts import manifest as manifests
 from pipeline.artifacts.ownership import MANIFEST, begun_from
+from pipeline.language import fixed
 
 LOG, SAMPLES = "metrics.jsonl", "samples.jsonl"
 BEFORE = 200  # bytes before the place in a log that are held against what was read, so that a log that was begun anew is noticed
@@ -38,37 +39,61 @@ class Figure:
 
 
 FIGURES = (
-    Figure("reward", ("objective/scores", "reward"), "mean score of a completion"),
-    Figure("held-out reward", ("eval/scores",), "mean score on held-out prompts"),
-    Figure("KL to sft", ("objective/kl", "kl"), "nats a completion, how far from sft", limit="max_kl", side="above"),
-    Figure("accuracy", ("accuracy", "rewards/accuracies"), "pairs ordered as people did", share=True),
-    Figure("token accuracy", ("mean_token_accuracy",), "tokens that were the most likely one", share=True),
-    Figure("masked words", ("eval/masked_accuracy", "masked_accuracy"), "tokens found that were hidden", share=True),
+    Figure(fixed("reward"), ("objective/scores", "reward"), fixed("mean score of a completion")),
+    Figure(fixed("held-out reward"), ("eval/scores",), fixed("mean score on held-out prompts")),
     Figure(
-        "next sentence", ("eval/next_sentence_accuracy", "next_sentence_accuracy"), "pairs judged right", share=True
+        fixed("KL to sft"),
+        ("objective/kl", "kl"),
+        fixed("nats a completion, how far from sft"),
+        limit="max_kl",
+        side="above",
+    ),
+    Figure(fixed("accuracy"), ("accuracy", "rewards/accuracies"), fixed("pairs ordered as people did"), share=True),
+    Figure(
+        fixed("token accuracy"), ("mean_token_accuracy",), fixed("tokens that were the most likely one"), share=True
     ),
     Figure(
-        "bits per byte",
+        fixed("masked words"),
+        ("eval/masked_accuracy", "masked_accuracy"),
+        fixed("tokens found that were hidden"),
+        share=True,
+    ),
+    Figure(
+        fixed("next sentence"),
+        ("eval/next_sentence_accuracy", "next_sentence_accuracy"),
+        fixed("pairs judged right"),
+        share=True,
+    ),
+    Figure(
+        fixed("bits per byte"),
         ("eval/bits_per_byte", "eval/hidden_bits_per_byte"),
-        "held-out documents, or what is hidden of them",
+        fixed("held-out documents, or what is hidden of them"),
     ),
-    Figure("loss", ("loss", "loss/policy_avg"), "what training lowers"),
+    Figure(fixed("loss"), ("loss", "loss/policy_avg"), fixed("what training lowers")),
     Figure(
-        "entropy",
+        fixed("entropy"),
         ("policy/entropy_avg", "entropy"),
-        "nats a token, how undecided",
+        fixed("nats a token, how undecided"),
         limit="min_entropy",
         side="below",
     ),
-    Figure("length", ("completions/mean_length",), "tokens a completion", limit="min_length", side="below"),
-    Figure("EOS", ("completions/eos_rate",), "completions that end by themselves", share=True),
-    Figure("clip fraction", ("policy/clipfrac_avg",), "tokens whose change was held back", share=True),
-    Figure("ratio", ("val/ratio",), "π / π_old, mean", limit="max_ratio", side="above"),
-    Figure("margin", ("rewards/margins",), "chosen less rejected, implicit reward"),
-    Figure("critic's loss", ("loss/value_avg",), "squared error of the values"),
-    Figure("sampler's KL", ("sampler/kl",), "nats a token to the policy", limit="max_sampler_kl", side="above"),
-    Figure("gradient norm", ("grad_norm",), "before it is cut"),
-    Figure("tokens a second", (), "sampled and learned from, or read"),
+    Figure(
+        fixed("length"), ("completions/mean_length",), fixed("tokens a completion"), limit="min_length", side="below"
+    ),
+    Figure(fixed("EOS"), ("completions/eos_rate",), fixed("completions that end by themselves"), share=True),
+    Figure(fixed("clip fraction"), ("policy/clipfrac_avg",), fixed("tokens whose change was held back"), share=True),
+    Figure(fixed("ratio"), ("val/ratio",), fixed("π / π_old, mean"), limit="max_ratio", side="above"),
+    Figure(fixed("margin"), ("rewards/margins",), fixed("chosen less rejected, implicit reward")),
+    Figure(fixed("critic's loss"), ("loss/value_avg",), fixed("squared error of the values")),
+    Figure(
+        fixed("sampler's KL"),
+        ("sampler/kl",),
+        fixed("nats a token to the policy"),
+        limit="max_sampler_kl",
+        side="above",
+    ),
+    Figure(fixed("gradient norm"), ("grad_norm",), fixed("before it is cut")),
+    Figure(fixed("tokens a second"), (), fixed("sampled and learned from, or read")),
 )
 SPEED = FIGURES[-1].name
 

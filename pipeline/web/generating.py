@@ -5,12 +5,14 @@ import json
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
+from pipeline.language import phrase, recognised
 from pipeline.settings.sections import Decoding, Resolved
 from pipeline.web.asking import Refused, State
 
@@ -58,7 +60,7 @@ class Desk:
             taken = person in self.asking
             self.asking.add(person)
         if taken:
-            yield _line({"error": ONE})
+            yield _line({"error": recognised(ONE)})
             return
 
         def tell(line: dict[str, Any] | None) -> None:
@@ -68,16 +70,16 @@ class Desk:
             try:
                 work(stop, tell)
             except Refused as error:
-                tell({"error": error.sentence})
+                tell({"error": recognised(error.sentence)})
             except BaseException:
-                tell({"error": "Something went wrong here; the terminal says what."})
+                tell({"error": phrase("Something went wrong here; the terminal says what.")})
                 raise
             finally:
                 with self.lock:
                     self.asking.discard(person)
                 tell(None)
 
-        done = loop.run_in_executor(None, working)
+        done = loop.run_in_executor(None, copy_context().run, working)  # in the language of the page
         try:
             while (line := await lines.get()) is not None:
                 yield _line(line)

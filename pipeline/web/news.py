@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.run import Run
+from pipeline.language import phrase
 from pipeline.web import curves, runs_now
 from pipeline.web.curves import FIGURES, Log
 from pipeline.web.runs_now import Stage
@@ -70,7 +71,9 @@ class News:
 
 def figures() -> list[dict[str, Any]]:
     """What each curve is, for who draws it."""
-    return [{"name": one.name, "words": one.words, "share": one.share} for one in FIGURES]
+    return [
+        {"name": one.name, "label": phrase(one.name), "words": phrase(one.words), "share": one.share} for one in FIGURES
+    ]
 
 
 def sent(event: str, value: Any) -> str:

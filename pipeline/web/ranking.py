@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from data.schema import PromptText
+from pipeline.language import phrase
 from pipeline.people.agreement import agreements
 from pipeline.people.choosing import Choice, Desk, ask
 from pipeline.people.orders import NotAnOrder, checked, ordered, pairs, relation
@@ -111,8 +112,13 @@ def _compared(item: Item, event: Event) -> dict[str, Any]:
     order = ordered(event.body)
     good, of = right(item, order)
     turned = sum(relation(known_order(item), better, worse) < 0 for better, worse in pairs(order))
-    sentence = f"Practice: {good} of {of} comparisons are as they were known to be"
-    return {"agrees": good == of, "sentence": sentence + (f", {turned} the other way round." if turned else ".")}
+    given = {"good": good, "of": of, "turned": turned}
+    sentence = phrase("Practice: {good} of {of} comparisons are as they were known to be.", good=good, of=of)
+    if turned:
+        sentence = phrase(
+            "Practice: {good} of {of} comparisons are as they were known to be, {turned} the other way round.", **given
+        )
+    return {"agrees": good == of, "sentence": sentence}
 
 
 def _last(store: Store, person: str) -> Event | None:

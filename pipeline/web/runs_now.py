@@ -21,6 +21,7 @@ from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.ownership import LOCK, MANIFEST, at_work, attempt
 from pipeline.artifacts.run import Run, stage_of
 from pipeline.graph import STAGES
+from pipeline.language import language_now
 from pipeline.pages import index
 from pipeline.web.begun import config_of
 from pipeline.web.curves import Log, limits
@@ -77,7 +78,7 @@ def stages(run: Run) -> list[Stage]:
     partial = {name: path for name, path in partial.items() if stage_of(name) in STAGES}
     states = tuple((path.parent.name, _changed(path)) for path in sorted(folder.glob(f"*/{MANIFEST}")))
     found = []
-    for entry in _entries(run.root, run.name, tuple(sorted(partial)), states):
+    for entry in _entries(run.root, run.name, tuple(sorted(partial)), states, language_now()):
         there = (folder / entry.folder / MANIFEST).is_file()
         work, since, anew = _work(partial[entry.folder]) if entry.folder in partial else ("", None, False)
         found.append(
@@ -95,7 +96,9 @@ def stages(run: Run) -> list[Stage]:
 
 
 @lru_cache(maxsize=256)  # by the times of the manifests, so that a look at what did not change reads nothing
-def _entries(root: Path, name: str, also: tuple[str, ...], states: tuple[tuple[str, int], ...]) -> list[index.Entry]:
+def _entries(
+    root: Path, name: str, also: tuple[str, ...], states: tuple[tuple[str, int], ...], language: str
+) -> list[index.Entry]:
     return index.entries(Run(name, root), also)
 
 
@@ -187,7 +190,7 @@ def shown(run: Run, found: Sequence[Stage]) -> dict[str, Any]:
         "name": run.name,
         "about": _about(folder, tuple(_changed(folder / one.folder / MANIFEST) for one in found)),
         "working": [one.folder for one in found if one.work == "working"],
-        "answers": [_answer(folder, name, when) for name, when in reports],
+        "answers": [_answer(folder, name, when, language_now()) for name, when in reports],
         "stages": [asdict(one) for one in found],
     }
 
@@ -209,17 +212,19 @@ def _about(folder: Path, states: tuple[int, ...]) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=64)
-def _answer(folder: Path, name: str, when: int) -> dict[str, Any]:
+def _answer(folder: Path, name: str, when: int, language: str) -> dict[str, Any]:
     """What one comparison says: yes, no or cannot tell, why, its verdict, and an example."""
-    answer = verdict = ""
+    answer = verdict = english = ""
     with suppress(OSError, ValueError):
-        notes = manifests.read(folder / name / MANIFEST).notes
-        answer, verdict = str(notes.get("answer") or ""), str(notes.get("verdict") or "")
-    word, _, why = answer.partition(". ")
+        found_now = manifests.read(folder / name / MANIFEST)
+        answer, verdict = manifests.noted(found_now, "answer"), manifests.noted(found_now, "verdict")
+        english = str(found_now.notes.get("answer") or "")
+    word, _, why = answer.partition("。" if "。" in answer else ". ")
+    kind = {"Yes": "yes", "No": "no"}.get(english.partition(". ")[0], "")
     found = None
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         found = _example(folder / name)
-    return {"folder": name, "word": word, "why": why, "verdict": verdict, "example": found}
+    return {"folder": name, "kind": kind, "word": word, "why": why, "verdict": verdict, "example": found}
 
 
 def _example(folder: Path) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ LOG = "web.log"
 GRACE = 2  # seconds that open answers have when the page is ended
 
 
-def serve(run: Run, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Answer requests about `run`, and the runs beside it, until this process is asked to end.
+def serve(run: Run, host: str = "127.0.0.1", port: int | None = None, lang: str | None = None) -> None:
+    """Answer requests about `run`, and the runs beside it, until this process is asked to end; pages are in `lang`, else in English.
 
     Raises ArtifactError where starlette or uvicorn are not installed, there is no such run, or the address cannot be had.
     """
@@ -42,7 +42,7 @@ def serve(run: Run, host: str = "127.0.0.1", port: int | None = None) -> None:
     from pipeline.web.app import make_app
     from pipeline.web.asking import State
 
-    state = State(run, run.root)
+    state = State(run, run.root, lang or "en")
     with listening(host, port) as listener:
         number = listener.getsockname()[1]
         _tell(host, number, state.token)

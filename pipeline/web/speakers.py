@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from data.schema import PromptText
 from pipeline.artifacts.run import Run
+from pipeline.language import phrase
 from pipeline.settings.sections import Resolved
 from pipeline.training.context import base_at
 from pipeline.training.limits import GB, available
@@ -76,7 +77,7 @@ class Speakers:
         while not self.one.acquire(timeout=0.5):
             if stop.is_set():
                 return None
-            told({"told": "another answer is being written"})
+            told({"told": phrase("another answer is being written")})
         try:
             return None if stop.is_set() else self._said(name, prompt, how, seed, stop, told)
         finally:
@@ -84,7 +85,7 @@ class Speakers:
 
     def _said(self, name: str, prompt: PromptText, how: Resolved, seed: int, stop: threading.Event, told: Any) -> Said:
         if name not in self.loaded:
-            told({"told": f"loading {name}"})
+            told({"told": phrase("loading {name}", name=name)})
         speaker = self._speaker(name)
         try:
             ids = encode_prompt(speaker.tokenizer, prompt)

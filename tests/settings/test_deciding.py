@@ -15,7 +15,7 @@ from pipeline.settings.sections import Section
 
 WATCHES = {"save_steps", "logging_steps", "report_to", "sharding"}  # whatever section they stand in
 OBSERVERS = {"compare.name", "compare.llm.api_key_env", "data.max_row_mb", "data.max_unpacked_gb", "data.max_ratio"} | {
-    *("function_timeout", "data.num_proc")
+    *("function_timeout", "data.num_proc", "report.language")
 }
 NO_STAGE = {"inspect", "force"}  # of a command that publishes nothing; whether to go on past a gate
 

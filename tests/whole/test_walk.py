@@ -61,7 +61,7 @@ FILES = {
     "reward": (MODEL - {"generation_config.json"})
     | MADE
     | ADAPTER
-    | {"scoring.json", "evaluation.json", "report.html"},
+    | {"scoring.json", "evaluation.json", "report.html", "report.zh.html"},
     "ppo": MODEL | MADE | ADAPTER | {"critic/critic.safetensors", "samples.jsonl", "samples.md"},
     "compare": {"manifest.json", "metrics.jsonl", *REPORT_FILES},
 }

@@ -61,8 +61,10 @@ export function range(values, limit, share = false) {
   return { low: low - pad, high: high + pad, near };
 }
 
+const SIDES = { above: "above", below: "below" };
+
 /** A plot of one figure. `draw(series, limit)`: series are {label, slot, points: [[x, y], …]}, points in the order of x. */
-export function plot({ name, words, share }) {
+export function plot({ label: name, words, share }) {
   const reading = el("span", { class: "reading" });
   const canvas = svg("svg", { "aria-hidden": "true" });
   const live = el("span", { class: "unseen", role: "status" });
@@ -117,7 +119,7 @@ export function plot({ name, words, share }) {
     let bound = null;
     if (limit) {
       const y = near ? Y(limit.value) : limit.value > high ? TOP : HEIGHT - BOTTOM;
-      const told = near ? `halts ${limit.side} ${shown(limit.value, share)}` : `halts ${limit.side} ${shown(limit.value, share)}, off this scale ${limit.value > high ? "↑" : "↓"}`;
+      const told = near ? `halts ${SIDES[limit.side]} ${shown(limit.value, share)}` : `halts ${SIDES[limit.side]} ${shown(limit.value, share)}, off this scale ${limit.value > high ? "↑" : "↓"}`;
       canvas.append(svg("line", { class: near ? "limit" : "limit far", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
       // at the end of the plot where the curves are further away from it
       const away = (low, high) => Math.min(...every.filter(([x]) => X(x) >= low && X(x) <= high).map(([, value]) => Math.abs(Y(value) - y)));
@@ -178,7 +180,7 @@ export function plot({ name, words, share }) {
     if (at !== null && nearest(at) !== at) at = null;
     node.hidden = !series.some((one) => one.points.length);
     const last = series.filter((one) => one.points.length).map((one) => `${one.label} ${shown(one.points[one.points.length - 1][1], share)}`);
-    area.setAttribute("aria-label", `${name}, ${words}: last ${last.join(", ")}${limit ? `; training halts ${limit.side} ${shown(limit.value, share)} (${limit.setting})` : ""}. Arrow keys read single steps.`);
+    area.setAttribute("aria-label", `${name}, ${words}: last ${last.join(", ")}${limit ? `; training halts ${SIDES[limit.side]} ${shown(limit.value, share)} (${limit.setting})` : ""}. Arrow keys read single steps.`);
     read();
     paint();
   }

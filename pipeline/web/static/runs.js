@@ -127,14 +127,14 @@ function showAnswer(one) {
       el("p", { class: "whole" }, working.length ? "Whether it worked is told here once it is compared with what it came from." : next ? [next.work ? `${next.folder} was interrupted; the same command goes on. ` : `Next: ${next.help} `, el("code", { class: "do" }, next.command)] : "")));
     return;
   }
-  const kind = { Yes: "yes", No: "no" }[first.word] ?? "";
-  const report = one.stages.find((made) => made.folder === first.folder)?.pages.includes("report.html");
+  const kind = first.kind;
+  const report = one.stages.find((made) => made.folder === first.folder)?.pages.find((page) => /^report(\.\w+)?\.html$/.test(page));
   const others = one.answers.slice(1).map((other) => el("p", { class: "whole" }, el("b", {}, `${other.folder}: ${other.word}. `), other.why));
   $("answer").replaceChildren(el("div", { class: `card verdict ${kind}` },
     el("p", { class: "asks" }, "Is the aligned model better?"),
     el("p", { class: "big" }, el("b", {}, `${first.word}. `), first.why),
     el("p", { class: "whole" }, first.verdict), ...others,
-    report ? el("p", { class: "links" }, link(first.folder, "report.html", "Read the whole report")) : null), example(first.example));
+    report ? el("p", { class: "links" }, link(first.folder, report, "Read the whole report")) : null), example(first.example));
 }
 
 const WHO = { base: "the original model", sft: "after demonstrations", ppo: "aligned with what people preferred" };
@@ -194,7 +194,7 @@ function showProgress() {
     place.replaceChildren(
       at.steps === null ? "" : el("progress", { max: at.steps, value: at.step, "aria-label": `${folder}: steps done` }),
       el("div", { class: "of" }, el("span", {}, told), el("span", {}, left)),
-      el("dl", {}, Object.entries(at.figures).flatMap(([figure, value]) => [el("dt", {}, figure), el("dd", {}, shown(value, figures.find((one) => one.name === figure)?.share))])));
+      el("dl", {}, Object.entries(at.figures).flatMap(([figure, value]) => [el("dt", {}, figures.find((one) => one.name === figure)?.label ?? figure), el("dd", {}, shown(value, figures.find((one) => one.name === figure)?.share))])));
   }
 }
 
@@ -253,7 +253,7 @@ function showNumbers() {
   const place = document.querySelector(".numbers");
   if (!place.open) return;
   const had = figures.filter((figure) => open.some((of) => curve(of).points.some((point) => point[figure.name] !== undefined)));
-  const head = el("tr", {}, el("th", { scope: "col" }, "of"), el("th", { scope: "col" }, "step"), had.map((figure) => el("th", { scope: "col" }, figure.name)));
+  const head = el("tr", {}, el("th", { scope: "col" }, "of"), el("th", { scope: "col" }, "step"), had.map((figure) => el("th", { scope: "col" }, figure.label)));
   const rows = open.flatMap((of) => curve(of).points.map((point) => el("tr", {}, el("th", { scope: "row" }, labelOf(of)), el("td", {}, String(point.step)), had.map((figure) => el("td", {}, shown(point[figure.name], figure.share))))));
   place.querySelector(".wide").replaceChildren(el("table", {}, el("thead", {}, head), el("tbody", {}, rows)));
 }
