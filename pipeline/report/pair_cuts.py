@@ -8,12 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.schema import Ranking
+from pipeline.language import fixed
 from pipeline.rows.published import source_of
 from reward import metrics
 
 SOURCES = 12  # slices by tag or source; the rest are one
 GAPS, LENGTHS = 5, 3  # slices of about equally many pairs
 Slices = dict[str, NDArray[np.bool_]]
+RANGES = tuple(map(fixed, ("rating gap", "places apart", "mean length of the two, tokens")))
+CUTS = (*RANGES, *map(fixed, ("which is longer", "tag or source")))
+NAMES = tuple(map(fixed, ("all pairs", "the better one", "neither", "the worse one", "all others")))
 
 
 def cuts(held_out: Sequence[Ranking], scored: Sequence[dict[str, Any]], pairs: metrics.Pairs) -> dict[str, Slices]:

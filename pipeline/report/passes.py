@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline import statistics
 from pipeline.comparison.pairing import ByKey, Opinion, pairs_of, scores_by
+from pipeline.language import phrase
 from pipeline.report.findings import Report
 from pipeline.report.sentences import MIN_PROMPTS, clauses
 
@@ -94,7 +95,7 @@ def predicate(report: Report, judge: str, outcomes: Mapping[str, Mapping[str, An
     def numbers(other: str, outcome: Mapping[str, Any], short: bool) -> str:
         own, theirs = (task["models"][name][FIRST]["mean"] for name in (report.main, other))
         gap = points(task["pairs"][f"{report.main} vs {other}"][FIRST])
-        return f"{FIRST} {own:.1%} against {theirs:.1%}, {gap}"
+        return phrase("{name} {own:.1%} against {theirs:.1%}, {gap}", name=FIRST, own=own, theirs=theirs, gap=gap)
 
     return clauses(outcomes, numbers)
 
@@ -105,8 +106,10 @@ def points(gap: Mapping[str, float | None]) -> str:
     def signed(value: float | None) -> str:
         return "" if value is None else f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")
 
-    said = f"{signed(gap['mean'])} points"
-    return said if gap["low"] == gap["high"] else f"{said}, 95% interval {signed(gap['low'])} to {signed(gap['high'])}"
+    if gap["low"] == gap["high"]:  # none, or without width
+        return phrase("{mean} points", mean=signed(gap["mean"]))
+    ends = {name: signed(gap[name]) for name in ("mean", "low", "high")}
+    return phrase("{mean} points, 95% interval {low} to {high}", **ends)
 
 
 def sentences(report: Report) -> list[str]:
@@ -123,15 +126,24 @@ def sentences(report: Report) -> list[str]:
     def told(task: str, name: str) -> str:
         found = own["tasks"][task]
         shares = [found["models"][model][name]["mean"] for model in (a, b)]
-        return f"{shares[0]:.1%} against {shares[1]:.1%} of {b} ({points(found['pairs'][pair][name])})"
+        gap = points(found["pairs"][pair][name])
+        return phrase(
+            "{own:.1%} against {theirs:.1%} of {other} ({gap})", own=shares[0], theirs=shares[1], other=b, gap=gap
+        )
 
     said = []
     if own["samples"] > 1:
         last = f"pass@{own['samples']}"
-        said.append(f"Within {own['samples']} tries ({last}) {a} solves {told(ALL, last)}.")
+        said.append(
+            phrase(
+                "Within {tries} tries ({name}) {model} solves {told}.",
+                **{"tries": own["samples"], "name": last, "model": a, "told": told(ALL, last)},
+            )
+        )
     tasks = [task for task in own["tasks"] if task != ALL]
     if tasks:
-        said.append(f"{FIRST} of each task: {'; '.join(f'{task} {told(task, FIRST)}' for task in tasks)}.")
+        each = phrase("; ").join(f"{task} {told(task, FIRST)}" for task in tasks)
+        said.append(phrase("{name} of each task: {each}.", name=FIRST, each=each))
     return said
 
 

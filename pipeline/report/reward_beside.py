@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.schema import Ranking
+from pipeline.language import phrase
 from pipeline.report.pair_cuts import cuts
 from reward import metrics
 
@@ -76,13 +77,20 @@ def verdict(found: dict[str, Any]) -> str:
     """One sentence on the difference, which claims no more than its interval allows."""
     own, (this, other) = found["slices"]["all pairs"], found["names"]
     gap = own["difference"]
-    said = f"On the same {gap['pairs']:,} held-out pairs the reward model on {this} orders {own['this']['mean']:.1%} as people do, that on {other} {own['other']['mean']:.1%}"
+    said = phrase(
+        "On the same {pairs:,} held-out pairs the reward model on {this} orders {own:.1%} as people do, that on {other} {theirs:.1%}",
+        **{"pairs": gap["pairs"], "this": this, "other": other},
+        **{"own": own["this"]["mean"], "theirs": own["other"]["mean"]},
+    )
     if gap["low"] is None:
-        said += "; there is no interval of the difference, so nothing can be concluded"
+        claim = phrase("; there is no interval of the difference, so nothing can be concluded")
     else:
-        ends = f"{100 * gap['mean']:+.1f} points, 95% interval {100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
-        told = other if gap["high"] < 0 else this if gap["low"] > 0 else None
-        said += f" ({ends})" + (
-            ", which shows neither to be better" if told is None else f", so that on {told} is better"
+        ends = {"mean": 100 * gap["mean"], "low": 100 * gap["low"], "high": 100 * gap["high"]}
+        better = other if gap["high"] < 0 else this
+        claim = phrase(" ({mean:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})", **ends) + (
+            phrase(", which shows neither to be better")
+            if gap["low"] <= 0 <= gap["high"]
+            else phrase(", so that on {name} is better", name=better)
         )
-    return f"{said}; both order {own['agreement']['mean']:.1%} of the pairs alike.".replace("-", "−")
+    alike = phrase("; both order {agreement:.1%} of the pairs alike.", agreement=own["agreement"]["mean"])
+    return f"{said}{claim}{alike}".replace("-", "−")

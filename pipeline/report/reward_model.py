@@ -18,8 +18,8 @@ from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, LINE, SOFT, Figure, draw
 from pipeline.pages.visible import visible
 from pipeline.report import reward_beside
+from pipeline.report.pair_cuts import NAMES, RANGES, cuts
 from pipeline.report.pair_cuts import by_quantile as by_quantile
-from pipeline.report.pair_cuts import cuts
 from policies.template import show_prompt
 from reward import metrics
 from reward.statistics import LEVEL

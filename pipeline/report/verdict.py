@@ -59,7 +59,7 @@ def verdict(report: Report) -> str:
             " Training maximised {judges} itself, on other prompts; on these it is no proxy: it says whether the answer is right.",
             judges=joined(judges),
         )
-        beside = phrase(" Beside the other methods: it {claim}.", claim=said(judges[0], rivals)) if rivals else ""
+        beside = phrase(" Beside the other methods, it {claim}.", claim=said(judges[0], rivals)) if rivals else ""
         told = phrase("{claim}, {ending}", claim=by_all(who, origins, judges), ending=ending)
         return f"{told}{checked}{beside}"
     rates = [

@@ -22,7 +22,9 @@ def commands(text: str) -> list[str]:
     """Commands in their order, without what is said of them; from blocks, and from the prose."""
     blocks = re.findall(r"^```(?:python)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    found = [line for line in lines if re.match(r"make |python |from |say = |print\(|\w+: runs/|compare: warning", line)]
+    found = [
+        line for line in lines if re.match(r"make |python |from |say = |print\(|\w+: runs/|compare: warning", line)
+    ]
     return found + sorted(re.findall(r"`((?:make|python) [^`]+)`", prose(text)))
 
 
@@ -38,7 +40,9 @@ def codes(text: str) -> list[str]:
 
 def numbers(text: str) -> list[str]:
     """The figures of tables, which no translation may change."""
-    return [cell for line in text.splitlines() if line.startswith("| ") for cell in re.findall(r"\| ([\d.]+) (?=\|)", line)]
+    return [
+        cell for line in text.splitlines() if line.startswith("| ") for cell in re.findall(r"\| ([\d.]+) (?=\|)", line)
+    ]
 
 
 @pytest.mark.parametrize("what", [headings, commands, links, codes, numbers])
@@ -65,7 +69,10 @@ def test_it_is_as_short_and_chinese() -> None:
 def test_it_is_written_as_chinese_is() -> None:
     text = re.sub(r"`[^`\n]*`", "x", re.sub(r"!?\[([^\]]*)\]\([^)]*\)|\*\*", r"\1", prose(CHINESE)))
     assert re.findall("[\u4e00-\u9fff][A-Za-z0-9]|[A-Za-z0-9][\u4e00-\u9fff]", text) == []
-    assert re.findall("[\u4e00-\u9fff][,;:?!()]|[,;?!(][\u4e00-\u9fff]| [，。；：、（）]|[，。；：、（）] (?!\\|)", text) == []
+    assert (
+        re.findall("[\u4e00-\u9fff][,;:?!()]|[,;?!(][\u4e00-\u9fff]| [，。；：、（）]|[，。；：、（）] (?!\\|)", text)
+        == []
+    )
 
 
 def test_each_leads_to_the_other() -> None:
