@@ -100,7 +100,10 @@ def _split(section: Pretrain, seed: int, corpus: Corpus, whole: Path) -> dict[st
         gone = {later for _, later in near_duplicates(list(_texts(whole)), section.clean.near_duplicates)}
         counts["near_duplicates"] = len(gone)
     order = [number for number in np.argsort(places, kind="stable").tolist() if number not in gone]
-    held_out = set(order[: max(1, round(section.eval_fraction * len(order)))])
+    edge = places[order[max(1, round(section.eval_fraction * len(order))) - 1]] if order else 0.0
+    held_out = {
+        number for number in order if places[number] <= edge
+    }  # the same text, where it may stand twice, on one side
     with corpus.train.open("w", encoding="utf-8") as train, corpus.held_out.open("w", encoding="utf-8") as aside:
         for number, text in enumerate(_texts(whole)):
             if number in held_out:

@@ -100,6 +100,14 @@ def test_who_is_held_out_follows_from_text_and_seed(tmp_path: Path) -> None:
     assert len(first - held_out([*texts, *(f"Another {n}" for n in range(5))])) <= 2
 
 
+def test_a_text_that_may_stand_twice_stands_on_one_side(tmp_path: Path) -> None:
+    texts = [f"Text number {n % 9}" for n in range(90)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = corpus(tmp_path, tmp_path / "a.jsonl", clean={"duplicates": False}, eval_fraction=0.15)
+    train, held_out = [*found.texts()], found.held_out_texts(999)
+    assert sorted(train + held_out) == sorted(texts) and not {*train} & {*held_out} and len(held_out) == 20
+
+
 def test_nearly_the_same_documents_are_kept_once(tmp_path: Path) -> None:
     """On neither side, however many are held out."""
     long = " ".join(f"word{n}" for n in range(60))
@@ -138,7 +146,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_document_that_is_longer_than_a_row_may_be_is_told(tmp_path: Path) -> None:
-    long = ("x" * 1000 + "\n") * 17_000
+    long = "".join(f"{number:01000}\n" for number in range(17_000))
     assert "pretrain.sample_by" in refused(tmp_path, long, name="a.txt", sample_by="document")
     assert (
         len(both(corpus(tmp_path, tmp_path / "a.txt", sample_by="line", clean={"duplicates": False}, max_rows=9))) == 9
