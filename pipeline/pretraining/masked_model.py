@@ -50,6 +50,8 @@ class MaskedTrainer(RowTrainer):
     """Trains a BertForPreTraining: mean loss of the masked tokens of an optimizer step, plus that of its pairs, whatever the micro-batches
     and processes they are dealt to. Each log has FIGURES of the rows since the last one, before they were learned."""
 
+    arguments = {"adam_beta2": 0.98}  # as RoBERTa (Liu et al. 2019, 1907.11692, section 3.1)
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.agreed = torch.zeros(6, dtype=torch.float64, device=self.args.device)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -36,6 +36,7 @@ class Draws(Dataset[dict[str, Any]]):
 class RowTrainer(Trainer):
     """transformers.Trainer, whose log also has what was measured at a step, and the tokens that were read so far."""
 
+    arguments: ClassVar[dict[str, Any]] = {}  # of TrainingArguments, that are not settings
     heard: "Heard"
     tokens_read: list[int]  # with how many steps, from 0 on
 
@@ -112,7 +113,8 @@ def learn(
     check_recomputes(model, section)
     lengths = rows[0]
     order = batched_order(lengths, section, seed)
-    arguments = RowArguments(**trainer_arguments(section, folder, accelerator.num_processes, seed))
+    given = trainer_arguments(section, folder, accelerator.num_processes, seed) | kind.arguments
+    arguments = RowArguments(**given)
     trainer = kind(model=model, args=arguments, train_dataset=Draws(order, rows[1]), data_collator=collate)
     read = [0, *accumulate(lengths[i] for i in order)][:: section.batch_size]
     trainer.heard, trainer.tokens_read = heard, read
