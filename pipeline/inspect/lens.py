@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.inspect.tokens import shown
 from policies.backbone import decoder
 from policies.logprobs import logits
-from policies.trials import close
+from policies.trials import close, output_layer
 
 LAYERS = 12  # shown at most, the last always
 STEPS = 32  # of the completion, the first ones
@@ -60,6 +60,8 @@ def lens(name: str, model: Any, tokenizer: Any, ids: Sequence[int], prompt: int)
     for i in picked:
         # the last of what transformers hands out is normed already
         read = states[-1] if i == count else states[i] if norm is None else norm(states[i])
+        if read.shape[-1] != output_layer(model).width:  # something between layers and output makes them narrower
+            return None
         layers[i] = logits(model, read[0, at])
     if not close(layers[count], out.logits[0, at].float(), next(model.parameters()).dtype):
         return None
@@ -84,8 +86,10 @@ class _Watched:
         self.body, self.seen, self.hooks = body, list[tuple[nn.Module, Any, Any]](), list[Any]()
 
     def __enter__(self) -> "_Watched":
+        stacks = (one for one in self.body.modules() if isinstance(one, nn.ModuleList))
+        inside = {id(part) for stack in stacks for part in stack.modules()}  # a layer's own norm is not the last of all
         for child in self.body.modules():
-            if child is not self.body and not isinstance(child, nn.ModuleList):
+            if child is not self.body and id(child) not in inside:
                 self.hooks.append(child.register_forward_hook(self._note))
         return self
 

@@ -63,7 +63,7 @@ def _run(model: Any, ids: Sequence[int], positions: Sequence[int]) -> tuple[Tens
         )
     except TypeError:
         return None
-    layers = [layer[0].float().cpu() for layer in out.attentions or () if layer is not None]
+    layers = [layer[0].float().cpu() for layer in getattr(out, "attentions", None) or () if layer is not None]
     return (out.logits[0].float().cpu(), layers) if layers else None
 
 

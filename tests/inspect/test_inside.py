@@ -19,6 +19,12 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    MambaConfig,
+    MambaForCausalLM,
+    OpenAIGPTConfig,
+    OpenAIGPTLMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
 )
 
 from pipeline.inspect import heads, landscape, lens, positions, saliency, stepping
@@ -265,3 +271,14 @@ def test_the_rest_makes_shares_exact_at_every_temperature() -> None:
         shares = (best / t).exp() / ((best / t).exp().sum(-1) + rest[:, place].exp())[:, None]
         torch.testing.assert_close(shares, torch.softmax(logprobs / t, -1).gather(1, ids), atol=1e-5, rtol=1e-4)
     assert torch.isinf(stepping.of_the_rest(logprobs, logprobs.topk(50, -1).indices)).all()
+
+
+def test_what_a_model_lacks_is_left_out() -> None:
+    """GPT-1's layers end in norms of their own, and no norm comes after; OPT-350m's output is narrower than its layers; Mamba has no attention."""
+    small: dict[str, Any] = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2}
+    first = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64)).eval()
+    found = lens.lens("m", first, Words(), IDS, PROMPT)
+    assert found is not None and not found.normed
+    narrow = {"ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 16, "do_layer_norm_before": False}
+    assert lens.lens("m", OPTForCausalLM(OPTConfig(**small, **narrow)).eval(), Words(), IDS, PROMPT) is None
+    assert positions.ways(MambaForCausalLM(MambaConfig(**small)).eval(), IDS, PROMPT, seed=1) == []
