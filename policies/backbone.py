@@ -165,8 +165,8 @@ def new_classifier(
 ) -> PreTrainedModel:
     """A sequence classifier with a fresh head of one output: weight N(0, 1/√(d+1)), bias 0 (2403.17031, detail 11). Raises
     BackboneError where its kind has no such head, or the score does not see the whole text."""
-    with torch.random.fork_rng():  # a head may have layers below its last one
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # a head may have layers below its last one, which are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
         model, _ = _fetched(AutoModelForSequenceClassification, path, how, revision, num_labels=1)
     _pad_for(model, tokenizer, path)
     _float32_head(model)
