@@ -16,6 +16,9 @@ from policies.errors import BackboneError
 from policies.limited import stopped
 from policies.untyped import Foreign, Tokenizer
 
+START = 2**24
+"""Where the completion of an encoder–decoder begins in a row (`policies/seq2seq.py`); above every vocabulary that `strangers.SIZES` lets through."""
+
 Place = Literal["start", "special", "text"]
 """Where a completion stands: after no text at all, right behind a special token, or behind text."""
 

@@ -16,10 +16,8 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from policies.errors import BackboneError
+from policies.framing import START as START
 from policies.untyped import Arguments, Foreign, Model
-
-START = 2**24
-"""Where a row's completion begins: above every vocabulary that `strangers.SIZES` lets through."""
 
 
 def of_rows(model: Model) -> bool:

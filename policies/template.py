@@ -13,8 +13,7 @@ from functools import lru_cache
 
 from policies.chats import PLAIN_CHAT as PLAIN_CHAT
 from policies.chats import Refused, render
-from policies.framing import Place, around, decode, encode, place_of, plain, tokenized
-from policies.seq2seq import START
+from policies.framing import START, Place, around, decode, encode, place_of, plain, tokenized
 from policies.untyped import Tokenizer
 
 PromptText = str | list[dict[str, str]]

@@ -210,7 +210,6 @@ def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int],
         "held_out_prompts": len(asked[EVAL]),
         "rankings": len(files["rankings.train"]),
         "held_out_rankings": len(files["rankings.eval"]),
-        "rewarded": "reward" in config.ppo.reward_funcs,
         "rarest_label": _rarest_label(files),
         "on_both_sides": leaked,
         "decontaminated": _decontaminated(files, counts),
@@ -219,8 +218,8 @@ def figures_of(files: Files, made: Sequence[Portion], counts: Mapping[str, int],
 
 
 def gate(figures: Mapping[str, Any]) -> Gate:
-    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any. Where nothing is ranked and ppo's score
-    has no reward model ("rewarded"), rankings are not asked for."""
+    """figures: what `figures_of` gives, and "set_aside", the rankings for stage gold, where there are to be any. Where nothing is ranked, held-out rankings
+    are not asked for: ppo's score may need none, and stage reward says what it lacks."""
     prompts_why = "raise data.eval_fraction, add rows, or set data.split_similarity=null if most prompts are alike"
     checks = [
         check("training prompts", figures["prompts"], must=SOME, should=PROMPTS, why="add rows"),
@@ -232,17 +231,10 @@ def gate(figures: Mapping[str, Any]) -> Gate:
             why="take the prompts of data.eval_prompts out of the training rows",
         ),
     ]
-    if figures["rankings"] or figures.get("rewarded", True):
-        checks.insert(
-            2,
-            check(
-                "held-out rankings",
-                figures["held_out_rankings"],
-                must=SOME if figures["rankings"] else None,
-                should=HELD_OUT_RANKINGS,
-                why=prompts_why,
-            ),
-        )
+    if figures["rankings"]:
+        held_out = figures["held_out_rankings"]
+        ranked = check("held-out rankings", held_out, must=SOME, should=HELD_OUT_RANKINGS, why=prompts_why)
+        checks.insert(2, ranked)
     if (rarest := figures.get("rarest_label")) is not None:
         why = "what learns from judgements needs liked and disliked ones, on both sides; give more of the rarer"
         checks.append(check("liked or disliked completions, the fewer of a side", rarest, should=JUDGED, why=why))
