@@ -18,7 +18,7 @@ from pipeline.report.signs import ROWS, Bound, at_most, fall, kept, rise, times
         (rise(0.05), 0.1, [0.15, 0.0], [0.1501], "+5.0 points"),
         (fall(0.05), 1.0, [0.95, 1.0], [0.9499], "−5.0 points"),
         (kept(0.8, "falls at most 20% of itself"), 1.0, [0.8, 2.0], [0.7999], "1.00 to 0.80"),
-        (kept(0.5, "at least 0.5 of sft", " nats"), 2.0, [1.0], [0.999], "2.00 to 1.00 nats"),
+        (kept(0.5, "at least 0.5 of sft", "{sft:.2f} to {own:.2f} nats"), 2.0, [1.0], [0.999], "2.00 to 1.00 nats"),
     ],
 )
 def test_a_bound_allows_its_limit(bound: Bound, sft: float, allowed: list[float], past: list[float], told: str) -> None:

@@ -47,7 +47,8 @@ def one(server: tuple[int, socket.socket], code: str, *tests: str, limits: Limit
 
 
 def left(process: int) -> list[int]:
-    """Processes that come from `process`, and those of the users that programs have."""
+    """Processes that come from `process`, and those of the users that programs have whose parent is gone: other tests may run programs
+    of their own beside these."""
     parents, users = {}, {}
     for path in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -57,7 +58,7 @@ def left(process: int) -> list[int]:
         if told["State"].startswith("Z"):
             continue  # it has ended, and nobody asked how
         parents[int(told["Pid"])], users[int(told["Pid"])] = int(told["PPid"]), int(told["Uid"].split()[0])
-    found = {pid for pid, user in users.items() if FIRST_USER <= user < FIRST_USER + 4000}
+    found = {pid for pid, user in users.items() if FIRST_USER <= user < FIRST_USER + 4000 and parents[pid] == 1}
     todo = [process]
     while todo:
         children = [pid for pid, parent in parents.items() if parent == todo[-1] and pid not in found]
