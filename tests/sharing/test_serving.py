@@ -13,8 +13,10 @@ from pipeline.sharing import serving
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     found: list[Any] = []
+    (tmp_path / "demo/ppo").mkdir(parents=True)
+    (tmp_path / "demo/ppo/config.json").write_text("{}")
     monkeypatch.setattr(os, "execv", lambda path, words: found.append((path, words)))
     monkeypatch.setattr(serving, "models", lambda run: ["sft", "ppo", "reward"])
     monkeypatch.setattr(Run, "require", lambda self, stage, **how: found.append(stage))
@@ -53,6 +55,12 @@ def test_a_port_that_is_taken_is_told_before_anything_is_loaded(started: list[An
         taken.listen()
         with pytest.raises(ArtifactError, match="choose another PORT"):
             serving.serve(Run("demo", tmp_path), "ppo", taken.getsockname()[1])
+
+
+def test_an_encoder_decoder_is_refused_before_the_server_refuses_it(started: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "demo/ppo/config.json").write_text('{"is_encoder_decoder": true}')
+    with pytest.raises(ArtifactError, match="is an encoder–decoder"):
+        serving.serve(Run("demo", tmp_path), "ppo", free_port())
 
 
 def test_a_missing_package_is_told_with_what_installs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
