@@ -39,11 +39,11 @@ class State:
 
     run: Run
     root: Path = Path("runs")
-    language: str = "en"
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     ending: threading.Event = field(
         default_factory=threading.Event, repr=False
     )  # set when the server is to end: streams end
+    language: str = "en"
 
 
 async def read_json(request: Request) -> dict[str, Any]:

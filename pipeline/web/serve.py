@@ -42,7 +42,7 @@ def serve(run: Run, host: str = "127.0.0.1", port: int | None = None, lang: str 
     from pipeline.web.app import make_app
     from pipeline.web.asking import State
 
-    state = State(run, run.root, lang or "en")
+    state = State(run, run.root, language=lang or "en")
     with listening(host, port) as listener:
         number = listener.getsockname()[1]
         _tell(host, number, state.token)

@@ -60,7 +60,8 @@ def test_all_runs_as_json(client: TestClient) -> None:
     assert run["name"] == "demo" and run["about"]["rankings_train"] == 12.0 and run["about"]["model"] == "tiny"
     assert [(one["folder"], one["gate"]) for one in run["stages"]][-1] == ("compare", "warn")
     assert run["answers"][0]["word"] == "Yes"
-    assert {"name": "EOS", "words": "completions that end by themselves", "share": True} in found["figures"]
+    eos = {"name": "EOS", "label": "EOS", "words": "completions that end by themselves", "share": True}
+    assert eos in found["figures"]
 
 
 def test_a_page_of_a_stage_runs_its_script_and_reaches_nothing(client: TestClient) -> None:
