@@ -33,6 +33,10 @@ NOT_CHINESE = "fewer than a third of its letters and digits are Chinese"
 SIMILAR = 0.4
 """Jaccard similarity of shingles from which two reviews stand on one side. It is low on purpose: most are short, and two
 that differ by a clause are the same review for a judge."""
+BEGINNING = 20
+"""Letters with which two reviews that begin alike are on one side."""
+CONTAINED = 8
+"""Letters from which a review that stands whole in another is on its side; shorter ones are phrases that anybody writes."""
 
 CHINESE = "\u3400-\u4dbf\u4e00-\u9fff"
 _DATE = r"\s*\d{4}年\d{1,2}月\d{1,2}日\s*[：:]\s*"
@@ -162,8 +166,9 @@ def _wide(sign: str) -> bool:
 
 
 def same(text: str) -> str:
-    """What two writings of one text have in common."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """What two writings of one text have in common: letters and digits, without width and case; of a text that has none, its signs."""
+    folded = "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return "".join(sign for sign in folded if sign.isalnum()) or folded
 
 
 def unfit(text: str) -> str | None:
@@ -184,8 +189,8 @@ def sides(
     """Every review under TRAIN, EVAL or JUDGE, in the order of `reviews`: the one split that all stages share.
 
     About `eval_fraction` of the texts are held out from every stage, about `judge_fraction` are for the judge alone. The
-    side follows from the seed and the text by a hash. Reviews that are alike, by a chain of pairs of similarity `SIMILAR`
-    or with the same twenty first characters, stand on one side. Raises ValueError for fractions that leave no training text.
+    side follows from the seed and the text by a hash. Reviews that are alike, by a chain of pairs of similarity `SIMILAR`,
+    with the same twenty first letters, or of which one stands whole in the other, stand on one side. Raises ValueError for fractions that leave no training text.
     """
     if not (0 < eval_fraction and 0 < judge_fraction and eval_fraction + judge_fraction < 1):
         raise ValueError("eval_fraction and judge_fraction must be above 0 and together below 1")
@@ -203,21 +208,31 @@ def sides(
 
 def _alike(texts: Sequence[str]) -> list[int]:
     """For each text the number of its group."""
-    groups = clusters(texts, SIMILAR)
-    joined = {group: group for group in groups}
+    joined = list(clusters(texts, SIMILAR))
 
     def root(group: int) -> int:
         while joined[group] != group:
             group = joined[group]
         return group
 
+    def join(one: int, other: int) -> None:
+        one, other = root(one), root(other)
+        joined[max(one, other)] = min(one, other)
+
+    bare = [same(text) for text in texts]
     begun: dict[str, int] = {}
-    for text, group in zip(texts, groups, strict=True):
-        start = same(text)[:20]
-        if len(start) == 20:
-            one, other = root(begun.setdefault(start, group)), root(group)
-            joined[max(one, other)] = min(one, other)
-    return [root(group) for group in groups]
+    opens: dict[str, list[int]] = {}
+    for number, text in enumerate(bare):
+        if len(text) >= BEGINNING:
+            join(begun.setdefault(text[:BEGINNING], number), number)
+        if len(text) >= CONTAINED:
+            opens.setdefault(text[:CONTAINED], []).append(number)
+    for number, text in enumerate(bare):
+        for at in range(len(text) - CONTAINED + 1):
+            for inside in opens.get(text[at : at + CONTAINED], ()):
+                if text.startswith(bare[inside], at):
+                    join(inside, number)
+    return [root(number) for number in range(len(texts))]
 
 
 # Building

@@ -89,10 +89,9 @@ def _right(model: Model, way: Way) -> bool:
     ends = list(range(0, size, 7))
     with short_windows(model):
         try:
-            choice = _with_pad(model) if of_rows(model) else choose
-            said = way(
-                model, Wanted(prompts, uniforms, ends[1:] if of_rows(model) else ends, ends[0], 1.0, choice, None)
-            )
+            choice, pads = (_with_pad(model), {pad_of(model)}) if of_rows(model) else (choose, set[int]())
+            stops = [one for one in ends if one not in pads]  # the pad that is put in is no end
+            said = way(model, Wanted(prompts, uniforms, stops, ends[0], 1.0, choice, None))
         except Exception:  # what a model of somebody's own raises cannot be foreseen, and whole forwards are left
             return False
         whole = [[*p, *c.tokens] for p, c in zip(prompts, said, strict=True)]

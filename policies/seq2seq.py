@@ -8,6 +8,7 @@ States and logits of the prompt's own tokens are zero: nothing is said there.
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from peft import PeftModel
@@ -206,16 +207,32 @@ OWN = ("decoder_input_ids", "decoder_inputs_embeds", "encoder_outputs", "past_ke
 
 def reads_rows(model: Model, path: object) -> None:
     """Let `model`, an encoder–decoder of transformers, read rows, in place. Raises BackboneError where nothing says its decoder's first token."""
+    if isinstance(model, Rows):
+        return
     start = _start_of(model)
     if start is None:
         raise BackboneError(
             f"{path}: its config.json names no decoder_start_token_id, with which its decoder begins; set it to the one it was trained with"
         )
-    plain = type(model)
-    # under its old name, by which transformers looks up what a class can record, and which it writes into config.json
-    name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    model.__class__ = type(plain.__name__, (Rows, plain), name)
+    model.__class__ = _in_rows(type(model))
     model.begins_with = start
+
+
+@lru_cache(maxsize=64)
+def _in_rows(plain: type) -> type:
+    """The class that reads rows, one for each class of transformers, under its old name: by that transformers looks up what a class can record,
+    and writes it into config.json. It is pickled by the class that it was made of, as no module has it."""
+    name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__reduce__": _reduced}
+    return type(plain.__name__, (Rows, plain), name)
+
+
+def _reduced(model: Model) -> tuple[Foreign, ...]:
+    return _unfilled, (type(model).__mro__[2],), model.__dict__
+
+
+def _unfilled(plain: type) -> Foreign:
+    made = _in_rows(plain)
+    return made.__new__(made)
 
 
 def _start_of(model: Model) -> int | None:

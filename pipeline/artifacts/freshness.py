@@ -14,14 +14,15 @@ from pipeline.artifacts.hashes import hashed, memory
 from pipeline.artifacts.manifest import CONTRACT, Manifest
 from pipeline.artifacts.run import Inputs, Run
 from pipeline.graph import BASELINES, PRETRAINED, REWARD_MODELS, STAGES, parents_of
-from pipeline.settings.config import EMBEDDED_MODEL, TINY_MODEL, Config, best_of
+from pipeline.settings.config import CHINESE_REVIEWS, EMBEDDED_MODEL, EMBEDDED_REVIEWS, TINY_MODEL, Config, best_of
 from pipeline.settings.deciding import deciding
 
 
 def parents(stage: str, config: Config) -> tuple[str, ...]:
     """The stages whose results `stage` reads; the reward stage only where its score is maximised, of what is compared only
     what compare.models names, and of PRETRAINED what the recipe starts from."""
-    unused = {"reward"} if "reward" not in config.ppo.reward_funcs and stage != "reward" else set()
+    itself = stage in ("reward", "reward_encoder")  # the second is held against the first
+    unused = {"reward"} if "reward" not in config.ppo.reward_funcs and not itself else set()
     if stage == "compare":
         named = {"best_of_n" if best_of(name) else name for name in config.compare.models}
         unused |= {"ppo", *BASELINES} - named
@@ -48,13 +49,18 @@ def section_values(config: Config, stage: str) -> dict[str, Any]:
     whole = config.model_dump(mode="json")
     out: dict[str, Any] = {}
     for name in STAGES[stage].reads:
-        if stage in PRETRAINED and name.startswith("data.") and not getattr(config, stage).embedded():
-            continue  # they split an embedded corpus, and no other
+        if stage in PRETRAINED and name.startswith("data.") and not _splits(name, getattr(config, stage).source):
+            continue
         value: Any = whole
         for part in name.split("."):
             value = value[part]
         out[name] = value
     return out
+
+
+def _splits(setting: str, corpus: str | None) -> bool:
+    """Whether a setting of data decides how an embedded corpus is split; that of another is split by its own section."""
+    return corpus == CHINESE_REVIEWS or (corpus == EMBEDDED_REVIEWS and setting == "data.eval_fraction")
 
 
 def function_files(stage: str, config: Config) -> list[Path]:

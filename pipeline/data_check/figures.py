@@ -18,6 +18,7 @@ from pipeline.rows.gather import EVAL, TRAIN, Portion
 from pipeline.rows.portions import halved
 from pipeline.settings.config import Data
 from pipeline.statistics import wilson
+from policies.framing import START
 from policies.template import encode_completion, encode_prompt, show_prompt
 
 NEAR = 0.8
@@ -68,7 +69,7 @@ def measured(rows: Sequence[AnyRow], tokenizer: Any, max_length: int) -> tuple[l
             continue
         completions = [encode_completion(tokenizer, row.prompt, text) for text in completions_of(row)]
         indistinct = isinstance(row, Ranking) and _indistinct(row, completions, max_length - len(prompt))
-        out.append(Lengths(len(prompt), tuple(map(len, completions)), indistinct))
+        out.append(Lengths(len(prompt) - prompt.count(START), tuple(map(len, completions)), indistinct))
     return out, refused
 
 
@@ -238,6 +239,7 @@ def _place(rank: int, row: Ranking) -> str:
 
 def _shown(what: str, prompt: Sequence[int], ids: Sequence[int], tokenizer: Any) -> dict[str, Any]:
     """The text as the model sees it; `answer_at` is where the answer begins in it, None where letters span the two."""
+    prompt = [one for one in prompt if one != START]  # no token of any vocabulary
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *ids])
     told: dict[str, Any] = {"what": what, "tokens": len(prompt) + len(ids)}
     if not ids or not whole.startswith(before):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.inspect.maps import layers_shown
+from pipeline.inspect.maps import evenly, layers_shown
 
 TOKENS = 48  # that the page holds: the last ones of prompt and completion
 QUERIES = 400_000  # bytes of queries and keys; layers are left out evenly where there are more
@@ -35,7 +35,8 @@ class Looked:
 
 @dataclass
 class _Heard:
-    layers: list[Looked] = field(default_factory=list)
+    layers: list[Looked] = field(default_factory=list)  # of the last TOKENS tokens alone
+    lengths: set[tuple[int, ...]] = field(default_factory=set)  # of the weights, before that
 
 
 @contextmanager
@@ -58,7 +59,10 @@ def _noting(real: Any, heard: _Heard) -> Any:
         if out[1] is not None:
             weights, q, k = (one[0].detach().float().cpu() for one in (out[1], query, key))
             coarse = query.dtype != torch.float32
-            heard.layers.append(Looked(weights, q, k, float(scaling), explains(weights, q, k, float(scaling), coarse)))
+            fine = explains(weights, q, k, float(scaling), coarse)
+            heard.lengths.add(tuple(weights.shape[-2:]))
+            parts = (weights[:, -TOKENS:, -TOKENS:], q[:, -TOKENS:], k[:, -TOKENS:])
+            heard.layers.append(Looked(*(part.clone() for part in parts), float(scaling), fine))
         return out
 
     return attention
@@ -76,14 +80,13 @@ def explains(weights: Tensor, queries: Tensor, keys: Tensor, scaling: float, coa
 
 @torch.no_grad()
 def looked(model: Any, ids: Sequence[int]) -> list[Looked]:
-    """What each layer of `model`, a causal LM, looked at, for the tokens `ids`; [] where its attention cannot be overheard. Switches it to eager
+    """What each layer of `model`, a causal LM, looked at, for the last `TOKENS` of the tokens `ids`; [] where its attention cannot be overheard. Switches it to eager
     attention, which alone has weights."""
     model.set_attn_implementation("eager")
     given = torch.tensor([list(ids)], device=next(model.parameters()).device)
     with _overheard(model) as heard:
         model(input_ids=given, attention_mask=torch.ones_like(given), use_cache=False)
-    fits = all(one.weights.shape[-2:] == (len(ids), len(ids)) for one in heard.layers)
-    return heard.layers if fits else []
+    return heard.layers if heard.lengths == {(len(ids), len(ids))} else []
 
 
 def view(layers: Sequence[Looked], texts: Sequence[str]) -> dict[str, Any] | None:
@@ -98,32 +101,29 @@ def view(layers: Sequence[Looked], texts: Sequence[str]) -> dict[str, Any] | Non
     first = max(0, len(texts) - TOKENS)
     shown = [(number, layers[number - 1]) for number in layers_shown(len(layers), len(layers[0].weights))]
     explained = [number for number, one in shown if one.explained]
-    size = sum(one[first:].numel() for kind in ("queries", "keys") for one in getattr(layers[0], kind))
-    room = max(1, QUERIES // max(1, size))
-    apart = set(
-        np.array(explained)[np.unique(np.linspace(0, len(explained) - 1, min(room, len(explained))).astype(int))]
-    )
+    size = layers[0].queries.numel() + layers[0].keys.numel()
+    apart = {explained[i] for i in evenly(len(explained), max(1, QUERIES // max(1, size)))}
     return {
         "tokens": list(texts[first:]),
         "earlier": first,
         "explained": bool(explained),
         "layers": [
-            {"number": number, "heads": len(one.weights), "weights": _weights(one.weights, first)}
-            | (_products(one, first) if number in apart else {})
+            {"number": number, "heads": len(one.weights), "weights": _weights(one.weights)}
+            | (_products(one) if number in apart else {})
             for number, one in shown
         ],
     }
 
 
-def _weights(weights: Tensor, first: int) -> str:
-    rows = [head[at, first : at + 1] for head in weights for at in range(first, head.shape[0])]
+def _weights(weights: Tensor) -> str:
+    rows = [head[at, : at + 1] for head in weights for at in range(head.shape[0])]
     return _packed(np.round(255 * np.sqrt(torch.cat(rows).clamp(0, 1).numpy())).astype(np.uint8))
 
 
-def _products(one: Looked, first: int) -> dict[str, Any]:
+def _products(one: Looked) -> dict[str, Any]:
     found: dict[str, Any] = {"scaling": one.scaling, "width": one.queries.shape[-1]}
     for kind in ("queries", "keys"):
-        part = getattr(one, kind)[:, first:]
+        part = getattr(one, kind)
         largest = part.abs().amax(-1, keepdim=True).clamp(min=1e-9)
         found[kind] = _packed((part / largest * 127).round().to(torch.int8).numpy())
         found[f"{kind}_scale"] = [float(f"{x:.5g}") for x in (largest / 127).flatten().tolist()]

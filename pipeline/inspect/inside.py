@@ -110,34 +110,33 @@ def _states(about: Asked, model: Any, reads: Reading, prompt: PromptText, episod
     rows = maps.chosen_and_rejected(rankings(about.run, "eval"))
     if not rows:
         return {}
-    own, known = landscape.states_of_layers(model, reads, [(prompt, episode.text)]), None
-    if own is not None:
-        known = _known_states(about, model, reads, rows)
+    own = landscape.states_of_layers(model, reads, [(prompt, episode.text)])
+    known = None if own is None else _known_states(about, model, reads, rows)
     if own is None or known is None:
         return {}
-    states = np.concatenate([known, own])
+    states = np.concatenate([known, own[0]])
     names = [*(ranking.id for ranking, _, _ in rows), "this one"]
     kinds = [*(kind for _, kind, _ in rows), "this one"]
     return {
         "states": maps.states_figures(states[:, -1].astype(np.float64), names, kinds, about.seed),
-        "landscape": landscape.maps(states, kinds, names, about.seed),
+        "landscape": landscape.maps(states, own[1], kinds, names, about.seed),
     }
 
 
 def _known_states(about: Asked, model: Any, reads: Reading, rows: Sequence[Any]) -> NDArray[np.float32] | None:
     """The states of the held-out completions, from a file of its own for every reward model, data and dtype where it has been made."""
     run = about.run
-    key = digest([run.identity("reward"), run.identity("data"), str(model.dtype), maps.RANKINGS, "every layer"])
+    key = digest([run.identity("reward"), run.identity("data"), str(model.dtype), maps.RANKINGS, "layers shown"])
     kept = run.root / run.name / "inspect" / f"states-{key[:12]}.npy"
     if kept.is_file():
         found: NDArray[np.float32] = np.load(kept)
         return found
     print(f"inspect: the reward model reads {len(rows)} held-out completions, once for all pages", flush=True)
-    known = landscape.states_of_layers(model, reads, [(ranking.prompt, text) for ranking, _, text in rows])
-    if known is None:
+    made = landscape.states_of_layers(model, reads, [(ranking.prompt, text) for ranking, _, text in rows])
+    if made is None:
         return None
     kept.parent.mkdir(parents=True, exist_ok=True)
     raw = io.BytesIO()
-    np.save(raw, known)
+    np.save(raw, made[0])
     write_bytes(kept, raw.getvalue())
-    return known
+    return made[0]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.inspect.maps import evenly
 from pipeline.inspect.tokens import shown
 from policies.backbone import decoder
 from policies.logprobs import logits
@@ -55,9 +55,8 @@ def lens(name: str, model: Any, tokenizer: Any, ids: Sequence[int], prompt: int)
     at = slice(prompt - 1, min(len(ids) - 1, prompt - 1 + STEPS))
     said = given[0, at.start + 1 : at.stop + 1]
     count = len(states) - 1
-    picked = np.unique(np.linspace(0, count, min(LAYERS, count + 1)).round().astype(int)).tolist()
     layers = {}
-    for i in picked:
+    for i in evenly(count + 1, LAYERS):
         # the last of what transformers hands out is normed already
         read = states[-1] if i == count else states[i] if norm is None else norm(states[i])
         if read.shape[-1] != output_layer(model).width:  # something between layers and output makes them narrower
@@ -104,6 +103,6 @@ class _Watched:
     def last_norm(self, last: Tensor) -> tuple[Any, Tensor | None]:
         """The module whose output is the decoder's last states, and what it was given; (None, None) where no module of one tensor is it."""
         for module, given, out in reversed(self.seen):
-            if out.data_ptr() == last.data_ptr() or torch.equal(out, last):
+            if torch.equal(out, last) and not torch.equal(given, out):  # a dropout at rest is no norm
                 return module, given
         return None, None

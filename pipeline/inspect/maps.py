@@ -1,7 +1,6 @@
 """Where does a model look, and what does a reward model see? Attention by layer and head as small images, hidden states as a map."""
 
 import base64
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,8 +53,13 @@ def attention(model: Any, ids: Sequence[int], prompt: int) -> dict[int, list[Hea
 
 def layers_shown(layers: int, heads: int) -> list[int]:
     """The layers, from 1, whose heads a page shows: all, or as many as make `MAPS` maps, evenly chosen."""
-    count = max(1, min(layers, MAPS // heads))
-    return [int(i) + 1 for i in np.unique(np.linspace(0, layers - 1, count).round().astype(int))]
+    return [i + 1 for i in evenly(layers, max(1, MAPS // heads))]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Of the places from 0 to `count` - 1 all, or `most` that are evenly chosen, the first and the last among them."""
+    found: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+    return found
 
 
 def _head(weights: Array, prompt: int) -> Head:
@@ -106,7 +110,7 @@ def principal(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[fl
 
 
 def states_figures(states: NDArray[np.float64], names: Sequence[str], kinds: Sequence[str], seed: int) -> list[Figure]:
-    """The map by PCA, and by t-SNE where scikit-learn can be imported; kinds are chosen, rejected or "this one"."""
+    """The map by PCA, and by t-SNE of more than four points; kinds are chosen, rejected or "this one"."""
     places, shares = principal(states)
     told = " and ".join(f"{share:.0%}" for share in shares)
     note = (
@@ -114,14 +118,20 @@ def states_figures(states: NDArray[np.float64], names: Sequence[str], kinds: Seq
         f"(PCA, linear), which hold {told} of the variance."
     )
     drawn = [_scatter("pca", "Hidden states, PCA", note, places, names, kinds)]
-    if importlib.util.find_spec("sklearn") is not None and len(states) > 4:
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, (len(states) - 1) / 3)
-        near = np.asarray(TSNE(n_components=2, perplexity=perplexity, random_state=seed).fit_transform(states))
+    if len(states) > 4:
+        near, perplexity = neighbours(states, seed)
         note = f"The same states by scikit-learn's t-SNE; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f})."
         drawn.append(_scatter("tsne", "Hidden states, t-SNE", note, near, names, kinds))
     return drawn
+
+
+def neighbours(points: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
+    """Coordinates (N, 2) by scikit-learn's t-SNE, begun from PCA, and its perplexity."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    made = TSNE(n_components=2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
+    return np.asarray(made), perplexity
 
 
 def _scatter(

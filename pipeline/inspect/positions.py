@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.inspect.maps import picture
+from pipeline.inspect.maps import evenly, picture
 
 LAYERS = 4  # shown, from the first to the last
 MOVES = 1e-3  # of the logits' spread: what positions must change at least, to have changed anything
@@ -32,8 +31,9 @@ def ways(model: Any, ids: Sequence[int], prompt: int, seed: int) -> list[Way]:
     """The three ways, for the tokens `ids` of which the first `prompt` are the prompt; [] where positions that are handed to `model`, a
     causal LM, change nothing, or where it takes none (one that knows distances alone, say). Switches it to eager attention."""
     model.set_attn_implementation("eager")
-    order = list(range(len(ids)))
-    random.Random(seed).shuffle(order)
+    order, rng = list(range(len(ids))), random.Random(seed)
+    while len(order) > 1 and order == sorted(order):
+        rng.shuffle(order)
     numbered: Mapping[str, Sequence[int]] = dict(zip(WAYS, (range(len(ids)), order, [0] * len(ids)), strict=True))
     found, said = [], list[Tensor]()
     for name, positions in numbered.items():
@@ -43,12 +43,12 @@ def ways(model: Any, ids: Sequence[int], prompt: int, seed: int) -> list[Way]:
         logits, layers = made
         said.append(logits)
         found.append(_way(name, logits, layers, ids, prompt))
-    spread = said[0].std()
-    return found if (said[1] - said[0]).abs().max() > MOVES * spread else []
+    moved = max((other - said[0]).abs().max() for other in said[1:])
+    return found if moved > MOVES * said[0].std() else []
 
 
 def _run(model: Any, ids: Sequence[int], positions: Sequence[int]) -> tuple[Tensor, list[Tensor]] | None:
-    """Logits (L, V) and each layer's attention (H, L, L); None where the model takes no positions or shows no attention."""
+    """Logits (L, V) and each layer's attention (L, L), the mean of its heads; None where the model takes no positions or shows no attention."""
     device = next(model.parameters()).device
     given = torch.tensor([list(ids)], device=device)
     try:
@@ -63,14 +63,13 @@ def _run(model: Any, ids: Sequence[int], positions: Sequence[int]) -> tuple[Tens
         )
     except TypeError:
         return None
-    layers = [layer[0].float().cpu() for layer in getattr(out, "attentions", None) or () if layer is not None]
+    layers = [layer[0].float().mean(0).cpu() for layer in getattr(out, "attentions", None) or () if layer is not None]
     return (out.logits[0].float().cpu(), layers) if layers else None
 
 
 def _way(name: str, logits: Tensor, layers: Sequence[Tensor], ids: Sequence[int], prompt: int) -> Way:
-    picked = np.unique(np.linspace(0, len(layers) - 1, min(LAYERS, len(layers))).round().astype(int)).tolist()
-    images = {i + 1: picture(layers[i].mean(0).numpy()) for i in picked}
-    every = torch.stack([layer.mean(0) for layer in layers]).mean(0)
+    images = {i + 1: picture(layers[i].numpy()) for i in evenly(len(layers), LAYERS)}
+    every = torch.stack(list(layers)).mean(0)
     before = every.diagonal(-1).mean().item() if len(ids) > 1 else 0.0
     logprobs = torch.log_softmax(logits[prompt - 1 : -1], -1)
     of_said = logprobs.gather(1, torch.tensor(list(ids[prompt:]))[:, None])

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pipeline.inspect.landscape import inputs
 from pipeline.inspect.tokens import shown
 from policies.template import PromptText
-from reward.model import Reading, padded, takes_types
+from reward.model import Reading
 from reward.rendering import render
 
 
@@ -28,26 +30,31 @@ class Saliency:
 
 def saliency(model: Any, reads: Reading, prompt: PromptText, completion: str) -> Saliency | None:
     """Of `model`, a classifier of one output. Gradients are float32, whatever the model is held in: it is left in float32. None where the
-    model takes no embeddings in place of tokens, or is held in 4 or 8 bit."""
+    model is held in 4 or 8 bit, takes no embeddings in place of tokens, gives no gradient, or has no room for one."""
     if getattr(model, "is_quantized", False):
         return None
-    model.float()
     row = render(reads.tokenizer, reads.manner, prompt, completion, reads.max_length)
-    ids, mask, *types = (one.to(model.device) for one in padded([row], reads.tokenizer.pad_token_id))
-    more = {"token_type_ids": types[0]} if types and takes_types(model) else {}
-    with torch.no_grad():
-        plain = model(input_ids=ids, attention_mask=mask, **more).logits.float().item()
-        embeddings = model.get_input_embeddings()(ids)
-    embeddings = embeddings.detach().float().requires_grad_()
     try:
-        score = model(inputs_embeds=embeddings, attention_mask=mask, **more).logits.float().sum()
-    except (NotImplementedError, TypeError, ValueError):
+        model.set_attn_implementation("eager")  # others may not know float32
+        found = _by_gradient(model.float(), inputs(model, reads, [row]))
+    except (RuntimeError, TypeError, ValueError):  # each kind says in its own way that it reads tokens alone
         return None
-    if abs(score.item() - plain) > 1e-3 * max(1.0, abs(plain)):
-        return None  # what it makes of embeddings is not what it makes of their tokens
-    (gradient,) = torch.autograd.grad(score, embeddings)
-    of_tokens = (gradient * embeddings).sum(-1)[0].tolist()
-    with torch.no_grad():
-        blank = model(inputs_embeds=torch.zeros_like(embeddings), attention_mask=mask, **more).logits.float().item()
+    if found is None:
+        return None
+    of_tokens, score, blank = found
     texts = [shown(reads.tokenizer, token) for token in row.ids]
-    return Saliency(list(zip(texts, of_tokens, strict=True)), sum(of_tokens), plain, blank)
+    return Saliency(list(zip(texts, of_tokens, strict=True)), sum(of_tokens), score, blank)
+
+
+def _by_gradient(model: Any, given: dict[str, Tensor]) -> tuple[list[float], float, float] | None:
+    """Gradient × input of each token, the score, and that of embeddings of zero; None where embeddings make another score than their tokens."""
+    with torch.no_grad():
+        plain = model(**given).logits.float().item()
+    embeddings = model.get_input_embeddings()(given.pop("input_ids")).detach().requires_grad_()
+    score = model(inputs_embeds=embeddings, **given).logits.float().sum()
+    if abs(score.item() - plain) > 1e-3 * max(1.0, abs(plain)):
+        return None
+    (gradient,) = torch.autograd.grad(score, embeddings)
+    with torch.no_grad():
+        blank = model(inputs_embeds=torch.zeros_like(embeddings), **given).logits.float().item()
+    return (gradient * embeddings).sum(-1)[0].tolist(), plain, blank

@@ -12,7 +12,7 @@ from policies.roles import POLICY, Roles
 
 TEMPERATURES = tuple(n / 10 for n in range(1, 21))
 MOST, LEAST, IN_ALL = 100, 10, 6000  # tokens of a step that the page holds: fewer where there are many steps
-DIGITS = 3  # of a log-probability: a share is then right to a thousandth of itself
+DIGITS = 6  # of a log-probability: what is no tie is none on the page
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def steps(roles: Roles, tokenizer: Any, episode: Episode) -> dict[str, Any]:
     """What the page's sliders need, ready for JSON; log-probabilities are the policy's at temperature 1, in nats.
 
     "temperatures" are those that can be chosen; "texts" the tokens by place; "vocabulary" how many tokens there are. A step has "said", the
-    token by place; "tokens" and "logprobs" of the likeliest, falling; and "rest", for each temperature t, log Σ exp(log p / t) over all
+    token by place; "tokens" and "logprobs" of the likeliest, falling; "tied", how many others are as likely as the last of them; and "rest", for each temperature t, log Σ exp(log p / t) over all
     other tokens, with which shares are exact at t however many tokens are not on the page.
     """
     device = next(roles.parameters()).device
@@ -36,13 +36,15 @@ def steps(roles: Roles, tokenizer: Any, episode: Episode) -> dict[str, Any]:
             every = torch.log_softmax(logits(roles.causal, hidden[0, at]).float(), -1)
         width = every.shape[1]
         best, ids = every.topk(min(count, width), -1)
-        rest = of_the_rest(every, ids)
-        for token, likeliest, names, others in zip(said, best.tolist(), ids.tolist(), rest.tolist(), strict=True):
+        equal = (every == best[:, -1:]).sum(-1) - (best == best[:, -1:]).sum(-1)
+        columns = (said, best.tolist(), ids.tolist(), of_the_rest(every, ids).tolist(), equal.tolist())
+        for token, likeliest, names, others, tied in zip(*columns, strict=True):
             found.append(
                 {
                     "said": places.setdefault(token, len(places)),
                     "tokens": [places.setdefault(one, len(places)) for one in names],
                     "logprobs": [round(x, DIGITS) for x in likeliest],
+                    "tied": tied,
                     "rest": [None if x == -torch.inf else round(x, DIGITS) for x in others],
                 }
             )

@@ -17,18 +17,16 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.gate import Check, above, below, check
-from pipeline.pretraining.objective import HeldOut, Objective, Rows
+from pipeline.artifacts.gate import Check, above, check
+from pipeline.pretraining.objective import LONGER, HeldOut, Objective, Rows, check_learned
 from pipeline.pretraining.tokenizer import BEGIN, END, PAD
 from pipeline.pretraining.tokens import Tokens
+from pipeline.pretraining.training import sampled
 from pipeline.settings.pretrain import Pretrain
 from pipeline.training.fine_tuning import row_losses
 from pipeline.training.sharing import shared
 from policies.backbone import load_causal
-from policies.drawing import noise
-from policies.rollout import sample
 from policies.template import Turn
-from policies.tokenizers import eos_ids
 
 ENDED = 64  # samples from nothing, by which is told whether what the model says ends
 FROM_NOTHING = 3  # every so manieth sample has no prompt
@@ -142,49 +140,23 @@ def said(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed:
         part = 1 if number % FROM_NOTHING == 0 else 1 + max(1, (len(ids) - 2) // OPENING)
         prompts.append(ids[: min(part, section.max_length - most)])
     return [
-        {"prompt": tokenizer.decode(prompt[1:]), "completion": text, "tokens": length, "eos": ended}
-        for prompt, (text, length, ended) in zip(prompts, _sampled(model, tokenizer, prompts, most, seed), strict=True)
+        {"prompt": tokenizer.decode(prompt[1:]), "completion": tokenizer.decode(ids), "tokens": len(ids), "eos": ended}
+        for prompt, (ids, ended) in zip(prompts, sampled(model, tokenizer, prompts, most, seed), strict=True)
     ]
-
-
-def _sampled(model: Any, tokenizer: Any, prompts: list[list[int]], most: int, seed: int) -> list[tuple[str, int, bool]]:
-    """For each prompt of tokens what the model says, its tokens, and whether it ended by itself."""
-
-    def work(mine: Any) -> list[tuple[str, int, bool]]:
-        found = sample(
-            model,
-            [prompts[number] for number in mine],
-            [noise(seed, 0, f"pretrain {number}", 0, most) for number in mine],
-            eos_ids=eos_ids(model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            temperature=1.0,
-            batch_size=16,
-        )
-        return [
-            (tokenizer.decode(one.tokens, skip_special_tokens=True), len(one.tokens), one.finished) for one in found
-        ]
-
-    return shared(range(len(prompts)), work)
 
 
 def ended(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed: int) -> dict[str, float]:
     """ "eos_rate": the share of samples from nothing that end within max_length; "fits_rate": the share of held-out documents that do."""
-    samples = _sampled(model, tokenizer, [held_out.documents[0][:1]] * ENDED, section.max_length - 1, seed + 1)
+    samples = sampled(model, tokenizer, [held_out.documents[0][:1]] * ENDED, section.max_length - 1, seed + 1)
     fits = sum(len(ids) <= section.max_length for ids in held_out.documents) / len(held_out.documents)
-    return {"eos_rate": sum(end for *_, end in samples) / ENDED, "fits_rate": fits}
+    return {"eos_rate": sum(end for _, end in samples) / ENDED, "fits_rate": fits}
 
 
 def checks(figures: Mapping[str, float]) -> list[Check]:
-    """What has learned beats itself before, and one who knows only how often each token stands there: below that it has learned something of
-    order. It says <|end|> where documents are short enough for it to be seen."""
-    longer = "train longer (pretrain.num_train_epochs), raise pretrain.learning_rate, or give more text"
-    before, unigram, after = (figures[f"{BITS}_{name}"] for name in ("before", "unigram", "after"))
-    found = [
-        check("held-out bits per byte", after, must=below(before, "before training"), why=longer),
-        check("held-out bits per byte", after, must=below(unigram, "by the frequency of tokens alone"), why=longer),
-    ]
+    """`check_learned`; and it says <|end|> where documents are short enough for it to be seen."""
+    found = check_learned("held-out bits per byte", BITS, figures, why=LONGER)
     if figures["fits_rate"] > 0:
-        why = "what it says does not end; train longer, or raise pretrain.max_length to what documents have"
+        why = "what it says does not end; train longer, or raise max_length to what documents have"
         found.append(check("EOS rate", figures["eos_rate"], should=above(figures["fits_rate"] / 2), why=why))
     return found
 

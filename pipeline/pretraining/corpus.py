@@ -100,7 +100,8 @@ def _split(section: Pretrain, seed: int, corpus: Corpus, whole: Path) -> dict[st
         gone = {later for _, later in near_duplicates(list(_texts(whole)), section.clean.near_duplicates)}
         counts["near_duplicates"] = len(gone)
     order = [number for number in np.argsort(places, kind="stable").tolist() if number not in gone]
-    edge = places[order[max(1, round(section.eval_fraction * len(order))) - 1]] if order else 0.0
+    count = max(1, min(round(section.eval_fraction * len(order)), len(order) - 1))
+    edge = places[order[count - 1]] if order else 0.0
     held_out = {
         number for number in order if places[number] <= edge
     }  # the same text, where it may stand twice, on one side
@@ -145,7 +146,9 @@ def _texts(path: Path) -> Iterator[str]:
 def _check(counts: dict[str, int], section: Pretrain) -> None:
     if not counts.get("documents_train") or not counts.get("documents_eval"):
         found = counts.get("documents_train", 0) + counts.get("documents_eval", 0)
-        what = "one document" if found == 1 else "no document that is not blank"
+        what = "no document that is not blank"
+        if found:
+            what = "one document" if found == 1 else f"{found} documents that are all the same"
         remedy = (
             f"{section.stage}.sample_by is {section.sample_by}: set it to line where a file has a document on each line"
         )
@@ -175,15 +178,13 @@ def _read(section: Pretrain) -> Iterator[str]:
             if isinstance(text, str):
                 yield text
                 continue
-            there = ", ".join(map(str, list(found.row)[:12]))
+            there = ", ".join([name for name, value in found.row.items() if isinstance(value, str)][:12])
             problem = (
                 f"the text of the document is {_called(text)}" if column in found.row else "the row has no such column"
             )
-            fix = (
-                "take the row out"
-                if column in found.row
-                else f"set {section.stage}.column to one of those that it has: {there}"
-            )
+            fix = "take the row out"
+            if there:
+                fix = f"set {section.stage}.column to one that is a text ({there}), or take the row out"
             problems.append(Problem(found.file, found.line, column, problem, fix))
     except DataError as error:
         raise _of_section([*problems, *error.problems], section) from error
@@ -192,16 +193,20 @@ def _read(section: Pretrain) -> Iterator[str]:
 
 
 def _column(row: dict[str, Any], section: Pretrain) -> str:
-    """The column of texts: "text", or the only one whose value is a text. Raises DataError that names those that there are."""
-    if isinstance(row.get(USUAL), str):
+    """The column of texts: "text", or the only one whose value is a text in the first row. Raises DataError that names those that there are."""
+    if USUAL in row:  # where its value is no text, that is told with its line
         return USUAL
     texts = [name for name, value in row.items() if isinstance(value, str)]
     if len(texts) == 1:
         return texts[0]
-    known = f"columns of texts: {', '.join(texts)}" if texts else f"columns, none of which is a text: {', '.join(row)}"
-    problem = f'no column is called "{USUAL}", and there are several' if texts else f'no column is called "{USUAL}"'
     setting = f"{section.stage}.column"
-    raise DataError([Problem(str(section.source), None, setting, problem, f"set {setting} to one of the {known}")])
+    problem = f'no column is called "{USUAL}", and there are several'
+    fix = f"set {setting} to one of the columns of texts: {', '.join(texts)}"
+    if not texts:
+        there = ", ".join(row) or "the first row is empty"
+        problem = f'no column is called "{USUAL}", and none of those that there are is a text ({there})'
+        fix = "give rows with a column of texts"
+    raise DataError([Problem(str(section.source), None, setting, problem, fix)])
 
 
 def _called(value: object) -> str:

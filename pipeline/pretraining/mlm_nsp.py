@@ -13,7 +13,7 @@ from pipeline.artifacts.gate import Check, above, at_least, below, check, check_
 from pipeline.pretraining.masked import FOLLOWS, IGNORED, SPECIALS, Drawn, MaskedCollator, Vocabulary, held_out_rows
 from pipeline.pretraining.masked_model import MaskedTrainer, always, figures, guesses
 from pipeline.pretraining.next_sentence import TOKEN, Passages, marked, of_texts, passages_of
-from pipeline.pretraining.objective import HeldOut, Objective, Rows
+from pipeline.pretraining.objective import LONGER, HeldOut, Objective, Rows
 from pipeline.pretraining.tokenizer import encoder
 from pipeline.pretraining.tokens import Tokens
 from pipeline.settings.pretrain import Pretrain
@@ -21,7 +21,6 @@ from pipeline.training.sharing import shared
 
 SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 SEED = 0  # of the held-out pairs and masks: the same for models of other seeds, so that they can be compared
-LONGER = "train longer (num_train_epochs), raise learning_rate, or give more text"
 
 
 def new_config(section: Pretrain, tokenizer: Any) -> BertConfig:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.gate import Check
+from pipeline.artifacts.gate import Check, below, check
 from pipeline.pretraining.tokens import Tokens
 from pipeline.settings.pretrain import Pretrain
 
@@ -61,6 +61,19 @@ class Objective:
     """Special tokens without a role; they stand behind those that have one."""
     trainer: Any = None
     """A training.RowTrainer of its own, where the loss is not what the model's forward gives."""
+
+
+LONGER = "train longer (num_train_epochs), raise learning_rate, or give more text"
+
+
+def check_learned(name: str, bits: str, figures: Mapping[str, float], why: str) -> list[Check]:
+    """The lines of a gate that what has learned beats itself before, and one who knows only how often each token stands there: below that it has
+    learned something of order. `figures` has `bits` with "_before", "_unigram" and "_after"."""
+    before, unigram, after = (figures[f"{bits}_{when}"] for when in ("before", "unigram", "after"))
+    return [
+        check(name, after, must=below(before, "before training"), why=why),
+        check(name, after, must=below(unigram, "by the frequency of tokens alone"), why=why),
+    ]
 
 
 def saved_fresh(objective: Objective, section: Pretrain, tokenizer: Any, folder: Path, seed: int) -> None:

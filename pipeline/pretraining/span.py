@@ -18,21 +18,18 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from pipeline.artifacts.errors import ArtifactError
-from pipeline.artifacts.gate import Check, above, below, check
+from pipeline.artifacts.gate import Check, above, check
 from pipeline.pretraining.causal import cross_entropy_by_counts
-from pipeline.pretraining.objective import HeldOut, Objective, Rows
+from pipeline.pretraining.objective import LONGER, HeldOut, Objective, Rows, check_learned
 from pipeline.pretraining.tokenizer import END, PAD
 from pipeline.pretraining.tokens import Tokens
-from pipeline.pretraining.training import RowTrainer
+from pipeline.pretraining.training import RowTrainer, sampled
 from pipeline.settings.pretrain import SENTINELS, Pretrain
 from pipeline.training.fine_tuning import row_losses
 from pipeline.training.sharing import shared
 from policies.backbone import load_causal
-from policies.drawing import noise
-from policies.rollout import sample
 from policies.seq2seq import START
 from policies.template import Turn
-from policies.tokenizers import eos_ids
 
 SHARE, MEAN = 0.15, 3.0  # of a row's tokens that is hidden, and tokens of a span on average
 LEAST = 2  # tokens of a row: one is hidden, one is read
@@ -219,7 +216,7 @@ def baselines(tokens: Tokens, tokenizer: Any, section: Pretrain, held_out: HeldO
 def said(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed: int) -> list[dict[str, Any]]:
     """What fills the gaps of the first held-out documents, at temperature 1 with the same noise whenever it is asked for."""
     turns = asked(tokenizer, section, held_out)[: section.samples]
-    found = _sampled(model, tokenizer, turns, section.max_new_tokens, seed)
+    found = sampled(model, tokenizer, [read for read, _ in turns], section.max_new_tokens, seed)
     return [
         {
             "prompt": tokenizer.decode(read[:-2]),
@@ -232,41 +229,18 @@ def said(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed:
     ]
 
 
-def _sampled(model: Any, tokenizer: Any, turns: Sequence[Turn], most: int, seed: int) -> list[tuple[list[int], bool]]:
-    """For each of `turns` the tokens that the decoder says without its end, and whether it ended by itself."""
-
-    def work(mine: Any) -> list[tuple[list[int], bool]]:
-        found = sample(
-            model,
-            [turns[number][0] for number in mine],
-            [noise(seed, 0, f"pretrain {number}", 0, most) for number in mine],
-            eos_ids=eos_ids(model, tokenizer),
-            pad_id=tokenizer.pad_token_id,
-            temperature=1.0,
-            batch_size=16,
-        )
-        return [(one.tokens[:-1] if one.finished else one.tokens, one.finished) for one in found]
-
-    return shared(range(len(turns)), work)
-
-
 def ended(model: Any, tokenizer: Any, section: Pretrain, held_out: HeldOut, seed: int) -> dict[str, float]:
     """ "eos_rate": the share of held-out documents for which what the model says ends within max_length."""
     turns = asked(tokenizer, section, held_out)[:ASKED]
-    found = _sampled(model, tokenizer, turns, section.max_length, seed + 1)
+    found = sampled(model, tokenizer, [read for read, _ in turns], section.max_length, seed + 1)
     return {"eos_rate": sum(end for _, end in found) / len(found)}
 
 
 def checks(figures: Mapping[str, float]) -> list[Check]:
-    """What has learned beats itself before, and one who knows only how often each token stands there. What it says ends."""
-    longer = "train longer (num_train_epochs), raise learning_rate, or give more text"
-    before, unigram, after = (figures[f"{BITS}_{name}"] for name in ("before", "unigram", "after"))
+    """`check_learned`; and what it says ends."""
     return [
-        check("held-out bits a hidden byte", after, must=below(before, "before training"), why=longer),
-        check(
-            "held-out bits a hidden byte", after, must=below(unigram, "by the frequency of tokens alone"), why=longer
-        ),
-        check("EOS rate", figures["eos_rate"], should=above(0.5), why=f"what it says does not end; {longer}"),
+        *check_learned("held-out bits a hidden byte", BITS, figures, why=LONGER),
+        check("EOS rate", figures["eos_rate"], should=above(0.5), why=f"what it says does not end; {LONGER}"),
     ]
 
 

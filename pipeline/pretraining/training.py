@@ -11,7 +11,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from pipeline.pretraining.objective import Rows
 from pipeline.settings.pretrain import Pretrain
+from pipeline.training.sharing import shared
 from pipeline.training.trainers import OneDevice, Report, batched_order, check_recomputes, train, trainer_arguments
+from policies.drawing import noise
+from policies.rollout import sample
+from policies.tokenizers import eos_ids
 
 SAMPLES = "samples.jsonl"
 
@@ -130,6 +134,27 @@ def learn(
         "tokens_per_second": done / seconds if seconds else 0.0,
     }
     return trainer.accelerator.unwrap_model(trainer.model).eval(), figures
+
+
+def sampled(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], most: int, seed: int
+) -> list[tuple[list[int], bool]]:
+    """For each prompt of tokens what the model says at temperature 1, up to `most` tokens, without its end; and whether it ended by itself.
+    The noise is the same whenever it is asked for. Every process is to ask."""
+
+    def work(mine: Any) -> list[tuple[list[int], bool]]:
+        found = sample(
+            model,
+            [prompts[number] for number in mine],
+            [noise(seed, 0, f"pretrain {number}", 0, most) for number in mine],
+            eos_ids=eos_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            temperature=1.0,
+            batch_size=16,
+        )
+        return [(one.tokens[:-1] if one.finished else one.tokens, one.finished) for one in found]
+
+    return shared(range(len(prompts)), work)
 
 
 def as_page(rows: list[dict[str, Any]]) -> str:

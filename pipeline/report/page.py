@@ -4,19 +4,15 @@ What models wrote reaches the page as JSON and is put there by the script as tex
 only one that may run: the page's policy names its hash.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from markupsafe import Markup
-
 from pipeline.comparison.pairing import ByKey, Opinion, judged, paired, pairs_of, reference_of
 from pipeline.graph import NOTES
 from pipeline.language import language_now, phrase, retold
-from pipeline.pages.common import page_template, to_json
+from pipeline.pages.common import inline, own_script, page_template, to_json
 from pipeline.report import answer as ten_seconds
 from pipeline.report import model_rows, seed_spread
 from pipeline.report.curves import Evaluations
@@ -44,8 +40,7 @@ def html(
     report = told_again(report)
     rows = paired(list(samples), dict.fromkeys(report.models, {}))
     browser, cut = _browser(report, rows, opinions)
-    script = Markup(page_template("report.js.j2").render())  # ours, without any value in it
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script, digest = own_script("report.js.j2")
     said = ten_seconds.answer(report)
     about = report.provenance.get("run", {})
     return page_template("report.html.j2").render(
@@ -72,8 +67,8 @@ def html(
         cut=cut,
         shorten=_shorten,
         evaluations=evaluations,
-        browser=_inline(browser),
-        downloads=_inline({"report.json": to_json(report.to_json(), indent=1), "report.csv": csv}),
+        browser=inline(browser),
+        downloads=inline({"report.json": to_json(report.to_json(), indent=1), "report.csv": csv}),
     )
 
 
@@ -88,14 +83,6 @@ def told_again(report: Report) -> Report:
     return replace(report, verdict=told, signs=signs(report), warnings=[*map(retold, others), *own])
 
 
-def _inline(value: Any) -> Markup:
-    """JSON for a <script type="application/json">: nothing in it can end the element or begin a comment."""
-    text = to_json(value).encode("utf-8", "backslashreplace").decode()
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)
-
-
 def _shorten(value: Any) -> str:
     text = value if isinstance(value, str) else to_json(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}{phrase(' … (cut here)')}"
@@ -107,7 +94,7 @@ def _browser(report: Report, rows: ByKey, opinions: Sequence[Opinion]) -> tuple[
 
     def at(cap: int) -> tuple[dict[str, Any], int]:
         data = _data(report, rows, opinions, keys, cap)
-        return data, len(_inline(data).encode("utf-8", "replace"))
+        return data, len(inline(data).encode("utf-8", "replace"))
 
     low, high = 0, len(CAPS)
     while low < high:  # the first cap that fits; sizes fall as caps do

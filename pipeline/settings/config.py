@@ -287,11 +287,20 @@ class Config(Section):
     @model_validator(mode="after")
     def _an_encoder(self) -> "Config":
         vars(self)["encoder"] = self.encoder.like(self.pretrain)  # no field that was set
-        wrong = [
-            f"model: {stage} makes an encoder (objective: {made.objective}), which says nothing; set model={EMBEDDED_MODEL}, or an objective that does"
-            for stage in PRETRAINED
-            if self.model == stage and (made := getattr(self, stage)).objective == "mlm_nsp"
-        ]
+        wrong = [f"encoder.{one}" for one in self.encoder.of_no_use()]
+        if self.model == "encoder":
+            wrong.append(
+                f"model: encoder is for reward models (reward.model); set model=pretrain, or model={EMBEDDED_MODEL}"
+            )
+        if self.model == "pretrain" and self.pretrain.objective == "mlm_nsp":
+            wrong.append(
+                f"model: pretrain makes an encoder (objective: mlm_nsp), which says nothing; set model={EMBEDDED_MODEL}, or an objective that does"
+            )
+        fractions = self.data.eval_fraction + self.data.chinese_reviews.judge_fraction
+        if CHINESE_REVIEWS in (self.pretrain.source, self.encoder.source, self.data.source) and fractions >= 1:
+            wrong.append(
+                "data.chinese_reviews.judge_fraction: with data.eval_fraction it leaves no review to train on; lower one of them"
+            )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

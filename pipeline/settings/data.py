@@ -158,10 +158,6 @@ class Data(Source):
         elif self.source in EMBEDDED_SOURCES:
             ours = (*Source.model_fields, "max_rows", "demonstrations", "prompts", "eval_prompts")
             wrong += [f"{name}: {self.source} has no use for it; leave it out" for name in self._given(ours)]
-            if self.source == CHINESE_REVIEWS and self.eval_fraction + self.chinese_reviews.judge_fraction >= 1:
-                wrong.append(
-                    "chinese_reviews.judge_fraction: with eval_fraction it leaves no review to train on; lower one of them"
-                )
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

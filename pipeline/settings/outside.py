@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.commands import install
+from pipeline.graph import REWARD_MODELS
 from pipeline.settings.config import CHINESE_REVIEWS, CHINESE_SENTIMENT, VADER, Config, ConfigError
 
 REWARDED = ("ppo", "rloo", "rft", "best_of_n")  # the stages that call the reward functions
@@ -35,7 +36,11 @@ def check_outside(config: Config, stages: Sequence[str]) -> None:
 
 
 def _models(config: Config, stages: Sequence[str]) -> list[str | None]:
-    named = [("model", config.model, True), ("reward.model", config.reward.model, "reward" in stages)]
+    named = [("model", config.model, True)]
+    read = {section for stage, section in REWARD_MODELS.items() if stage in stages}
+    named += [
+        (f"{one}.model", getattr(config, one).model, one in read) for one in dict.fromkeys(REWARD_MODELS.values())
+    ]
     named.append(("compare.gold", config.compare.gold, "compare" in stages))
     return [
         f"{setting}: {name}: no such folder; give a folder that holds a model, or a Hub id"

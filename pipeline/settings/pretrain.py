@@ -92,15 +92,20 @@ class Pretrain(Supervised):
                 f"vocab_size: {self.vocab_size} tokens have no room for {BYTES} bytes and the {SENTINELS} tokens that stand for what is missing "
                 f"(objective: span); set it to {least} or more"
             )
-        if self.embedded():
-            wrong += [
-                f"{name}: {self.source} has no use for it; leave it out"
-                for name in ("column", "max_rows")
-                if getattr(self, name) is not None
-            ]
+        wrong += self.of_no_use()
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def of_no_use(self) -> list[str]:
+        """What is said of how the corpus is read and split, where it comes with the project, and split."""
+        if not self.embedded():
+            return []
+        own = type(self).model_fields
+        given = [name for name in CORPUS if name != "clean" and getattr(self, name) != own[name].default]
+        given += ["clean.near_duplicates"] if self.clean.near_duplicates is not None else []
+        given += [] if self.clean.duplicates else ["clean.duplicates"]
+        return [f"{name}: {self.source} has no use for it; leave it out" for name in given]
 
     def built(self) -> str:
         """The architecture that is made."""
@@ -140,7 +145,9 @@ class Encoder(Pretrain):
         if self.source is not None:
             return self
         taken = {name: getattr(other, name) for name in ("source", *CORPUS) if name not in self.model_fields_set}
-        return self.model_copy(update=taken | {"source": other.source})
+        own = {name: getattr(self.clean, name) for name in self.clean.model_fields_set}
+        taken |= {"clean": other.clean.model_copy(update=own), "source": other.source}
+        return self.model_copy(update=taken)
 
 
 CORPUS = ("column", "sample_by", "encoding", "max_rows", "clean", "eval_fraction")

@@ -24,7 +24,7 @@ from pipeline.artifacts.gate import Gate, above, at_least, check, check_gain, ch
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
 from pipeline.artifacts.run import Run
-from pipeline.graph import PRETRAINED
+from pipeline.graph import PRETRAINED, REWARD_MODELS
 from pipeline.pages.progress import bar
 from pipeline.report import reward_beside
 from pipeline.report import reward_model as reward_page
@@ -106,7 +106,7 @@ def run(config: Config, run: Run, stage: str = "reward") -> Manifest | None:
     longest = max(len(one) for g in groups for one in g["input_ids"])
     rows = preflight.Rows.of([sum(map(len, g["input_ids"])) for g in groups], section, longest)
     preflight.of_trainer(stage, config, run, base, rows, kind=AutoModelForSequenceClassification)
-    model = _untrained(config, run, tokenizer, device)
+    model = _untrained(config, run, tokenizer, device, REWARD_MODELS[stage])
     if not takes_types(model):
         groups = [{**group, "token_type_ids": None} for group in groups]
     order = batched_order([max(map(len, g["input_ids"])) for g in groups], section, config.seed)
@@ -243,14 +243,14 @@ def _check_lengths(
     rows = [(f"ranking {r.id}", max(map(len, g["input_ids"]))) for r, g in zip(ranked, groups, strict=True)]
     check_fits(stage, base, rows, "data.max_length")
     asked = prompt_rows(policy_tokenizer, prompts(run, "train"))
-    check_fits(stage, run.folder("sft"), asked, "reward.max_new_tokens", config.reward.max_new_tokens)
+    check_fits(stage, run.folder("sft"), asked, f"{REWARD_MODELS[stage]}.max_new_tokens", config.reward.max_new_tokens)
     return min(config.data.max_length, readable(base) or config.data.max_length)
 
 
-def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device) -> Any:
-    """The base model with a new score head, and with a new adapter where one is trained."""
+def _untrained(config: Config, run: Run, tokenizer: Any, device: torch.device, named: str) -> Any:
+    """The base model with a new score head, and with a new adapter where one is trained; `named` is the section of a recipe that says how."""
     section = config.reward
-    model = _base(config, run, tokenizer, to_train(config, device, section.tuning, section.shared_by("reward")))
+    model = _base(config, run, tokenizer, to_train(config, device, section.tuning, section.shared_by(named)))
     model.to(device)
     check_recomputes(model, section)
     if section.tuning == "lora":

@@ -105,7 +105,7 @@ def gates() -> set[str]:
                 and node.func.id.startswith("check")
                 and node.args
             ):
-                if node.func.id not in ("check", "check_interval", "check_gain"):
+                if node.func.id not in ("check", "check_interval", "check_gain", "check_learned"):
                     continue
                 for one in (node.args[0], *(key.value for key in node.keywords if key.arg == "why")):
                     found |= constants.get(one.id, set()) if isinstance(one, ast.Name) else set(literals(one))
