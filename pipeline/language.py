@@ -23,6 +23,7 @@ PHRASES, STORED = (
 TABLE = Path(__file__).parent / "chinese.toml"
 _TIGHT = re.compile(r" *([，。；：、（）！？“”…]) *")  # full-width punctuation has its own space
 _APART = re.compile(r"(?<=[\u4e00-\u9fff])(?=[−+-]?[A-Za-z0-9])|(?<=[A-Za-z0-9%])(?=[\u4e00-\u9fff])")
+_HELD = "\0"  # between the letters of a name, so that no space is put into it or taken out
 _now: ContextVar[str] = ContextVar("language", default="en")
 
 
@@ -70,7 +71,8 @@ def phrase(template: str, **values: Any) -> str:
     if language_now() == "en":
         return Phrase(template.format(**own) if own else template, template, values)
     found = table()[PHRASES].get(template, template)
-    return Phrase(_spaced(found.format(**own) if own else found), template, values)
+    own = {name: _HELD.join(value) if type(value) is str else value for name, value in own.items()}
+    return Phrase(_spaced(found.format(**own) if own else found).replace(_HELD, ""), template, values)
 
 
 def _spaced(text: str) -> str:

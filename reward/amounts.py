@@ -21,9 +21,9 @@ _SAME = str.maketrans({**dict.fromkeys("−‐‑–—﹣", "-"), "’": "'", "
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FRAC = re.compile(r"\\[dt]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(-?\d+)\s*\}")
 _NUMBER = re.compile(
-    r"(?<![A-Za-z_^\d])(?<!\d[.,'])(?P<sign>[-+])?(?(sign)[$€£¥]?)"
+    r"(?<![A-Za-z_^\d])(?<!\^\{)(?<!sqrt\{)(?<!√)(?<!\d[.,'])(?P<sign>[-+])?(?(sign)[$€£¥]?)"
     r"(?P<digits>[1-9]\d{0,2}(?: \d{3})+(?!\d)(?:[.,]\d+)?|\d[\d.,']*|\.\d+)"
-    r"(?:[eE](?P<e>[-+]?\d+)(?!\w)|\s?(?:\*|x|\\times)\s?10\s?\^\s?\{?(?P<ten>[-+]?\d+)\}?)?"
+    r"(?:[eE](?P<e>[-+]?\d+)(?!\w)|\s?(?:\*|x|\\times|\\cdot)\s?10\s?\^\s?\{?(?P<ten>[-+]?\d+)\}?)?"
     r"(?:(?: (?P<of>\d+))?\s?/\s?(?P<below>\d+)(?!\s?/))?(?P<percent>\s?%)?"
 )
 _GROUPS = re.compile(
@@ -49,7 +49,7 @@ def last(text: str) -> Amount | None:
     found = max(_NUMBER.finditer(text), key=re.Match.start, default=None)
     if found is None or _JOINED.search(text, max(0, found.start() - 8), found.start()):
         return None
-    if re.match(r":\d|\s?/\s?\d|-\d", text[found.end() : found.end() + 4]):
+    if re.match(r":\d|\s?/\s?\d|-\d|\^|\\sqrt|\\pi", text[found.end() : found.end() + 6]):
         return None
     return _amount(found)
 
@@ -61,7 +61,7 @@ def _amount(found: re.Match[str]) -> Amount | None:
     if digits is None or abs(power) > MOST_EXPONENT:
         return None
     value = Fraction(digits)
-    whole = value.denominator == 1 and "." not in digits and not power
+    whole = value.denominator == 1 and not power
     if found["below"] is not None:
         below = int(found["below"][:MOST_DIGITS])
         if not below:
@@ -129,7 +129,7 @@ def boxed(text: str) -> str:
 def _plain(text: str) -> str:
     """One way of writing for digits, signs, spaces and fractions."""
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda one: "^" + one[0].translate(_RAISED), text)
-    parts = [f" {one}" if unicodedata.decomposition(one).startswith("<fraction>") else one for one in text]
-    text = unicodedata.normalize("NFKC", "".join(parts)).translate(_SAME)
-    text = _FRAC.sub(r" \1/\2", text).replace("{,}", ",")
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅟↉]|\\[dt]?frac)", " ", text)  # 3½ is 3 1/2; a sign stays where it is
+    text = unicodedata.normalize("NFKC", text).translate(_SAME)
+    text = _FRAC.sub(r"\1/\2", text).replace("{,}", ",")
     return re.sub(r"\\([,!;: ]|[%$])", lambda one: one[1] if one[1] in "%$" else "", text)

@@ -14,9 +14,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from jsonschema.validators import validator_for
 from jsonschema_specifications import REGISTRY
+from referencing import Resource
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
-from policies.untyped import Json
+from policies.untyped import Foreign, Json
 
 SECONDS = 5.0  # for one text where its schema has patterns
 _PATTERNS = ("pattern", "patternProperties")
@@ -26,24 +28,37 @@ def flaw(schema: Json) -> str | None:
     """What is wrong with a schema, in words; None where nothing is. Its draft is the one that $schema names, else 2020-12."""
     if not isinstance(schema, dict | bool):
         return f"it is a {type(schema).__name__}, and a schema is an object"
-    kind = validator_for(schema, default=Draft202012Validator)
+    kind = validator_for(
+        schema, default=None if isinstance(schema, dict) and "$schema" in schema else Draft202012Validator
+    )
+    if kind is None:
+        return (
+            f"$schema {schema['$schema']} names no draft that is known; leave it out, or name one of json-schema.org's"
+        )
     try:
         kind.check_schema(schema)
     except SchemaError as error:
         return f"{error.message} at {error.json_path}"
     except RecursionError:
         return "it is too deep"
-    ids = {part["$id"].rstrip("#") for part in _objects(schema) if isinstance(part.get("$id"), str)}
-    for part in _objects(schema):
-        for key in ("$ref", "$dynamicRef"):
-            address = str(part.get(key, "")).partition("#")[0]
-            if ":" in address and address not in ids and address not in REGISTRY:
-                return f"{key} {address} is elsewhere, and nothing is fetched; write its definition into $defs"
     try:
+        whole = Resource.from_contents(schema, default_specification=DRAFT202012)
+        _followed(REGISTRY.with_resource(whole.id() or "", whole).resolver(whole.id() or ""), whole)
         kind(schema, registry=REGISTRY).is_valid(None)
     except Unresolvable as error:
-        return f"{error} leads nowhere"
+        return f"{error} leads nowhere in it, and nothing is fetched; write its definition into $defs"
+    except RecursionError:
+        return "it refers to itself without end"
     return None
+
+
+def _followed(resolver: Foreign, part: Foreign) -> None:
+    """Look up every reference in a schema. Raises Unresolvable for one that leads nowhere."""
+    for key in ("$ref", "$dynamicRef"):
+        if isinstance(part.contents, dict) and isinstance(part.contents.get(key), str):
+            resolver.lookup(part.contents[key])
+    for one in part.subresources():
+        _followed(resolver.in_subresource(one), one)
 
 
 def fits(schema: Json, text: str) -> bool:
@@ -70,7 +85,7 @@ def _fits(schema: Json, text: str) -> bool:
         value = json.loads(text, parse_constant=_no_json, object_pairs_hook=_once)
         kind = validator_for(schema, default=Draft202012Validator)
         return bool(kind(schema, registry=REGISTRY).is_valid(value))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, ArithmeticError):  # the last: a number too large for multipleOf
         return False
 
 

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
+from data.units import SPACELESS
 from policies.template import PromptText
 from policies.untyped import AnyFunction, Foreign, Json
 from reward import amounts, schemas
@@ -28,10 +29,12 @@ _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<inside>.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
 )
 _LABEL = r"(?:\(\s*(?P<a>{0})\s*\)|\[\s*(?P<b>{0})\s*\]|(?<![A-Za-z0-9_'’])(?P<c>{0})(?![A-Za-z0-9_'’]))"
-_MARKER = re.compile(
-    r"(?:answers?|option|choice|choose|答案|选项?|選項?)\s*(?:is|are|为|是|為|应?该?选)?\s*[:：=]?", re.IGNORECASE
+_MARKERS = tuple(  # what is said to be the answer counts before what is said of an option
+    re.compile(rf"(?:{words})\s*(?:is|are|为|是|為|应?该?选)?\s*[:=]?", re.IGNORECASE)
+    for words in ("answers?|答案", "option|choice|choose|(?<!不)(?:选项?|選項?)")
 )
-_STOP = re.compile(r"[\n。;；，]|\.\s|,?\s*\b(?:because|since)\b")
+_DENIED = re.compile(r"n[o']t\b|不", re.IGNORECASE)
+_STOP = re.compile(r"[\n。;]|\.\s|,?\s*\b(?:because|since)\b")
 
 
 def verifier(wrong: Wrong) -> Callable[[AnyFunction], AnyFunction]:
@@ -71,8 +74,13 @@ def _each(name: str, values: Values, bad: Callable[[Foreign], str | None], promp
     """Raise RewardError for the first prompt whose row is unusable, as when it was not looked at before."""
     look = _column(name, bad)
     for prompt, value in zip(prompts, values, strict=True):
-        if (said := look({name: value})) is not None:
-            raise RewardError(f"the row of prompt {repr(prompt)[:80]} cannot be checked: {said}")
+        _usable(prompt, look({name: value}))
+
+
+def _usable(prompt: PromptText, said: str | None) -> None:
+    """Raise RewardError for what is said to be wrong with a prompt's row."""
+    if said is not None:
+        raise RewardError(f"the row of prompt {repr(prompt)[:80]} cannot be checked: {said}")
 
 
 def _accepted(answer: Foreign) -> list[Foreign]:
@@ -142,10 +150,9 @@ def number(
     _each("answer", answer, _all(_no_number), prompts)
     within = [None] * len(prompts) if tolerance is None else tolerance
     found = []
-    for text, right, near in zip(completions, answer, within, strict=True):
-        if near is not None and (said := _no_tolerance(near)) is not None:
-            raise RewardError(said)
-        said_last, most = amounts.last(text), None if near is None else Fraction(near)
+    for prompt, text, right, near in zip(prompts, completions, answer, within, strict=True):
+        _usable(prompt, None if near is None else _no_tolerance(near))
+        said_last, most = amounts.last(text), None if near is None else Fraction(str(near))
         rights = [one for value in _accepted(right) if (one := amounts.of_value(value)) is not None]
         found.append(float(said_last is not None and any(amounts.same(said_last, one, most) for one in rights)))
     return found
@@ -160,12 +167,14 @@ def _options(choices: Foreign) -> dict[str, str]:
         return {str(label): str(text) for label, text in zip(choices["label"], choices["text"], strict=True)}
     if isinstance(choices, dict):
         return {str(label): str(text) for label, text in choices.items()}
+    if choices is not None and not isinstance(choices, list | tuple):
+        raise TypeError
     return {chr(ord("A") + place): str(text) for place, text in enumerate(choices or ())}
 
 
 def _label(answer: Foreign, options: Mapping[str, str]) -> str | None:
     """The label that a row's answer names: itself, an option's place (from 0 on) or an option's text."""
-    if isinstance(answer, int) and not isinstance(answer, bool):
+    if isinstance(answer, int) and not isinstance(answer, bool) and str(answer) not in options:
         return list(options)[answer] if 0 <= answer < len(options) else None
     text = str(answer).strip()
     if text in options:
@@ -223,7 +232,9 @@ def _chosen(text: str, options: Mapping[str, str]) -> str | None:
         text = re.sub(r"\\text\w*\{|[{}]", " ", amounts.boxed(text))
     labels = "|".join(re.escape(one) for one in options) or "[A-Z]"
     anyhow = re.compile(_LABEL.format(labels), re.IGNORECASE)
-    for marker in reversed(list(_MARKER.finditer(text))):
+    for marker in (one for kind in _MARKERS for one in reversed(list(kind.finditer(text)))):
+        if _DENIED.match(text[marker.end() :].replace("’", "'").lstrip()):
+            return None
         if (after := _STOP.split(text[marker.end() :].strip(), maxsplit=1)[0]) and (named := _named(anyhow, after)):
             return _single(named, options)
     first = re.match(rf"{_LABEL.format(labels)}[ \t]*(?P<after>[.:)]|$|\n)?", text, re.IGNORECASE)
@@ -233,9 +244,15 @@ def _chosen(text: str, options: Mapping[str, str]) -> str | None:
     if named := _named(anyhow if boxed else re.compile(_LABEL.format(labels)), text):
         return _single(named, options)
     said = _folded(text)
-    within = {label: one for label, whole in options.items() if (one := _folded(whole)) and one in said}
+    within = {label: one for label, whole in options.items() if (one := _folded(whole)) and _stands(one, said)}
     longest = [k for k, one in within.items() if not any(one != other and one in other for other in within.values())]
     return longest[0] if len(longest) == 1 else None
+
+
+def _stands(option: str, said: str) -> bool:
+    """Whether an option's text stands in what is said as words of its own: "no" does not in "know"."""
+    letter = f"[^\\W{SPACELESS}]"
+    return re.search(f"(?<!{letter}){re.escape(option)}(?!{letter})", said) is not None
 
 
 def _of(match: re.Match[str]) -> str:
@@ -312,7 +329,23 @@ def _no_tests(value: Foreign) -> str | None:
     return None
 
 
-@verifier(_column("tests", _no_tests))
+def _wrong_tests(columns: Mapping[str, Foreign]) -> str | None:
+    said, point = _column("tests", _no_tests)(columns), columns.get("entry_point")
+    if said is not None:
+        return said
+    if point is not None and not (isinstance(point, str) and point.isidentifier()):
+        return f"entry_point: {point!r} is no name of a function"
+    defined = [node for source in _sources(columns["tests"]) for node in ast.parse(source).body]
+    if point is None and any(
+        isinstance(one, ast.FunctionDef) and one.name == "check" and one.args.args for one in defined
+    ):
+        return (
+            "tests: they define check(candidate), and the row has no entry_point; write data.keep=[tests, entry_point]"
+        )
+    return None
+
+
+@verifier(_wrong_tests)
 def python_tests(
     prompts: Sequence[PromptText], completions: Sequence[str], tests: Values, entry_point: Values | None = None
 ) -> list[float]:
@@ -323,16 +356,16 @@ def python_tests(
     where it begins indented. It runs where `programs/sandbox.py` says, apart from the tests. Raises RewardError where this machine cannot
     limit it, and for tests that call nothing of the code.
     """
-    _each("tests", tests, _no_tests, prompts)
     points = [None] * len(prompts) if entry_point is None else entry_point
+    for prompt, source, point in zip(prompts, tests, points, strict=True):
+        _usable(prompt, _wrong_tests({"tests": source, "entry_point": point}))
     programs = [
-        Program(code_of(prompt, text), _sources(one), None if point is None else str(point))
+        Program(code_of(prompt, text), _sources(one), point)
         for prompt, text, one, point in zip(prompts, completions, tests, points, strict=True)
     ]
     verdicts = judged(programs)
     for prompt, one in zip(prompts, verdicts, strict=True):
-        if one.mistake:
-            raise RewardError(f"the row of prompt {repr(prompt)[:80]} cannot be checked: tests: {one.why}")
+        _usable(prompt, f"tests: {one.why}" if one.mistake else None)
     return [float(one.passed) for one in verdicts]
 
 

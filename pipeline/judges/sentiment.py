@@ -23,7 +23,7 @@ POSITIVE = 0.5
 CHARACTERS = (1, 3)
 """Runs of so many characters are what the classifier sees of a text."""
 INVERSE_PENALTY = 4.0
-"""scikit-learn's C. Of 1, 4 and 10, and runs of up to 2, 3 and 4 characters, all were right on 78 to 80% of held-out reviews."""
+"""scikit-learn's C, the strength of what is learned."""
 
 
 @dataclass

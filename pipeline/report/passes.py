@@ -23,14 +23,16 @@ def block(opinions: Sequence[Opinion], rows: ByKey, draws: int = 10_000, seed: i
     """judge -> {"samples" (a prompt), "k", "tasks": task -> {"prompts", "models": model -> "pass@1" -> {"mean", "low", "high"}, "pairs": "a vs b"
     -> "pass@1" -> the paired difference}}, of judges that give 0 and 1 alone. The first task is `ALL`; others are the tags, where there
     are several. `low` and `high` are None below 20 prompts. The optimised score is none of them where a verifier is."""
-    binary = [one for one in opinions if one.outcomes is None and _right_or_wrong(rows, one.name)]
+    binary = [one for one in opinions if one.outcomes is None and _right_or_wrong(rows, one)]
     if any(one.label == "verifier" for one in binary):
         binary = [one for one in binary if one.label != "optimised"]
     return {one.name: _of_judge(one.name, rows, draws, seed) for one in binary}
 
 
-def _right_or_wrong(rows: ByKey, judge: str) -> bool:
-    return {score for own in rows.values() for score in scores_by(own, judge)} <= {0.0, 1.0}
+def _right_or_wrong(rows: ByKey, one: Opinion) -> bool:
+    """Whether a judge says both 0 and 1 and nothing else, or is a verifier, which may find none right: a score may be 0 throughout by chance."""
+    found = {score for own in rows.values() for score in scores_by(own, one.name)}
+    return found == {0.0, 1.0} or (one.label == "verifier" and found <= {0.0, 1.0})
 
 
 def _of_judge(judge: str, rows: ByKey, draws: int, seed: int) -> dict[str, Any]:

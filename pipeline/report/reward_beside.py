@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from data.schema import Ranking
 from pipeline.language import phrase
 from pipeline.report.pair_cuts import cuts
+from pipeline.report.passes import points
 from reward import metrics
 
 BY_GAP = ("rating gap", "places apart")  # the cuts by how far two completions lie apart, of which there is one
@@ -85,12 +86,12 @@ def verdict(found: dict[str, Any]) -> str:
     if gap["low"] is None:
         claim = phrase("; there is no interval of the difference, so nothing can be concluded")
     else:
-        ends = {"mean": 100 * gap["mean"], "low": 100 * gap["low"], "high": 100 * gap["high"]}
+        ends = {name: gap[name] for name in ("mean", "low", "high")}
         better = other if gap["high"] < 0 else this
-        claim = phrase(" ({mean:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})", **ends) + (
+        claim = phrase(" ({points})", points=points(ends)) + (
             phrase(", which shows neither to be better")
             if gap["low"] <= 0 <= gap["high"]
             else phrase(", so that on {name} is better", name=better)
         )
     alike = phrase("; both order {agreement:.1%} of the pairs alike.", agreement=own["agreement"]["mean"])
-    return f"{said}{claim}{alike}".replace("-", "−")
+    return f"{said}{claim}{alike}"

@@ -52,13 +52,16 @@ class Answer:
 
     def done(self, what: str, rest: list[Json], module: types.ModuleType) -> Json:
         if what == "name":
-            return ["value", self.keep(vars(module)[rest[0]]), []]
+            value = vars(module)[rest[0]]
+            return ["value", encoded(value, self.keep) if type(value) in PLAIN else self.keep(value), []]
         thing = self.kept[rest[0]]
         given = [decoded(one, self.taken) for one in rest[1]]
         if what == "call":
-            before = [encoded(one, self.keep) if isinstance(one, CHANGE) else None for one in given]
-            found = thing(*given, **{key: decoded(one, self.taken) for key, one in rest[2].items()})
-            after = [None if old is None else encoded(one, self.keep) for one, old in zip(given, before, strict=True)]
+            named = {key: decoded(one, self.taken) for key, one in rest[2].items()}
+            every = [*given, *named.values()]
+            before = [encoded(one, self.keep) if isinstance(one, CHANGE) else None for one in every]
+            found = thing(*given, **named)
+            after = [None if old is None else encoded(one, self.keep) for one, old in zip(every, before, strict=True)]
             changed = [[place, new] for place, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
             return ["value", encoded(found, self.keep), changed]
         return ["value", encoded(_ASKED[what](thing, *given), self.keep), []]
@@ -86,6 +89,9 @@ class Answer:
         self.lent[id(lent)] = number
         self.kept.append(lent)
         return lent
+
+
+PLAIN = (bool, int, float, str, type(None))  # values of a module's names that the tests get as they are
 
 
 _ASKED: dict[str, AnyFunction] = {

@@ -175,6 +175,22 @@ def test_what_is_nearly_the_same_stands_on_one_side() -> None:
         assert where[one.id] == where[f"r-{1000 + n}"] == where[f"r-{2000 + n}"]
 
 
+def test_what_differs_in_signs_or_stands_in_another_is_on_its_side() -> None:
+    pairs = [
+        ("早餐一般般还算可以", "早餐一般般还算可以。"),
+        ("送货速度快包装好", "昨天下的单，送货速度快，包装好，下次再来"),
+    ]
+    for one, other in pairs:
+        for seed in range(12):
+            split = sides(
+                [review(0, one, True), review(1, other, False)], eval_fraction=0.3, judge_fraction=0.3, seed=seed
+            )
+            assert sorted(map(len, split.values())) == [0, 0, 2]
+    short = [review(0, "送货快", True), review(1, "送货快，包装好，下次再来", False)]
+    apart = [sides(short, eval_fraction=0.3, judge_fraction=0.3, seed=seed) for seed in range(40)]
+    assert any(sorted(map(len, split.values())) == [0, 1, 1] for split in apart)  # three letters are anybody's
+
+
 def test_no_review_of_one_side_is_in_the_rows_of_another() -> None:
     split = sides(REVIEWS, **SPLIT)
     rows, counts = build(split, seed=3, max_characters=20)

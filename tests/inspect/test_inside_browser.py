@@ -80,6 +80,26 @@ def test_sliders_leave_what_decoding_leaves(page: Any) -> None:
     assert whole > 20 and part > 3
 
 
+def test_what_is_as_likely_as_the_last_one_stays(page: Any) -> None:
+    """Logits in bfloat16 tie: the k-th has equals beyond the tokens that the page holds, and transformers keeps them."""
+    logits = (torch.randn(1, 300, generator=torch.Generator().manual_seed(2)) * 4 + 20).bfloat16().float()
+    logprobs = torch.log_softmax(logits, -1)
+    best, ids = logprobs.topk(40, -1)
+    rest = stepping.of_the_rest(logprobs, ids)[0, 9].item()
+    tied = int((logprobs == best[:, -1:]).sum() - (best == best[:, -1:]).sum())
+    assert tied > 0
+    for top_k in (39, 40):
+        how = Resolved(
+            do_sample=True, num_beams=1, temperature=1.0, top_k=top_k, top_p=1.0, min_p=0.0, max_new_tokens=1
+        )
+        expected = torch.softmax(warpers(how)(torch.empty((1, 0), dtype=torch.long), logprobs), -1)[0]  # type: ignore[arg-type]
+        given = [[round(x, stepping.DIGITS) for x in best[0].tolist()], rest, 1.0, top_k, 1.0, 0.0, tied]
+        found = page.evaluate("([a, b, c, d, e, f, g]) => left(a, b, c, d, e, f, g)", given)
+        kept = int((expected > 0).sum())
+        assert (len(found["kept"]), found["more"]) == (min(kept, 40), kept > 40)
+        assert found["kept"] == pytest.approx(expected[ids[0][: len(found["kept"])]].tolist(), rel=1e-4)
+
+
 def test_texts_stay_texts_and_the_completion_can_be_walked_through(page: Any) -> None:
     assert page.eval_on_selector_all("b", "all => all.filter((one) => one.textContent === 'bold').length") == 0
     assert page.eval_on_selector_all("i", "all => all.length") == 0

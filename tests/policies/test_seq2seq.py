@@ -1,5 +1,7 @@
 """Does an encoder–decoder say in rows what transformers says with encoder and decoder apart: log-probabilities, logits, greedy and drawn tokens?"""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from policies.plain_sampling import by_forwards, by_generate
 from policies.quick.cached import cached
 from policies.roles import Roles
 from policies.rollout import sample, way_of
-from policies.seq2seq import START, Halves, spoken
+from policies.seq2seq import START, Halves, reads_rows, spoken
 from policies.template import decode_completion, encode_completion, encode_prompt, encode_turns, joined, read_at_once
 from policies.tokenizers import load_tokenizer
 from policies.trials import output_layer
@@ -216,3 +218,14 @@ def test_other_engines_are_refused_in_a_sentence(name: str, folders: dict[str, P
         BackboneError, match=f"^ppo.engine: {name} samples from causal .* T5For.* set ppo.engine=transformers$"
     ):
         make_engine(name, roles, folders["t5"], None, None, tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_reads_rows_can_be_copied_and_pickled(kind: str, folders: dict[str, Path]) -> None:
+    """One class for all models of a kind, however often one is told to read rows; what comes back says the same."""
+    model, _ = opened(folders[kind])
+    reads_rows(model, "again")
+    assert type(model) is type(opened(folders[kind])[0])
+    again = [pickle.loads(pickle.dumps(model)), copy.deepcopy(model)]
+    for one in again:
+        assert type(one) is type(model) and torch.equal(ours(one), ours(model))

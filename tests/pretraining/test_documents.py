@@ -130,7 +130,9 @@ def test_all_that_is_wrong_is_told_with_its_line(tmp_path: Path) -> None:
     told = refused(tmp_path, rows).splitlines()
     assert [line.partition(": ")[0].rpartition(":")[2] for line in told] == ["2", "3", "4", "5"]
     assert "the text of the document is null; take the row out" in told[0]
-    assert "the row has no such column; set pretrain.column to one of those that it has: title" in told[1]
+    assert (
+        "the row has no such column; set pretrain.column to one that is a text (title), or take the row out" in told[1]
+    )
     told = refused(tmp_path, "a\n\nb\n\n\xff\xfec\n".encode("latin-1"), name="a.txt")
     assert "a.txt:5" in told and "pretrain.encoding" in told
 
@@ -151,3 +153,20 @@ def test_a_document_that_is_longer_than_a_row_may_be_is_told(tmp_path: Path) -> 
     assert (
         len(both(corpus(tmp_path, tmp_path / "a.txt", sample_by="line", clean={"duplicates": False}, max_rows=9))) == 9
     )
+
+
+def test_a_first_row_without_a_text_decides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": null, "title": "T"}\n{"text": "a document", "title": "U"}\n')
+    with pytest.raises(DataError, match="the text of the document is null; .*take the row out"):
+        corpus(tmp_path, tmp_path / "a.jsonl")
+    (tmp_path / "b.jsonl").write_text('{"n": 1}\n')
+    with pytest.raises(
+        DataError, match=r"none of those that there are is a text \(n\); give rows with a column of texts"
+    ):
+        corpus(tmp_path, tmp_path / "b.jsonl")
+
+
+def test_one_document_is_always_learned(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"text": "document {n}"}}\n' for n in range(3)))
+    found = corpus(tmp_path, tmp_path / "a.jsonl", eval_fraction=0.9)
+    assert (found.counts["documents_train"], found.counts["documents_eval"]) == (1, 2)

@@ -126,7 +126,7 @@ def test_too_few_held_out_pairs_are_told(corpus: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model": "encoder", "encoder": Encoder(source="a")}, "model: encoder makes an encoder .* says nothing"),
+        ({"model": "encoder", "encoder": Encoder(source="a")}, "model: encoder is for reward models"),
         (
             {"model": "pretrain", "pretrain": Pretrain(source="a", objective="mlm_nsp")},
             "model: pretrain makes an encoder",
@@ -163,3 +163,38 @@ def test_the_gate_holds_figures_against_their_baselines() -> None:
     assert results(masked_loss_after=7.1)[0] == "fail"
     assert results(masked_low_after=0.09)[1] == "warn" and results(masked_high_after=0.09)[1] == "fail"
     assert results(next_sentence_low_after=0.49)[2] == "warn" and results(next_sentence_high_after=0.49)[2] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "encoder"}, "model: encoder is for reward models"),
+        ({"model": "encoder", "encoder": {"objective": "causal"}}, "model: encoder is for reward models"),
+        (
+            {"pretrain": {"source": "film_reviews", "eval_fraction": 0.3}},
+            "eval_fraction: film_reviews has no use for it",
+        ),
+        ({"pretrain": {"source": "film_reviews", "clean": {"duplicates": False}}}, "clean.duplicates: film_reviews"),
+        ({"pretrain": {"source": "film_reviews"}, "encoder": {"column": "x"}}, "encoder.column: film_reviews"),
+        (
+            {"pretrain": {"source": "chinese_reviews"}, "data": {"eval_fraction": 0.85}},
+            "data.chinese_reviews.judge_fraction: with data.eval_fraction it leaves no review",
+        ),
+    ],
+)
+def test_what_has_no_sense_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Config(**changes)
+
+
+def test_the_same_corpus_is_cleaned_alike() -> None:
+    made = Config(
+        pretrain={"source": "c.txt", "clean": {"near_duplicates": 0.8}},  # type: ignore[arg-type]
+        encoder={"clean": {"nfc": False}},  # type: ignore[arg-type]
+    )
+    assert made.encoder.clean.near_duplicates == 0.8 and made.encoder.clean.nfc is False
+
+
+def test_a_reward_model_beside_another_is_made_again_with_it() -> None:
+    config = Config(ppo={"reward_funcs": ["reward.verifiers:exact"]}, encoder={"source": "c.txt"})  # type: ignore[arg-type]
+    assert "reward" in parents("reward_encoder", config) and "reward" not in parents("ppo", config)

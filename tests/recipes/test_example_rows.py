@@ -4,7 +4,6 @@ import importlib
 import re
 import subprocess
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,10 @@ def test_the_steps_of_a_chain_are_those_of_school() -> None:
 def test_no_expression_stands_on_both_sides() -> None:
     held_out = {row["answer"] for row in rows("latex", "held_out")}
     for function in LEARNED["latex"]:
-        texts = [row.get("text") or row["prompt"] + row["answer"] for row in rows("latex", function)]
-        assert not [
-            text
-            for text in islice(texts, 4000)
-            if any(text.endswith(one) and one in text.split(": ") for one in held_out)
-        ]
+        learned = {
+            row["answer"] if "answer" in row else row["text"].partition(": ")[2] for row in rows("latex", function)
+        }
+        assert len(learned) > 100 and not learned & held_out, function
     for row in (*rows("latex", "read"), *rows("latex", "write")):
         assert exact([""], [row["completion"]], [row["answer"]]) == [1]
 

@@ -229,6 +229,8 @@ SOUND = {
     "containers": ("def f(x): return x", "import collections, datetime, decimal, fractions\nfor v in ({1: [2]}, {(1, 2)}, frozenset({1}), b'a', 1j, range(3), 10**30, -10**99, None, True, collections.Counter('aab'), collections.deque([1]), collections.OrderedDict(a=1), decimal.Decimal('1.5'), fractions.Fraction(1, 3), datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2, 3), datetime.timedelta(1, 2)):\n    assert f(v) == v and type(f(v)) is type(v), v"),
     "not a number": ("def f(): return float('nan')", "assert f() != f()"),
     "what a call changes": ("def f(x, y): x.sort(); y['k'] = x", "a, b = [3, 1], {}\nf(a, b)\nassert a == [1, 3] and b == {'k': [1, 3]}"),
+    "what a call by name changes": ("def f(items): items.sort()", "a = [2, 1]\nf(items=a)\nassert a == [1, 2]"),
+    "its plain values": ("MOST = 5\nNAME = 'x'", "assert MOST == 5 and NAME == 'x'"),
     "a class": ("class Stack:\n    def __init__(self): self.all = []\n    def push(self, x): self.all.append(x)\n    def pop(self): return self.all.pop()\n    def __len__(self): return len(self.all)", "s = Stack()\ns.push(4)\ns.push((1,))\nassert len(s) == 2 and s.pop() == (1,) and s.all == [4] and isinstance(s, Stack)"),
     "two of its objects": ("from dataclasses import dataclass\n@dataclass\nclass V:\n    x: int\n    def __add__(self, o): return V(self.x + o.x)", "assert V(1) + V(2) == V(3) and V(1) != V(2)"),
     "a generator": ("def f(n):\n    for i in range(n): yield i", "g = f(4)\nassert next(g) == 0 and list(g) == [1, 2, 3]"),

@@ -33,6 +33,7 @@ def test_exact(text: str, answer: Any, right: bool) -> None:
 def test_number_takes_any_accepted_answer_and_a_rows_tolerance() -> None:
     assert number(["p"] * 4, ["It is 1,234.", "7 or 8", "3", "none"], [1234, [7, 8.0], "a 4", 0]) == [1, 1, 0, 0]
     assert number(["p"] * 2, ["3.1", "3.1"], [3.14159, 3.14159], [0.05, None]) == [1, 0]
+    assert number(["p"] * 3, ["3.3", "1.2", "3.301"], [3.0, 1.5, 3.0], [0.3] * 3) == [1, 1, 0]  # its edge belongs to it
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,14 @@ def test_number_takes_any_accepted_answer_and_a_rows_tolerance() -> None:
         ("E", 3, CITIES, False),
         ("2", "2", {"label": ["1", "2"], "text": ["x", "y"]}, True),
         ("y", "2", {"1": "x", "2": "y"}, True),
+        ("I do not know.", "no", ["yes", "no"], False),
+        ("Perhaps now", "no", ["yes", "no"], False),
+        ("No, never.", "no", ["yes", "no"], True),
+        ("It is 13", "3", ["3", "4"], False),
+        ("2", 2, {"label": ["1", "2", "3"], "text": ["x", "y", "z"]}, True),
+        *[(text, "A", None, False) for text in ("The answer is C. Option A is wrong.", "The answer is C, not option A.", "选C不选A")],
+        ("The answer is C. Option A is wrong.", "C", None, True),
+        *[(text, "B", None, False) for text in ("The answer is not B", "The answer isn't B", "答案不是B")],
     ],
 )  # fmt: skip
 def test_choice(text: str, answer: Any, choices: Any, right: bool) -> None:
@@ -138,13 +147,23 @@ def test_python_tests() -> None:
         (json_schema, {"schema": "{"}, "schema: it is no JSON"),
         (json_schema, {"schema": {"type": "strin"}}, "schema: 'strin' is not valid"),
         (json_schema, {"schema": {"pattern": "("}}, "is not a 'regex'"),
-        (json_schema, {"schema": {"$ref": "http://x.y/z"}}, "is elsewhere, and nothing is fetched"),
+        (choice, {"answer": "A", "choices": "yes,no"}, "choices: write a list of texts"),
+        (json_schema, {"schema": {"$ref": "http://x.y/z"}}, "leads nowhere in it, and nothing is fetched"),
+        (json_schema, {"schema": {"properties": {"a": {"$ref": "#/nope"}}}}, "leads nowhere"),
+        (json_schema, {"schema": {"$ref": "#"}}, "refers to itself without end"),
+        (json_schema, {"schema": {"$schema": "http://x.y/draft"}}, "names no draft that is known"),
         (json_schema, {"schema": {"$ref": "#/$defs/no"}}, "leads nowhere"),
         (json_schema, {"schema": [1]}, "it is a list, and a schema is an object"),
         (python_tests, {"tests": ""}, "tests: they are empty"),
         (python_tests, {"tests": ["assert f("]}, "tests: they are no Python"),
         (python_tests, {"tests": "import numpy.linalg"}, "they import numpy.linalg, and only Python's own"),
         (python_tests, {"tests": [1]}, "a list is no Python"),
+        (
+            python_tests,
+            {"tests": "def check(candidate): pass"},
+            "define check.candidate., and the row has no entry_point",
+        ),
+        (python_tests, {"tests": "assert f(1)", "entry_point": 5}, "entry_point: 5 is no name of a function"),
     ],
 )
 def test_a_row_that_cannot_be_checked_is_told(function: Any, row: dict[str, Any], said: str) -> None:
@@ -160,6 +179,8 @@ def test_sound_rows_are_sound_and_other_functions_are_no_verifiers() -> None:
     assert wrong(number, {"answer": "5", "other": 1}) is None and wrong(python_tests, {"tests": "import math"}) is None
     assert wrong(json_schema, {"schema": {"$defs": {"p": {"type": "string"}}, "$ref": "#/$defs/p"}}) is None
     assert not verifies(len) and wrong(len, {}) is None
+    assert wrong(json_schema, {"schema": {"const": {"$ref": "http://x.y/z"}}}) is None  # a value, and no reference
+    assert json_schema(["p"], ["1e400"], [{"multipleOf": 0.5}]) == [0]
 
 
 def test_as_a_reward_function_it_is_given_the_rows_columns() -> None:
