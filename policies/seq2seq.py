@@ -214,12 +214,13 @@ def reads_rows(model: Model, path: object) -> None:
         raise BackboneError(
             f"{path}: its config.json names no decoder_start_token_id, with which its decoder begins; set it to the one it was trained with"
         )
-    model.__class__ = _in_rows(type(model))
+    plain: type = type(model)
+    model.__class__ = _in_rows(plain)
     model.begins_with = start
 
 
 @lru_cache(maxsize=64)
-def _in_rows(plain: type) -> type:
+def _in_rows(plain: type) -> type[nn.Module]:
     """The class that reads rows, one for each class of transformers, under its old name: by that transformers looks up what a class can record,
     and writes it into config.json. It is pickled by the class that it was made of, as no module has it."""
     name = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__reduce__": _reduced}
@@ -231,8 +232,7 @@ def _reduced(model: Model) -> tuple[Foreign, ...]:
 
 
 def _unfilled(plain: type) -> Foreign:
-    made = _in_rows(plain)
-    return made.__new__(made)
+    return nn.Module.__new__(_in_rows(plain))
 
 
 def _start_of(model: Model) -> int | None:

@@ -28,13 +28,10 @@ def flaw(schema: Json) -> str | None:
     """What is wrong with a schema, in words; None where nothing is. Its draft is the one that $schema names, else 2020-12."""
     if not isinstance(schema, dict | bool):
         return f"it is a {type(schema).__name__}, and a schema is an object"
-    kind = validator_for(
-        schema, default=None if isinstance(schema, dict) and "$schema" in schema else Draft202012Validator
-    )
+    named = schema.get("$schema") if isinstance(schema, dict) else None
+    kind = validator_for(schema, default=Draft202012Validator if named is None else None)
     if kind is None:
-        return (
-            f"$schema {schema['$schema']} names no draft that is known; leave it out, or name one of json-schema.org's"
-        )
+        return f"$schema {named} names no draft that is known; leave it out, or name one of json-schema.org's"
     try:
         kind.check_schema(schema)
     except SchemaError as error:

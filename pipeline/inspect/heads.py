@@ -61,8 +61,10 @@ def _noting(real: Any, heard: _Heard) -> Any:
             coarse = query.dtype != torch.float32
             fine = explains(weights, q, k, float(scaling), coarse)
             heard.lengths.add(tuple(weights.shape[-2:]))
-            parts = (weights[:, -TOKENS:, -TOKENS:], q[:, -TOKENS:], k[:, -TOKENS:])
-            heard.layers.append(Looked(*(part.clone() for part in parts), float(scaling), fine))
+            seen, asked, held = (
+                part.clone() for part in (weights[:, -TOKENS:, -TOKENS:], q[:, -TOKENS:], k[:, -TOKENS:])
+            )
+            heard.layers.append(Looked(seen, asked, held, float(scaling), fine))
         return out
 
     return attention

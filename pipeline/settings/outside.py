@@ -36,7 +36,7 @@ def check_outside(config: Config, stages: Sequence[str]) -> None:
 
 
 def _models(config: Config, stages: Sequence[str]) -> list[str | None]:
-    named = [("model", config.model, True)]
+    named: list[tuple[str, str | None, bool]] = [("model", config.model, True)]
     read = {section for stage, section in REWARD_MODELS.items() if stage in stages}
     named += [
         (f"{one}.model", getattr(config, one).model, one in read) for one in dict.fromkeys(REWARD_MODELS.values())
