@@ -178,7 +178,7 @@ web: .venv/ready ## watch, rank, vote and chat in a browser (RUN=demo PORT=8377 
 
 iterate: .venv/ready ## rounds of rank, reward and ppo from RUN's policy on: ROUNDS=2 K=4 PROMPTS=50 (PERSON=path or module:function: a simulated person)
 	@$(CALL) iterate $(call quoted,$(RECIPE)) $(ROWS) $(SET) --run $(call quoted,$(run)) $(if $(ROUNDS),--rounds $(call quoted,$(ROUNDS))) \
-	  $(if $(K),--k $(call quoted,$(K))) $(if $(PROMPTS),--prompts $(call quoted,$(PROMPTS))) $(if $(PERSON),--person $(call quoted,$(PERSON)))
+	  $(if $(K),--k $(call quoted,$(K))) $(if $(PROMPTS),--prompts $(call quoted,$(PROMPTS))) $(if $(PERSON),--person $(call quoted,$(PERSON))) $(SPOKEN)
 
 serve: .venv/ready ## answer programs as MODEL=ppo of the run: transformers' own server, OpenAI-compatible (PORT=8000)
 	@$(CALL) serve --run $(call quoted,$(run)) $(if $(MODEL),--model $(call quoted,$(MODEL))) $(if $(filter command,$(origin PORT)),--port $(call quoted,$(PORT)))

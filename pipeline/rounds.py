@@ -18,6 +18,7 @@ from pipeline.artifacts.files import read_rows, write_json, write_text
 from pipeline.artifacts.run import Run
 from pipeline.commands import Call, opening
 from pipeline.ending import Ending, ended
+from pipeline.language import LANGUAGES, named, spoken
 from pipeline.pages.common import page_template
 from pipeline.people import export
 from pipeline.people.choosing import Desk
@@ -155,7 +156,7 @@ def _by_taste(asked: Asked) -> Any:
 
 
 def _show(asked: Asked, number: int) -> None:
-    """Write what each round so far gained: figures, and a page of them."""
+    """Write what each round so far gained: figures, and a page of them in every language; say where the one of `report.language` is."""
     folder = asked.rankings(number).parent
     if asked.person:
         _in_a_process(_measure, asked, number)
@@ -163,12 +164,15 @@ def _show(asked: Asked, number: int) -> None:
     rounds = [_figures(asked, one) for one in range(number + 1)]
     given = [(name, str(number + 1) if name == "ROUNDS" else value) for name, value in asked.call.options]
     command = replace(asked.call, caller="make").line("iterate", options=given)
-    page = page_template("rounds.html.j2").render(
-        run=asked.call.run, rounds=rounds, taste=known, person=asked.person, command=command
-    )
     root = Path("runs") / asked.call.run
-    write_text(root / PAGE, page)
-    print(f"round {number}: what each round gained: {root / PAGE}", flush=True)
+    for language in LANGUAGES:
+        with spoken(language):
+            page = page_template("rounds.html.j2").render(
+                run=asked.call.run, rounds=rounds, taste=known, person=asked.person, command=command
+            )
+            write_text(root / named(PAGE), page)
+    with spoken(load(asked.call.recipe, asked.call.overrides).report.language):
+        print(f"round {number}: what each round gained: {root / named(PAGE)}", flush=True)
 
 
 def _measure(asked: Asked, number: int) -> None:

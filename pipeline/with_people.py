@@ -108,6 +108,7 @@ def in_rounds(
         str,
         typer.Option(help="a simulated person in place of people: a reward model's path or Hub id, or module:function"),
     ] = "",
+    lang: Language = None,
 ) -> None:
     def work() -> None:
         from pipeline.rounds import Asked, iterate
@@ -118,9 +119,8 @@ def in_rounds(
             ("PROMPTS", str(prompts)),
             *([("PERSON", person)] if person else []),
         ]
-        iterate(
-            Asked(replace(called("iterate", recipe, overrides, run), options=tuple(given)), rounds, k, prompts, person)
-        )
+        call = replace(called("iterate", recipe, overrides, run, lang), options=tuple(given))
+        iterate(Asked(call, rounds, k, prompts, person))
 
     guarded(work)
 

@@ -110,3 +110,30 @@ def test_mistakes_are_told(made: list[Any]) -> None:
         store.add(f"e-{item.id}", "Anna", "ranking", body | {"shown": ["c0", "c1"], "repeat": 0})
     with pytest.raises(ArtifactError, match="nobody put one answer above another"):
         iterate(asked(1))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_of_rounds_is_made_in_every_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], language: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    share = {"pairwise_accuracy": 0.75, "low": 0.5, "high": 0.875, "pairs": 40}
+    score = {"model": "demo/ppo", "score": {"mean": 1.25, "low": 1.0, "high": 1.5}}
+    taste = {
+        "prompts": 100,
+        "policies": [score],
+        "rewards": [{"run": "demo", **share}, {"run": "demo-round-1", **share}],
+    }
+    taste |= {"shown": [{"prompt": "The film", "said": {"demo/ppo": "is good."}}]}
+    path = tmp_path / "runs" / "demo" / "people" / "rounds" / "rounds.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(taste))
+    known = {"name": "demo", "rankings": 3, "people": 1, "accuracy": 0.7, "pairs": 40, "score": 0.5, "kl": 3.0}
+    known |= {"length": 12.0, "gates": {"ppo": "warn"}}
+    monkeypatch.setattr(rounds, "_in_a_process", lambda work, *given: None)
+    monkeypatch.setattr(rounds, "_figures", lambda asked, number: known | {"number": number})
+    rounds._show(asked(1, f"report.language={language}", person="runs/taste/reward"), 1)
+    english, chinese = ((tmp_path / "runs" / "demo" / name).read_text() for name in ("rounds.html", "rounds.zh.html"))
+    assert "75.0% of held-out pairs" in english and "of 40 pairs" in english and "ppo warn" in english
+    assert 'lang="zh-CN"' in chinese and "有 75.0% 的留出对与隐藏喜好的次序一致" in chinese and "ppo 警告" in chinese
+    assert ("rounds.zh.html" in capsys.readouterr().out) == (language == "zh")
