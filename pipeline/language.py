@@ -16,10 +16,8 @@ from typing import Any
 
 LANGUAGES = ("en", "zh")
 TAGS = {"en": "en", "zh": "zh-CN"}  # what `lang` of a page says
-PHRASES, STORED = (
-    "phrases",
-    "stored",
-)  # sections of the table: sentences of the code, and what lies in manifests in English
+PHRASES, STORED, DATA = "phrases", "stored", "data"
+"""Sections of the table: sentences of the code, what lies in manifests in English, and what is said of rows that somebody gave."""
 TABLE = Path(__file__).parent / "chinese.toml"
 _TIGHT = re.compile(r" *([，。；：、（）！？“”…]) *")  # full-width punctuation has its own space
 _APART = re.compile(r"(?<=[\u4e00-\u9fff])(?=[−+-]?[A-Za-z0-9])|(?<=[A-Za-z0-9%])(?=[\u4e00-\u9fff])")
@@ -89,25 +87,29 @@ def retold(value: Any) -> Any:
     return phrase(value.template, **value.values) if isinstance(value, Phrase) else value
 
 
-def recognised(text: str) -> str:
-    """What an older process wrote into a file in English, in the language that is spoken: by the section STORED, whose names in braces
-    stand for any text, which is recognised in turn. What is not known stays as it is."""
+def recognised(text: str, section: str = STORED) -> str:
+    """What another process or package said in English, in the language that is spoken: by a section, STORED or DATA, whose names in
+    braces stand for any text, which is recognised in turn. What is not known stays as it is."""
     if language_now() == "en":
         return text
-    own = table()[STORED]
+    own = table()[section]
     if text in own:
         return own[text]
-    for pattern, template in _patterns():
+    for pattern, template in _patterns(section):
         if (found := pattern.fullmatch(text)) is not None:
-            return _spaced(template.format(**{name: recognised(part) for name, part in found.groupdict().items()}))
+            parts = {name: recognised(part, section) for name, part in found.groupdict().items()}
+            return _spaced(template.format(**{name: _HELD.join(part) for name, part in parts.items()})).replace(
+                _HELD, ""
+            )
     return text
 
 
-@lru_cache(maxsize=1)
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """The keys of STORED that have names in braces, as patterns, with what they become."""
-    keys = [key for key in table()[STORED] if "{" in key]
-    return [(re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(key))), table()[STORED][key]) for key in keys]
+@lru_cache(maxsize=2)
+def _patterns(section: str) -> list[tuple[re.Pattern[str], str]]:
+    """The keys of a section that have names in braces, as patterns, with what they become."""
+    own = table()[section]
+    keys = [key for key in own if "{" in key]
+    return [(re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(key)), re.DOTALL), own[key]) for key in keys]
 
 
 def in_language(name: str, source: str) -> str:
@@ -137,5 +139,5 @@ def _squeezed(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def table() -> dict[str, dict[str, str]]:
-    """Section -> English -> Chinese. A section is a file of templates or scripts, or PHRASES."""
-    return {PHRASES: {}, STORED: {}} | tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    """Section -> English -> Chinese. A section is a file of templates or scripts, or one of PHRASES, STORED, DATA."""
+    return {PHRASES: {}, STORED: {}, DATA: {}} | tomllib.loads(TABLE.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ from data.schema import Demonstration, Prompt
 from pipeline.data_check import check as data_check
 from pipeline.data_check import figures as data_check_figures
 from pipeline.data_check import page as data_check_page
+from pipeline.language import spoken
 
 HOSTILE = [
     "<script>alert('x')</script><img src=x onerror=alert(1)>",
@@ -96,3 +97,21 @@ def test_a_demonstration_and_a_prompt_are_shown_too(tiny_tokenizer: Any) -> None
         [{"what": "demonstration", "tokens": 9, "text": "Hi there<|end|>", "answer_at": 2}],
         [{"what": "prompt", "tokens": 2, "text": "Hi", "answer_at": None}],
     ]
+
+
+def test_the_page_is_in_chinese_where_that_is_asked_for(checked: Callable[..., dict[str, Any]]) -> None:
+    good = {"prompt": "What is two and two?", "chosen": "It is four.", "rejected": "It is five, or so I think."}
+    found = checked([good, good, good | {"chosen": "  "}, good | {"rejected": 3}, {"prompt": "Why?"}])
+    english = data_check_page.html(found)
+    with spoken("zh"):
+        page = data_check_page.html(found)
+    for said in (
+        "有误：4 个问题",
+        "要继续：设 data.skip_bad=true，把 5 行中的这 3 行放到一边。",
+        "chosen 优于 rejected",
+        "它是空白",
+        "rejected：它是数字，不是文本",
+    ):
+        assert said in page, said
+    assert 'lang="zh-CN"' in page and data_check_page.TITLE in page and "It is five, or so I think." in page
+    assert english == data_check_page.html(found) and "it is a number, not a text" in english

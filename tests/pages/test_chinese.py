@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import graph
 from pipeline.language import (
+    DATA,
     PHRASES,
     STORED,
     fixed,
@@ -33,7 +34,7 @@ ENTRIES = [(section, english, chinese) for section, own in TABLE.items() for eng
 STAYS = set(
     """sft ppo base KL EOS LLM ID id RUN STAGE Hub JSON JavaScript UTC nat Wilson bootstrap AlpacaEval kappa tau Kendall Krippendorff Bradley
     Terry json csv md html jsonl docs report samples data evaluation config gate gates gold vader token Esc Enter Ctrl Shift manifest make
-    rank ppo rankings MODEL PROMPTS max new tokens temperature top do sample min seed rejects inspect demo step vs pass Chen""".split()
+    rank ppo rankings check MODEL PROMPTS max new tokens temperature top do sample min seed rejects inspect demo step vs pass Chen""".split()
 )
 
 
@@ -130,10 +131,18 @@ def test_every_gate_has_its_chinese() -> None:
 def test_the_table_holds_nothing_that_is_not_said() -> None:
     """What was reworded in English would else stay English, and its Chinese a dead letter."""
     assert sorted(set(TABLE[PHRASES]) - SAID - DYNAMIC) == []
-    for section in set(TABLE) - {PHRASES, STORED}:
+    for section in set(TABLE) - {PHRASES, STORED, DATA}:
         source = FILES[section].read_text(encoding="utf-8")
         lost = [key for key in TABLE[section] if not re.search(r"\s+".join(map(re.escape, key.split())), source)]
         assert lost == [], f"{section} says this no longer"
+
+
+def test_what_is_said_of_data_is_said_by_the_code() -> None:
+    sources = [*SOURCES, *(ROOT / "data").rglob("*.py")]
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    said = "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    pieces = {piece.strip(" ,;()") for key in TABLE[DATA] for piece in re.split(r"\{\w+\}", key)}
+    assert sorted(piece for piece in pieces if piece not in said) == []
 
 
 # Given to `phrase` by a name that is read off data: keys of the provenance, of what judging cost, of the report's labels.
@@ -153,7 +162,7 @@ DYNAMIC = set(
 def test_the_same_figures_stand_on_both_sides() -> None:
     for english, chinese in TABLE[PHRASES].items():
         assert set(placeholders(english)) == set(placeholders(chinese)), english
-    for english, chinese in TABLE[STORED].items():
+    for english, chinese in [*TABLE[STORED].items(), *TABLE[DATA].items()]:
         if "the loss before" not in english:
             assert set(placeholders(english)) == set(placeholders(chinese)), english
 
@@ -167,7 +176,7 @@ def code(text: str) -> Counter[str]:
     return Counter(re.sub(r"\s+", " ", re.sub(r'"[^"]*"', '""', part)) for part in parts)
 
 
-@pytest.mark.parametrize("section", sorted(set(TABLE) - {PHRASES, STORED}))
+@pytest.mark.parametrize("section", sorted(set(TABLE) - {PHRASES, STORED, DATA}))
 def test_the_same_tags_and_expressions_stand_on_both_sides(section: str) -> None:
     for english, chinese in TABLE[section].items():
         if "toLocaleString" not in english:
@@ -182,7 +191,7 @@ def test_chinese_is_written_as_chinese_is() -> None:
     for section, english, chinese in ENTRIES:
         text = re.sub(r"<[^>]+>", "", chinese) if "<" in chinese else chinese
         where = f"{section}: {english}"
-        if section in (PHRASES, STORED):
+        if section in (PHRASES, STORED, DATA):
             assert not re.search(rf"[{HAN}][A-Za-z0-9]|[A-Za-z0-9][{HAN}]", text), where
             assert not re.search(rf"[{HAN}][,;:?!()]|[,;:?!(][{HAN}]", text), where
         assert not re.search(
@@ -228,7 +237,7 @@ def test_a_template_shows_no_english_in_chinese(path: Path) -> None:
     assert left == []
 
 
-NOT_YET = {"data_check.html.j2", "inspect.html.j2", "style.css.j2", "inspect.js.j2"}
+NOT_YET = {"inspect.html.j2", "style.css.j2", "inspect.js.j2"}
 NOT_YET |= {path.name for path in PAGES if path.name.startswith("inside_")}
 
 
