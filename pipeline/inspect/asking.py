@@ -7,6 +7,7 @@ from data.schema import Prompt
 from data.units import count_words, is_spaceless
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
+from pipeline.language import fixed, phrase
 from pipeline.rows.published import prompts
 from policies.template import PromptText, show_prompt
 
@@ -35,21 +36,28 @@ def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:
     if not held_out or any(asked == one.prompt for one in held_out):
         return []
     if isinstance(asked, str) != isinstance(held_out[0].prompt, str):
-        return ["is a conversation, and this run's prompts are plain texts"]
+        return [phrase("is a conversation, and this run's prompts are plain texts")]
     text, known = show_prompt(asked).strip(), [show_prompt(one.prompt).strip() for one in held_out]
     words, lengths = count_words(text), sorted(map(count_words, known))
-    unit = "characters" if is_spaceless([text, *known]) else "words"
     said = []
-    theirs = f"{lengths[0]} to {lengths[-1]}" if lengths[0] < lengths[-1] else f"all {lengths[0]}"
+    theirs = phrase("{low} to {high}" if lengths[0] < lengths[-1] else "all {low}", low=lengths[0], high=lengths[-1])
+    by_characters, by_words = fixed("characters: {own}, theirs {theirs}"), fixed("words: {own}, theirs {theirs}")
+    counted = by_characters if is_spaceless([text, *known]) else by_words
+    figures = phrase(counted, own=words, theirs=theirs)
     if 2 * words < lengths[0]:  # a word more or less is no other kind
-        said.append(f"is far shorter than any of them ({unit}: {words}, theirs {theirs})")
+        said.append(phrase("is far shorter than any of them ({figures})", figures=figures))
     if words >= 2 * lengths[-1]:
-        said.append(f"is far longer than any of them ({unit}: {words}, theirs {theirs})")
+        said.append(phrase("is far longer than any of them ({figures})", figures=figures))
     ending = sum(map(_ends, known)) / len(known)
     if _ends(text) and ending < RARE:
-        said.append(f"ends as a sentence does, which {ending:.0%} of theirs do: there may be nothing left to say")
+        said.append(
+            phrase(
+                "ends as a sentence does, which {share:.0%} of theirs do: there may be nothing left to say",
+                share=ending,
+            )
+        )
     if not _ends(text) and 1 - ending < RARE:
-        said.append(f"does not end as a sentence does, which {ending:.0%} of theirs do")
+        said.append(phrase("does not end as a sentence does, which {share:.0%} of theirs do", share=ending))
     return said
 
 
@@ -64,10 +72,19 @@ def advice(run: Run, asked: PromptText) -> tuple[str, list[str]]:
     if not ways:
         return "", []
     some = [show_prompt(one.prompt) for one in held_out[:: max(1, len(held_out) // SHOWN)]][:SHOWN]
-    helps = "ask as they do"
     if isinstance(asked, str):
-        helps += ", or with CHAT=1, which sends the text through the chat template"
+        helps = phrase("ask as they do, or with CHAT=1, which sends the text through the chat template")
+    else:
+        helps = phrase("ask as they do")
+    told = ways[0]
+    for way in ways[1:]:
+        told = phrase("{ways}; it {way}", ways=told, way=way)
     return (
-        f"This prompt is unlike those of run {run.name}: it {'; it '.join(ways)}. The answer may mean little; {helps}.",
+        phrase(
+            "This prompt is unlike those of run {run}: it {ways}. The answer may mean little; {helps}.",
+            run=run.name,
+            ways=told,
+            helps=helps,
+        ),
         some,
     )

@@ -15,6 +15,7 @@ from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.run import Run
 from pipeline.inspect import heads, landscape, lens, maps, positions, saliency
 from pipeline.inspect.tokens import shown
+from pipeline.language import phrase
 from pipeline.pages.common import inline, own_script, require_finite
 from pipeline.rows.published import rankings
 from pipeline.settings.config import Config
@@ -115,7 +116,7 @@ def _states(about: Asked, model: Any, reads: Reading, prompt: PromptText, episod
     if own is None or known is None:
         return {}
     states = np.concatenate([known, own[0]])
-    names = [*(ranking.id for ranking, _, _ in rows), "this one"]
+    names = [*(ranking.id for ranking, _, _ in rows), phrase("this one")]
     kinds = [*(kind for _, kind, _ in rows), "this one"]
     return {
         "states": maps.states_figures(states[:, -1].astype(np.float64), names, kinds, about.seed),

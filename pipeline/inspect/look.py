@@ -31,7 +31,7 @@ from pipeline.inspect import inside, stepping
 from pipeline.inspect.asking import advice, find_prompt
 from pipeline.inspect.figures import figures
 from pipeline.inspect.tokens import tokens, totals
-from pipeline.language import spoken
+from pipeline.language import named, phrase, recognised, retold, spoken
 from pipeline.pages import index
 from pipeline.pages.common import page_template, require_finite
 from pipeline.pages.visible import visible
@@ -68,7 +68,7 @@ def run(
     seed: int | None = None,
     chat: bool = False,
 ) -> Path:
-    """Write runs/<name>/inspect/<slug>.html and return its path. Raises ArtifactError for what a user can mend.
+    """Write runs/<name>/inspect/<slug>.html, in another language <slug>.zh.html, and return its path. Raises ArtifactError for what a user can mend.
 
     `model` is ppo, sft, base, another stage that made a model, a folder or a Hub id with the sft model's vocabulary; the critic
     speaks of ppo alone. Settings of ppo are those that the run was made with, whatever the recipe says now.
@@ -78,7 +78,7 @@ def run(
     with unchanged(run, "inspect", list(opened)):
         with spoken(config.report.language):
             name, page = _page(config, run, prompt, completion, model, seed, chat)
-    path = run.root / run.name / "inspect" / f"{name}.html"
+            path = run.root / run.name / "inspect" / named(f"{name}.html")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     with spoken(config.report.language):
@@ -100,7 +100,8 @@ def _page(
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt, chat)
-    doubt, some = advice(run, asked)
+    with spoken("en"):
+        doubt, some = advice(run, asked)
     if doubt:
         print(f"inspect: {doubt} Some of this run's: {'; '.join(map(repr, some))}", flush=True)
     source = _source(config, run, model)
@@ -130,10 +131,10 @@ def _page(
         prompt=visible(show_prompt(asked)),
         text=visible(episode.text),
         before=before,
-        doubt=doubt,
+        doubt=retold(doubt),
         some=[visible(one) for one in some],
         given=completion is not None,
-        decoding=how.words(),
+        decoding=phrase(", ").join(map(recognised, how.words().split(", "))),
         finished=episode.completion.finished,
         settings={
             "kl_coef": kl_coef,

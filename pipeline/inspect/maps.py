@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.schema import Ranking
+from pipeline.language import fixed, phrase, phrases
 from pipeline.pages.drawing import ACCENT, BAD, GOOD, SOFT, Figure, draw
 
 MAPS = 400  # heads on a page at most; with more, layers are left out evenly
@@ -112,16 +113,20 @@ def principal(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[fl
 def states_figures(states: NDArray[np.float64], names: Sequence[str], kinds: Sequence[str], seed: int) -> list[Figure]:
     """The map by PCA, and by t-SNE of more than four points; kinds are chosen, rejected or "this one"."""
     places, shares = principal(states)
-    told = " and ".join(f"{share:.0%}" for share in shares)
-    note = (
+    told = phrase(" and ").join(f"{share:.0%}" for share in shares)
+    note = phrase(
         "The reward model's final state at the last token of held-out completions, on its two principal components "
-        f"(PCA, linear), which hold {told} of the variance."
+        "(PCA, linear), which hold {shares} of the variance.",
+        shares=told,
     )
-    drawn = [_scatter("pca", "Hidden states, PCA", note, places, names, kinds)]
+    drawn = [_scatter("pca", phrase("Hidden states, PCA"), note, places, names, kinds)]
     if len(states) > 4:
         near, perplexity = neighbours(states, seed)
-        note = f"The same states by scikit-learn's t-SNE; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f})."
-        drawn.append(_scatter("tsne", "Hidden states, t-SNE", note, near, names, kinds))
+        note = phrase(
+            "The same states by scikit-learn's t-SNE; neighbours stay neighbours, distances mean nothing (perplexity {perplexity:.0f}).",
+            perplexity=perplexity,
+        )
+        drawn.append(_scatter("tsne", phrase("Hidden states, t-SNE"), note, near, names, kinds))
     return drawn
 
 
@@ -141,15 +146,17 @@ def _scatter(
         for kind, colour, marker, size in (
             ("chosen", GOOD, "o", 16),
             ("rejected", BAD, "x", 18),
-            ("this one", ACCENT, "*", 110),
+            (fixed("this one"), ACCENT, "*", 110),
         ):
             own = places[[k == kind for k in kinds]]
             if len(own):
-                axes.scatter(own[:, 0], own[:, 1], s=size, color=colour, marker=marker, label=kind, linewidths=1)
-        axes.set(xticks=[], yticks=[], xlabel="first direction", ylabel="second direction")
+                axes.scatter(
+                    own[:, 0], own[:, 1], s=size, color=colour, marker=marker, label=phrase(kind), linewidths=1
+                )
+        axes.set(xticks=[], yticks=[], xlabel=phrase("first direction"), ylabel=phrase("second direction"))
         axes.xaxis.label.set_color(SOFT)
         axes.legend()
 
-    rows = [[label, kind, float(x), float(y)] for label, kind, (x, y) in zip(names, kinds, places, strict=True)]
-    svg = draw(name, f"{title}: chosen and rejected completions", paint)
-    return Figure(title, note, svg, ("completion", "kind", "first", "second"), rows)
+    rows = [[label, phrase(kind), float(x), float(y)] for label, kind, (x, y) in zip(names, kinds, places, strict=True)]
+    svg = draw(name, phrase("{title}: chosen and rejected completions", title=title), paint)
+    return Figure(title, note, svg, phrases("completion", "kind", "first", "second"), rows)

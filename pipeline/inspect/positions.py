@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pipeline.inspect.maps import evenly, picture
+from pipeline.language import fixed
 
 LAYERS = 4  # shown, from the first to the last
 MOVES = 1e-3  # of the logits' spread: what positions must change at least, to have changed anything
-WAYS = ("as it is", "shuffled", "all the same")
+WAYS = (fixed("as it is"), fixed("shuffled"), fixed("all the same"))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from data.schema import Prompt
 from pipeline.artifacts.run import Run
 from pipeline.inspect import asking
+from pipeline.language import retold, spoken
 
 OPENINGS = ["The film often", "A warm, funny,", "It is a", "Too long by", "There's no real"] * 8
 
@@ -46,3 +47,13 @@ def test_chat_makes_a_message_of_a_text_and_not_of_a_held_out_prompt(run: Run) -
     assert asking.find_prompt(run, "p1", chat=True) == ("p1", "A warm, funny,")
     told, _ = asking.advice(run, [{"role": "user", "content": "Hi"}])
     assert "is a conversation" in told and "CHAT=1" not in told
+
+
+def test_it_can_be_told_again_in_chinese(run: Run) -> None:
+    told, _ = asking.advice(
+        run,
+        "The film was long and dull and went on and on, and nobody laughed at all, not even once or twice, I think.",
+    )
+    with spoken("zh"):
+        assert retold(told).startswith(f"这个提示与运行 {run.name} 的提示不同：它")
+        assert "；" in retold(told) and "The" not in retold(told)

@@ -250,3 +250,22 @@ def test_settings_of_another_version_are_refused(made: Run) -> None:
     )
     with pytest.raises(ArtifactError, match=r"another version \('lam'\); remove runs/made/ppo and make its stage ppo"):
         inspect.settings_of(spoilt, config(), Run("made"))
+
+
+def test_the_page_is_in_chinese_beside_the_english_one(made: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    english, chinese = (inspect.run(config(f"report.language={one}"), made, "Tea", model="sft") for one in ("en", "zh"))
+    assert chinese.name == english.name.removesuffix(".html") + ".zh.html"
+    page = chinese.read_text()
+    for said in (
+        "sft 的内部",
+        "这个提示与运行 made 的提示不同：它比它们都短得多",
+        "解码：采样、温度 ",
+        "对数概率（nat）",
+        "本回答",
+        "第 1 层，位置打乱",
+    ):
+        assert said in page, said
+    assert 'lang="zh-CN"' in page and "Token by token" in english.read_text() and "逐个 token" in page
+    assert (
+        "This prompt is unlike those of run made" in capsys.readouterr().out.splitlines()[-2]
+    )  # terminals stay English

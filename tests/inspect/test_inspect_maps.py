@@ -4,7 +4,7 @@ import base64
 import io
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,8 @@ def test_principal_components_against_the_covariance() -> None:
     assert shares == pytest.approx([1, 0]) and places[:, 0] == pytest.approx([-10, -5, 15])
 
 
-def test_tsne_is_there_where_scikit_learn_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another package may not be there; a stand-in with its interface is."""
+def test_tsne_is_scikit_learns_and_begins_from_pca(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with its interface says how it was asked; of four points there is no map of neighbours."""
     states = np.random.default_rng(0).normal(size=(9, 4))
     names, kinds = [str(i) for i in range(9)], ["chosen", "rejected"] * 4 + ["this one"]
     asked: dict[str, Any] = {}
@@ -81,18 +81,13 @@ def test_tsne_is_there_where_scikit_learn_is(monkeypatch: pytest.MonkeyPatch) ->
         def fit_transform(self, points: Any) -> Any:
             return points[:, :2]
 
-    real = inspect_maps.importlib.util.find_spec
-    there = SimpleNamespace(find_spec=lambda name: object() if name == "sklearn" else real(name))
-    monkeypatch.setattr(inspect_maps, "importlib", SimpleNamespace(util=there))
     module = ModuleType("sklearn.manifold")
     module.TSNE = TSNE  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sklearn", ModuleType("sklearn"))
     monkeypatch.setitem(sys.modules, "sklearn.manifold", module)
     both = inspect_maps.states_figures(states, names, kinds, seed=4)
     assert [figure.title for figure in both] == ["Hidden states, PCA", "Hidden states, t-SNE"]
-    assert asked == {"n_components": 2, "perplexity": pytest.approx(8 / 3), "random_state": 4}
+    assert asked == {"n_components": 2, "perplexity": pytest.approx(8 / 3), "random_state": 4, "init": "pca"}
     assert both[1].rows[0] == ["0", "chosen", states[0, 0], states[0, 1]]
-    there.find_spec = lambda name: None
-    assert [figure.title for figure in inspect_maps.states_figures(states, names, kinds, seed=4)] == [
-        "Hidden states, PCA"
-    ]
+    alone = inspect_maps.states_figures(states[:4], names[:4], kinds[:4], seed=4)
+    assert [figure.title for figure in alone] == ["Hidden states, PCA"]
