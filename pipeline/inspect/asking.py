@@ -2,14 +2,19 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from data.schema import Prompt
 from data.units import count_words, is_spaceless
 from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.language import fixed, phrase
-from pipeline.rows.published import prompts
+from pipeline.rows.published import columns_of, prompts
+from pipeline.settings.config import Config
+from pipeline.waiting import watched
 from policies.template import PromptText, show_prompt
+from reward.functions import resolve
+from reward.verifiers import wrong
 
 SHOWN = 5  # of the run's prompts
 RARE = 0.05  # share of the run's prompts below which a habit is not theirs
@@ -29,6 +34,22 @@ def find_prompt(run: Run, prompt: str, chat: bool = False) -> tuple[str, PromptT
     if chat or (held_out and not isinstance(held_out[0].prompt, str)):
         return prompt, [{"role": "user", "content": prompt}]
     return prompt, prompt
+
+
+def check_checkable(config: Config, run: Run, asked: PromptText) -> None:
+    """Raise ArtifactError where a verifier among ppo.reward_funcs finds no row of the run behind this prompt that it could check by."""
+    columns = {name: values[0] for name, values in columns_of(run)([asked]).items()}
+    some = [one.prompt if isinstance(one.prompt, str) else one.id for one in prompts(run, "eval")[:SHOWN]]
+    for name in config.ppo.reward_funcs:
+        if ":" not in name or Path(name).exists():
+            continue
+        with watched(f"the import of reward function {name}"):
+            said = wrong(resolve(name), columns)
+        if said is not None:
+            raise ArtifactError(
+                f"inspect: {name} cannot check an answer to this prompt: {said.partition(';')[0]}; ask what run {run.name} asks, as its text "
+                f"or id, such as {', '.join(map(repr, some))}"
+            )
 
 
 def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:

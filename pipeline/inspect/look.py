@@ -28,7 +28,7 @@ from pipeline.artifacts.ownership import is_plain_name
 from pipeline.artifacts.run import Run
 from pipeline.artifacts.unchanged import unchanged
 from pipeline.inspect import inside, stepping
-from pipeline.inspect.asking import advice, find_prompt
+from pipeline.inspect.asking import advice, check_checkable, find_prompt
 from pipeline.inspect.figures import figures
 from pipeline.inspect.tokens import tokens, totals
 from pipeline.language import named, phrase, recognised, retold, spoken
@@ -100,6 +100,7 @@ def _page(
     section, device = config.ppo, make_accelerator().device
     how = config.inspect.generation.resolved(section.temperature, section.response_length)
     name, asked = find_prompt(run, prompt, chat)
+    check_checkable(config, run, asked)
     with spoken("en"):
         doubt, some = advice(run, asked)
     if doubt:

@@ -8,7 +8,7 @@ An expression is two letters or digits under one or two operations. No expressio
 import random
 from collections.abc import Iterator
 
-DOCUMENTS, DEMONSTRATIONS, PROMPTS, ASKED = 30_000, 1_000, 3_000, 100
+DOCUMENTS, DEMONSTRATIONS, PROMPTS, ASKED = 30_000, 1_000, 3_000, 160
 OPERATIONS = (
     ("{a}+{b}", "{a} plus {b}"),
     ("{a}-{b}", "{a} minus {b}"),

@@ -3,9 +3,11 @@
 import pytest
 
 from data.schema import Prompt
+from pipeline.artifacts.errors import ArtifactError
 from pipeline.artifacts.run import Run
 from pipeline.inspect import asking
 from pipeline.language import retold, spoken
+from pipeline.settings.config import Config
 
 OPENINGS = ["The film often", "A warm, funny,", "It is a", "Too long by", "There's no real"] * 8
 
@@ -57,3 +59,24 @@ def test_it_can_be_told_again_in_chinese(run: Run) -> None:
     with spoken("zh"):
         assert retold(told).startswith(f"这个提示与运行 {run.name} 的提示不同：它")
         assert "；" in retold(told) and "The" not in retold(told)
+
+
+def test_what_no_verifier_can_check_is_told_with_what_the_run_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of one's own has no row, so no answer and no tests; a prompt of the run has, and so has what needs none."""
+    own = [
+        Prompt("p0", "1+2=", "f:1", columns={"answer": "3"}),
+        Prompt("p1", [{"role": "user", "content": "2+2"}], "f:2"),
+    ]
+    monkeypatch.setattr(asking, "prompts", lambda run, side: own)
+    monkeypatch.setattr(
+        asking, "columns_of", lambda run: lambda asked: {"answer": ["3" if asked == ["1+2="] else None]}
+    )
+    config = Config.model_validate({"ppo": {"reward_funcs": ["reward.verifiers:number"]}})
+    asking.check_checkable(config, Run("sums"), "1+2=")
+    with pytest.raises(ArtifactError) as told:
+        asking.check_checkable(config, Run("sums"), "what is 1 and 2?")
+    assert str(told.value) == (
+        "inspect: reward.verifiers:number cannot check an answer to this prompt: it has no answer; ask what run sums asks, "
+        "as its text or id, such as '1+2=', 'p1'"
+    )
+    asking.check_checkable(Config.model_validate({"ppo": {"reward_funcs": ["reward"]}}), Run("sums"), "anything")
