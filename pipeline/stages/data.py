@@ -15,7 +15,7 @@ from data.refining import mixing, split
 from data.refining.clean import Steps
 from data.schema import DataError, prompt_key
 from pipeline.artifacts.files import write_rows, write_text
-from pipeline.artifacts.freshness import local_files, sources
+from pipeline.artifacts.freshness import local_files, parents, sources
 from pipeline.artifacts.gate import NONE, Gate, at_least, at_most, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
@@ -58,6 +58,8 @@ def run(config: Config, run: Run) -> Manifest:
     from policies.template import fingerprint
     from policies.tokenizers import load_tokenizer
 
+    for parent in parents("data", config):
+        run.require(parent, force=config.force)
     folder = working_folder(run, "data", config)
     tokenizer = load_tokenizer(
         base_model(config, run), config.revision, chat_template_kwargs=config.chat_template_kwargs

@@ -15,6 +15,7 @@ import torch
 
 from data.schema import Demonstration
 from pipeline.artifacts.errors import ArtifactError
+from pipeline.artifacts.freshness import parents
 from pipeline.artifacts.gate import Gate, above, at_least, below, check
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.publish import publish, working_folder
@@ -46,7 +47,8 @@ def run(config: Config, run: Run) -> Manifest | None:
     section = config.sft
     path = base_model(config, run)
     tokenizer = load_tokenizer(path, config.revision, chat_template_kwargs=config.chat_template_kwargs)
-    run.require("data", tokenizer=fingerprint(tokenizer), force=config.force)
+    for stage in parents("sft", config):
+        run.require(stage, tokenizer=fingerprint(tokenizer), force=config.force)
     folder = working_folder(run, "sft", config)
     accelerator.wait_for_everyone()
     report = Report(folder, "sft", open_trackers("sft", config, run))

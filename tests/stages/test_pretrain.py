@@ -154,6 +154,18 @@ def test_a_changed_corpus_makes_it_and_what_hangs_on_it_again(folder: Path) -> N
         run_stage("sft", config, "changing")
 
 
+def test_nothing_is_made_of_what_failed_its_gate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither data nor sft, unless force=true asks for it; and what failed is named, with what helps."""
+    learned = pretrain.gate
+    monkeypatch.setattr(pretrain, "gate", lambda figures: learned(figures | {"bits_per_byte_after": 99.0}))
+    config = settings("model=pretrain", SMOKE, "force=false")
+    run_stage("pretrain", config, "failed")
+    for stage in ("data", "sft"):
+        with pytest.raises(ArtifactError, match="runs/failed/pretrain: failed its gate: .*mend pretrain first"):
+            run_stage(stage, config, "failed")
+        run_stage("data", settings("model=pretrain", SMOKE, "force=true"), "failed")
+
+
 def test_only_who_reads_the_base_has_it_as_a_parent() -> None:
     config = settings("model=pretrain")
     read = {
