@@ -140,6 +140,7 @@ def main(model_folder: Path, out: Path) -> None:
             save_file(weights, out / f"{name}.safetensors")
         bytes_ = report.shares["sharding"]["weights_bytes"]
         (out / f"{name}.bytes").write_text(" ".join(map(str, bytes_)))
+    accelerator.end_training()  # else a thread of the group may outlive the interpreter, which aborts then
 
 
 if __name__ == "__main__":
