@@ -40,16 +40,18 @@ def check_checkable(config: Config, run: Run, asked: PromptText) -> None:
     """Raise ArtifactError where a verifier among ppo.reward_funcs finds no row of the run behind this prompt that it could check by."""
     columns = {name: values[0] for name, values in columns_of(run)([asked]).items()}
     some = [one.prompt if isinstance(one.prompt, str) else one.id for one in prompts(run, "eval")[:SHOWN]]
+    told = []
     for name in config.ppo.reward_funcs:
         if ":" not in name or Path(name).exists():
             continue
         with watched(f"the import of reward function {name}"):
             said = wrong(resolve(name), columns)
         if said is not None:
-            raise ArtifactError(
-                f"inspect: {name} cannot check an answer to this prompt: {said.partition(';')[0]}; ask what run {run.name} asks, as its text "
-                f"or id, such as {', '.join(map(repr, some))}"
-            )
+            told.append(f"{name} cannot check an answer to this prompt: {said.partition(';')[0]}")
+    if told:
+        raise ArtifactError(
+            f"inspect: {', and '.join(told)}; ask what run {run.name} asks, as its text or id, such as {', '.join(map(repr, some))}"
+        )
 
 
 def unlike(asked: PromptText, held_out: Sequence[Prompt]) -> list[str]:

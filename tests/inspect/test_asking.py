@@ -80,3 +80,8 @@ def test_what_no_verifier_can_check_is_told_with_what_the_run_asks(monkeypatch: 
         "as its text or id, such as '1+2=', 'p1'"
     )
     asking.check_checkable(Config.model_validate({"ppo": {"reward_funcs": ["reward"]}}), Run("sums"), "anything")
+    both = Config.model_validate(
+        {"ppo": {"reward_funcs": ["reward.verifiers:number", "reward.verifiers:python_tests"]}}
+    )
+    with pytest.raises(ArtifactError, match="number cannot .* no answer, and .*python_tests cannot .* no tests; ask"):
+        asking.check_checkable(both, Run("sums"), "what is 1 and 2?")

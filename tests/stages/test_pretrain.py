@@ -155,15 +155,21 @@ def test_a_changed_corpus_makes_it_and_what_hangs_on_it_again(folder: Path) -> N
 
 
 def test_nothing_is_made_of_what_failed_its_gate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither data nor sft, unless force=true asks for it; and what failed is named, with what helps."""
+    """Neither data nor sft, unless force=true asks for it; nor of what was damaged, whatever is asked."""
     learned = pretrain.gate
     monkeypatch.setattr(pretrain, "gate", lambda figures: learned(figures | {"bits_per_byte_after": 99.0}))
-    config = settings("model=pretrain", SMOKE, "force=false")
+    config, forced = (settings("model=pretrain", SMOKE, f"force={word}") for word in ("false", "true"))
     run_stage("pretrain", config, "failed")
-    for stage in ("data", "sft"):
-        with pytest.raises(ArtifactError, match="runs/failed/pretrain: failed its gate: .*mend pretrain first"):
-            run_stage(stage, config, "failed")
-        run_stage("data", settings("model=pretrain", SMOKE, "force=true"), "failed")
+    refused = "runs/failed/pretrain: failed its gate: .*mend pretrain first"
+    with pytest.raises(ArtifactError, match=refused):
+        run_stage("data", config, "failed")
+    run_stage("data", forced, "failed")
+    with pytest.raises(ArtifactError, match=refused):
+        run_stage("sft", config, "failed")
+    with Path("runs/failed/pretrain/model.safetensors").open("ab") as weights:
+        weights.write(b"0")
+    with pytest.raises(ArtifactError, match="model.safetensors"):
+        run_stage("sft", forced, "failed")
 
 
 def test_only_who_reads_the_base_has_it_as_a_parent() -> None:
